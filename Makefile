@@ -1,0 +1,70 @@
+# Everything a fresh machine with Python 3.11+ and make needs: `make demo`, `make test`.
+# Set-up goes into .venv of this checkout; constraints.txt pins the versions this was tested with.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+OUT    ?= out
+
+export ORT_DISABLE_TELEMETRY = 1
+
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench generate dist clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade 'pip>=25.1'
+
+# What the demo needs: the core, PyTorch to train and export with, scikit-learn for the digits.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[torch,serve]' scikit-learn
+	@touch $@
+
+# What the tests need: every framework that mlopt reads, and the tools of `make check`.
+$(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,docker,serve]' --group dev
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
+	$(BIN)/python demo/run.py $(OUT)/demo
+
+test: $(VENV)/.all  ## set up and run every test; what is skipped is printed with its reason
+	$(BIN)/python -m pytest
+
+check: lint fast-test  ## before each commit: ruff, mypy --strict, import-linter, fast tests
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fast-test: $(VENV)/.all
+	$(BIN)/python -m pytest -q -m "not slow and not engine and not emulation"
+
+format: $(VENV)/.all  ## rewrite the sources in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-engine: $(VENV)/.all  ## run the images in podman and docker (Debian: podman runc docker.io skopeo)
+	$(BIN)/python -m pytest -m engine
+
+test-emulation: $(VENV)/.all  ## run the arm64 image under qemu-user 10 or newer
+	$(BIN)/python -m pytest -m emulation
+
+bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
+	$(BIN)/python benchmarks/compile.py
+
+generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-codes.md, the JSON Schemas
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m mlopt.json_schema
+	$(BIN)/python -m mlopt.report.json_schema
+
+dist: $(VENV)/.all  ## wheel and sdist
+	$(BIN)/python -m build
+
+clean:  ## remove what was made here, not the store
+	rm -rf $(VENV) $(OUT) dist build

@@ -1,0 +1,5 @@
+"""`python -m mlopt` is `mlopt`."""
+
+from mlopt.cli import main
+
+main()

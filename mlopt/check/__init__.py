@@ -1,0 +1,1 @@
+"""Parity with the source, accuracy against the baseline."""

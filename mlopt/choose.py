@@ -1,0 +1,268 @@
+"""Judge candidates against the budgets, and choose: inside every budget, proven not worse than the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from mlopt.check.accuracy import samples_needed
+from mlopt.errors import UnsupportedModel
+from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
+from mlopt.units import format_bytes, format_percent, format_points, format_seconds
+
+if TYPE_CHECKING:
+    from mlopt.profile import Budgets, Profile
+
+# A goal other than latency may cost this much speed, which is about what an A/A comparison shows here.
+NOT_SLOWER: Final = 0.98
+# Faster by less than one part in a hundred is not worth another file; identical models reach it by chance.
+FASTER: Final = 1.01
+_OF_ANSWERS: Final = frozenset({"max-drop", "min-agreement", "min-cosine", "min-sqnr"})
+NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A candidate with its numbers and verdicts. `measurement` is None where the target is another machine."""
+
+    name: str
+    file_size: int
+    accuracy: Accuracy | None
+    measurement: Measurement | None
+    verdicts: tuple[BudgetVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`winner` by name, why it, and for each of the others one sentence why not."""
+
+    winner: str
+    why: str
+    why_not: Mapping[str, str]
+    pareto: tuple[str, ...]
+    eligible: tuple[str, ...]
+
+
+def judge(
+    budgets: Budgets, *, file_size: int, accuracy: Accuracy | None, measurement: Measurement | None
+) -> tuple[BudgetVerdict, ...]:
+    """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
+    the drop's interval, the lower end of agreement's."""
+    clocks: dict[str, float] = {}
+    if measurement:
+        clocks = {
+            "latency_p50": measurement.latency.p50,
+            "latency_p90": measurement.latency.p90,
+            "latency_p99": measurement.latency.p99,
+            "load_time": measurement.load_time,
+            "peak_memory": measurement.peak_memory,
+            "throughput": measurement.throughput,
+        }
+    grade: Grade = measurement.grade if measurement else "unmeasured"
+    verdicts = [
+        verdict
+        for name in ("latency_p50", "latency_p90", "latency_p99", "load_time", "peak_memory")
+        for verdict in _most(name.replace("_", "-"), getattr(budgets, name), clocks.get(name), grade)
+    ]
+    verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
+    verdicts += _most("file-size", budgets.file_size, file_size, "measured")
+    return (*verdicts, *_accuracy_verdicts(budgets, accuracy))
+
+
+def judge_image(budgets: Budgets, *, unpacked: int | None) -> tuple[BudgetVerdict, ...]:
+    """The verdict on the image of what ships: the bytes of its files on disk, None when there is no image."""
+    return tuple(_most("image-size", budgets.image_size, unpacked, "unmeasured" if unpacked is None else "measured"))
+
+
+def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None) -> list[BudgetVerdict]:
+    if accuracy is None:
+        return []
+    grade = accuracy.grade
+    verdicts = []
+    if accuracy.drop is not None:
+        note = ""
+        if budgets.max_drop is not None and accuracy.drop.value <= budgets.max_drop < accuracy.drop.high:
+            needed = samples_needed(budgets.max_drop, accuracy.drop, accuracy.samples)
+            note = f"about {needed} samples would prove it" if needed else ""
+        verdicts += _most("max-drop", budgets.max_drop, accuracy.drop.high, grade, note)
+    elif accuracy.agreement is not None:
+        verdicts += _least("min-agreement", budgets.min_agreement, accuracy.agreement.low, grade)
+    if accuracy.drop is None:
+        verdicts += _least("min-cosine", budgets.min_cosine, accuracy.cosine, grade)
+    verdicts += _least("min-sqnr", budgets.min_sqnr, accuracy.sqnr, grade)
+    return verdicts
+
+
+def _most(budget: str, limit: float | None, actual: float | None, grade: Grade, note: str = "") -> list[BudgetVerdict]:
+    if limit is None:
+        return []
+    outcome: Outcome = "unmeasured" if actual is None else "met" if actual <= limit else "missed"
+    return [BudgetVerdict(budget, limit, actual, outcome, grade, note)]
+
+
+def _least(budget: str, limit: float | None, actual: float | None, grade: Grade) -> list[BudgetVerdict]:
+    if limit is None:
+        return []
+    outcome: Outcome = "unmeasured" if actual is None else "met" if actual >= limit else "missed"
+    return [BudgetVerdict(budget, limit, actual, outcome, grade)]
+
+
+def choose(
+    baseline: Judged,
+    others: Sequence[Judged],
+    profile: Profile,
+    *,
+    ship: str | None,
+    device: str,
+    failures: Mapping[str, str] = NOTHING_FAILED,
+) -> Choice:
+    """The winner of all, or the baseline when no candidate is proven better on the profile's goal.
+
+    `ship` names the candidate that the person wants whatever the judge says; the verdicts stay as they are.
+    Raises `UnsupportedModel` when that one is not among the judged, with its reason from `failures`.
+    """
+    why_not = {other.name: _disqualified(other, baseline, profile, device) for other in others}
+    eligible = [other for other in others if not why_not[other.name]]
+    best = min(eligible, key=lambda judged: _goal(judged, profile), default=baseline)
+    for other in eligible:
+        if other is not best:
+            why_not[other.name] = f"{best.name} is better on {profile.minimize}"
+    chosen = next((judged for judged in (baseline, *others) if judged.name == (ship or best.name)), None)
+    if chosen is None:
+        reason = failures.get(str(ship), "no such candidate").rstrip(".")
+        raise UnsupportedModel(
+            f"{ship} was asked for by name, and it cannot be built or run: {reason}.",
+            next="leave --ship out, and the best of the others ships",
+        )
+    if ship:
+        why = f"{chosen.name} ships because it was asked for by name"
+        if reason := why_not.pop(chosen.name, ""):
+            why += f"; left to the judge it would not: {reason}"
+    elif chosen is baseline:
+        why = "no candidate is proven better than the baseline and inside every budget"
+    else:
+        why = _praise(chosen, baseline)
+    why_not.pop(chosen.name, None)
+    return Choice(
+        winner=chosen.name,
+        why=why,
+        why_not=why_not if chosen is baseline else {baseline.name: f"{chosen.name} ships instead", **why_not},
+        pareto=pareto((baseline, *others)),
+        eligible=tuple(judged.name for judged in eligible),
+    )
+
+
+def out_of_reach(verdicts: Mapping[str, Sequence[BudgetVerdict]]) -> tuple[str, ...]:
+    """For each budget that no candidate keeps (all measured, all missed) a sentence with the nearest and its figure.
+
+    `verdicts` by candidate's name. Empty when every budget is kept by one of them at least.
+    """
+    of_budget: dict[str, list[tuple[str, BudgetVerdict]]] = {}
+    for name, given in verdicts.items():
+        for verdict in given:
+            of_budget.setdefault(verdict.budget, []).append((name, verdict))
+    found = []
+    judged = sum(1 for given in verdicts.values() if given)  # an image is made of the winner alone
+    for budget, pairs in of_budget.items():
+        if len(pairs) == judged and all(verdict.outcome == "missed" for _, verdict in pairs):
+            name, nearest = min(pairs, key=lambda pair: abs((pair[1].actual or 0.0) - pair[1].limit))
+            found.append(f"{_missed(nearest)}, and that is {name}, the nearest to {budget}")
+    return tuple(found)
+
+
+def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device: str) -> str:
+    for verdict in candidate.verdicts:
+        if verdict.outcome == "missed":
+            return _missed(verdict)
+    judged_by = {verdict.budget for verdict in candidate.verdicts}
+    if candidate.accuracy and candidate.accuracy.sqnr < math.inf and not judged_by & _OF_ANSWERS:
+        return f"no budget of the profile judges its answers: set one of {', '.join(sorted(_OF_ANSWERS))}"
+    if candidate.measurement is None:
+        return f"its latency on {device} is unmeasured: nothing shows that it is not slower there"
+    speedup = candidate.measurement.speedup
+    if profile.minimize == "latency":
+        if speedup.low <= FASTER:
+            return f"it is not proven faster than the baseline: {_times(speedup)}"
+    elif speedup.low < NOT_SLOWER:
+        return f"it is slower than the baseline: {_times(speedup)}"
+    elif _goal(candidate, profile) >= _goal(baseline, profile):
+        return f"it is no better than the baseline on {profile.minimize}"
+    for verdict in candidate.verdicts:
+        if verdict.outcome == "unmeasured":
+            return f"its {verdict.budget} is unmeasured"
+    return ""
+
+
+def _missed(verdict: BudgetVerdict) -> str:
+    assert verdict.actual is not None
+    show: Callable[[float], str] = _number
+    if verdict.budget == "max-drop":
+        show = format_points
+    elif verdict.budget == "min-agreement":
+        show = format_percent
+    elif verdict.budget in ("peak-memory", "file-size", "image-size"):
+        show = _size
+    elif verdict.budget.startswith("latency") or verdict.budget == "load-time":
+        show = format_seconds
+    bound = " at 95 % confidence" if verdict.budget in ("max-drop", "min-agreement") else ""
+    note = f" ({verdict.note})" if verdict.note else ""
+    return f"{verdict.budget} is {show(verdict.actual)}{bound}, the budget is {show(verdict.limit)}{note}"
+
+
+def _times(speedup: Interval) -> str:
+    return f"{speedup.value:.2f}× [{speedup.low:.2f}, {speedup.high:.2f}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _size(value: float) -> str:
+    return format_bytes(int(value))
+
+
+def _goal(judged: Judged, profile: Profile) -> float:
+    if profile.minimize == "size":
+        return judged.file_size
+    if judged.measurement is None:
+        return float("inf")
+    if profile.minimize == "memory":
+        return judged.measurement.peak_memory
+    return 1 / judged.measurement.speedup.value
+
+
+def _praise(chosen: Judged, baseline: Judged) -> str:
+    assert chosen.measurement
+    speedup = chosen.measurement.speedup
+    parts = [f"{_times(speedup)} the baseline's speed"]
+    parts.append(f"{chosen.file_size / baseline.file_size:.0%} of its size")
+    if chosen.accuracy and chosen.accuracy.drop:
+        parts.append(f"top-1 drop at most {format_points(chosen.accuracy.drop.high)} at 95 % confidence")
+    elif chosen.accuracy and chosen.accuracy.agreement:
+        parts.append(f"agrees on {chosen.accuracy.agreement.value:.1%} of the samples")
+    return f"{chosen.name} is inside every budget: {', '.join(parts)}"
+
+
+def pareto(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """Names of those that no other beats or equals on accuracy, latency and size at once."""
+    points = {one.name: _point(one) for one in judged if one.accuracy}
+    return tuple(
+        name
+        for name, point in points.items()
+        if not any(_dominates(other, point) for key, other in points.items() if key != name)
+    )
+
+
+def _point(judged: Judged) -> tuple[float, float, float]:
+    accuracy = judged.accuracy
+    assert accuracy
+    quality = accuracy.top1 if accuracy.top1 is not None else accuracy.cosine
+    latency = 1 / judged.measurement.speedup.value if judged.measurement else 0.0
+    return (-quality, latency, judged.file_size)
+
+
+def _dominates(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other

@@ -1,0 +1,74 @@
+"""`mlopt bench MODEL…`: models side by side, interleaved, the first one the baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from mlopt.commands.options import progress_for, talking
+
+
+@click.command(name="bench")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-t", "--target", default="host", metavar="NAME|FILE", help="Must be this machine.  [host]")
+@click.option("-p", "--profile", metavar="NAME|FILE", help="How to measure.  [balanced]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
+@click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@talking
+def command(
+    models: tuple[Path, ...],
+    target: str,
+    profile: str | None,
+    threads: int | None,
+    batch: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Measure MODELS (ONNX files or bundles) side by side; speed-ups are against the first.
+
+    Every model is loaded in a process of its own and visited in every round, in turned order, so that
+    what disturbs the machine disturbs all of them.
+    """
+    from mlopt.host import detect
+    from mlopt.measure.bench import bench
+    from mlopt.profile import DEFAULT, find_profile
+    from mlopt.report import text
+    from mlopt.report.report import to_json
+    from mlopt.target import find_target, is_this_machine
+
+    machine = detect()
+    found = find_target(target)
+    if not is_this_machine(found, machine):
+        from mlopt.errors import Misused
+
+        raise Misused(
+            f"{found.name} is not this machine, so nothing can be measured for it here.",
+            next="run mlopt bench on the device, or leave --target out",
+        )
+    method = find_profile(profile or DEFAULT).method
+    method = dataclasses.replace(method, threads=threads or method.threads, batch=batch or method.batch)
+    progress = progress_for(quiet=quiet, verbose=verbose)
+    with progress.phase("measure", f"{len(models)} side by side"):
+        results = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores")
+    if as_json:
+        click.echo(json.dumps({name: to_json(one) for name, one in results.items()}))
+        return
+    width = max(len(name) for name in results)
+    click.echo(f"{'model':<{width}}  {'p50':>9}  {'p90':>9}  {'p99':>9}  {'throughput':>12}  {'peak':>9}  speed-up")
+    for name, one in results.items():
+        latency = one.latency
+        times = "  ".join(f"{text.seconds(value):>9}" for value in (latency.p50, latency.p90, latency.p99))
+        click.echo(
+            f"{name:<{width}}  {times}  {text.rate(one.throughput):>12}  {text.size(one.peak_memory):>9}  "
+            f"{text.times(one.speedup)}"
+        )
+    first = next(iter(results.values()))
+    click.echo(
+        f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
+        f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
+        "generated inputs"
+    )

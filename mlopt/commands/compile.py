@@ -1,0 +1,190 @@
+"""`mlopt compile MODEL --target T`: the whole walk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from mlopt.commands.options import model_argument, progress_for, reading, sampling, storing, talking
+from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed, Misused
+from mlopt.request import Request
+
+if TYPE_CHECKING:
+    from mlopt.bundle import Bundle
+    from mlopt.prepare import Prepared
+    from mlopt.step import Step
+
+_INDENT: Final = " " * 4
+
+
+@click.command(name="compile")
+@model_argument
+@click.option("-t", "--target", "targets", multiple=True, metavar="NAME|FILE", help="Machine to build for. [host]")
+@click.option("-p", "--profile", metavar="NAME|FILE", help="Budgets to keep.  [default: balanced]")
+@click.option("-r", "--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Try these only (repeatable).")
+@click.option("--ship", metavar="NAME", help="Ship this candidate, whatever the judge says of it.")
+@click.option("--max-drop", metavar="0.5%", help="Top-1 that may be lost, proven at 95 % confidence.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime while measuring.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Where bundles go.  [default: out]")
+@click.option("--dry-run", is_flag=True, help="Print the plan, and every recipe left out with the reason.")
+@click.option("--image/--no-image", default=True, help="Assemble the OCI image, or not.")
+@click.option("--debian-mirror", envvar="MLOPT_DEBIAN_MIRROR", metavar="URL", help="Instead of apt's own sources.")
+@reading
+@sampling
+@storing
+@talking
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    model: Path,
+    targets: tuple[str, ...],
+    max_drop: str | None,
+    dry_run: bool,
+    cache_dir: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **asked: object,
+) -> None:
+    """Take MODEL to a measured, judged image.
+
+    Exports to ONNX, makes every candidate that is legal on the target, checks and measures them side by
+    side, and ships the best one that is inside every budget of the profile; the baseline if none is.
+
+    \b
+      mlopt compile model.onnx --target host --samples images/
+      mlopt compile weights.pth --factory nets:resnet20 --target rpi5 --max-drop 0.5%
+      mlopt compile model.keras --target host --dry-run
+    """
+    from mlopt.compiler import compile_model
+    from mlopt.prepare import prepare
+    from mlopt.project import find_project
+
+    progress = progress_for(quiet=quiet, verbose=verbose)
+    base = Request(
+        model=model,
+        store=cache_dir,
+        max_drop=_drop(max_drop) if max_drop else None,
+        command=("mlopt", *sys.argv[1:]),
+        **asked,  # type: ignore[arg-type]
+    )
+    bundles: list[Bundle] = []
+    for target in targets or find_project(model, base.project).compile.targets or ("host",):
+        request = dataclasses.replace(base, target=target)
+        if dry_run:
+            _print_plan(prepare(request, progress), as_json=as_json)
+            continue
+        bundles.append(compile_model(request, progress))
+        if as_json:
+            click.echo(json.dumps(bundles[-1].report))
+        else:
+            print_bundle(bundles[-1], color=context.color is not False and sys.stdout.isatty())
+    _raise_for(bundles, image=base.image)
+
+
+def _raise_for(bundles: list[Bundle], *, image: bool) -> None:
+    """The exit code that what was written deserves; the bundles are there all the same."""
+    from mlopt.choose import out_of_reach
+
+    impossible: list[str] = []
+    missed: list[str] = []
+    for bundle in bundles:
+        assert bundle.findings
+        impossible += out_of_reach({one.name: one.verdicts for one in bundle.findings.candidates})
+        missed += bundle.missed
+    if impossible:
+        raise BudgetInfeasible(
+            f"No candidate of this model can keep the budget: {'; '.join(impossible)}.",
+            next="choose another profile (mlopt profiles list) or a smaller model; the bundle is written all the same",
+        )
+    if missed:
+        raise BudgetMissed(
+            f"What ships misses {len(missed)} budget{'s' if len(missed) > 1 else ''}: {'; '.join(missed)}.",
+            next="choose another profile (mlopt profiles list), give more samples, or another model",
+        )
+    if without := [str(bundle.path) for bundle in bundles if image and bundle.image is None]:
+        raise ImageFailed(
+            "The bundle is written, and without the image that was asked for; the reason is above and in its report.",
+            where=", ".join(without),
+            next="mend that and compile again (no step is done twice), or say --no-image",
+        )
+
+
+def _drop(text: str) -> float:
+    from mlopt.units import Fraction, parse
+
+    try:
+        return parse(Fraction, text)
+    except ValueError as error:
+        raise Misused(f"--max-drop: {error}.", next="--max-drop 0.5%, or 0% for no drop at all") from error
+
+
+def print_bundle(bundle: Bundle, *, color: bool) -> None:
+    from mlopt.report.terminal import to_terminal
+
+    assert bundle.findings
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo(to_terminal(bundle.findings, width=width, color=color))
+    click.echo(f"\nbundle  {bundle.path}")
+    click.echo(f"report  {bundle.path / 'report.html'}")
+    if bundle.image:
+        click.echo(f"image   {bundle.image}    try it: mlopt serve {bundle.path}")
+    else:
+        reason = bundle.findings.image_left_out.partition("\n")[0]
+        click.echo(textwrap.fill(f"image   none: {reason}", width, subsequent_indent=" " * 8, break_long_words=False))
+
+
+def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
+    from mlopt.step import options_of
+
+    plan = prepared.plan
+    if as_json:
+        facts = {
+            "model": prepared.name,
+            "target": prepared.target.name,
+            "profile": prepared.profile.name,
+            "candidates": [
+                {
+                    "name": candidate.name,
+                    "precision": candidate.precision,
+                    "runtime": candidate.runtime,
+                    "steps": [{"step": step.name, "options": options_of(step)} for step in candidate.steps],
+                }
+                for candidate in plan.candidates
+            ],
+            "left_out": [{"recipe": left.recipe, "reason": left.reason} for left in plan.left_out],
+        }
+        click.echo(json.dumps(facts, indent=1))
+        return
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo(f"{prepared.name} for {prepared.target.name} with profile {prepared.profile.name}: nothing was built.\n")
+    for candidate in plan.candidates:
+        steps = " → ".join(_spelled(step) for step in candidate.steps) or "as exported"
+        click.echo(f"  {candidate.name:<24} {candidate.precision:<6} {candidate.runtime:<12}".rstrip())
+        click.echo(textwrap.fill(steps, width, initial_indent=_INDENT, subsequent_indent=_INDENT + "  "))
+    if plan.left_out:
+        click.echo("\nleft out:")
+    for left in plan.left_out:
+        row = f"  {left.recipe:<24} {left.reason}"
+        click.echo(textwrap.fill(row, width, subsequent_indent=" " * 27, break_long_words=False))
+
+
+def _spelled(step: Step) -> str:
+    from mlopt.step import options_of
+
+    shown = {key: value for key, value in options_of(step).items() if value not in (None, [], "")}
+    inner = ", ".join(f"{key.replace('_', '-')}={_short(value)}" for key, value in shown.items())
+    return f"{step.name}({inner})" if inner else step.name
+
+
+def _short(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:15] + "…" if text.startswith("sha256:") else text

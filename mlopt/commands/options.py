@@ -1,0 +1,72 @@
+"""Options that several verbs share, so that they look and mean the same everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlopt.progress import Progress
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("model", type=click.Path(path_type=Path))(command)
+
+
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model is read: --factory, --trust, --project."""
+    for option in (
+        click.option("--project", type=click.Path(path_type=Path), help="mlopt.toml to use. [beside MODEL]"),
+        click.option("--trust", is_flag=True, help="Run code that is inside MODEL (pickles, TorchScript)."),
+        click.option("--factory", metavar="PKG.MOD:CALLABLE", help="Builds the module that MODEL's weights go into."),
+    ):
+        command = option(command)
+    return command
+
+
+def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What is evaluated on: --samples, --calibration, --seed."""
+    for option in (
+        click.option("--seed", type=int, help="Seed of the split into calibration and evaluation.  [default: 0]"),
+        click.option("--calibration", type=click.IntRange(1), metavar="N", help="Samples to calibrate on."),
+        click.option(
+            "--samples",
+            metavar="WHERE",
+            help="Folder with labels.csv, folder of class folders, .npz, or pkg.mod:callable.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def storing(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--cache-dir", type=click.Path(path_type=Path), envvar="MLOPT_CACHE_DIR", help="The store of results."
+    )(command)
+
+
+def talking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much is printed, and for whom: --json, -q, -v, --no-color. Gives the command a `progress`."""
+    for option in (
+        click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Plain text."),
+        click.option("-v", "--verbose", is_flag=True, help="Also what was reused, and details."),
+        click.option("-q", "--quiet", is_flag=True, help="Errors and the result only."),
+        click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def progress_for(*, quiet: bool, verbose: bool) -> Progress:
+    return Progress(quiet=quiet, verbose=verbose)
+
+
+def _no_color(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.color = False
+        os.environ["NO_COLOR"] = "1"  # for what is printed outside the command, and by other processes

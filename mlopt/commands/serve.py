@@ -1,0 +1,92 @@
+"""`mlopt serve BUNDLE`: the bundle's own server on this machine, from its image or in this Python."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+
+@click.command(name="serve")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="0 takes a free one.  [default: 8080]")
+@click.option(
+    "--engine",
+    type=click.Choice(["python", "auto", "podman", "docker", "none"]),
+    default="python",
+    help="What runs it: this Python, or the image in an engine; none: the image's own files, unpacked.",
+)
+def command(bundle: Path, port: int, engine: str) -> None:
+    """Serve BUNDLE on 127.0.0.1 until interrupted: Open Inference Protocol v2, /metrics, and a page at /.
+
+    \b
+      mlopt serve out/squeezenet1_0/host
+      mlopt serve out/squeezenet1_0/host --engine podman
+    """
+    from mlopt.bundle import Bundle
+    from mlopt.errors import ImageFailed
+
+    found = Bundle.load(bundle)
+    if engine == "python":
+        _in_this_python(found.path / "model", port)
+        return
+    if found.image is None:
+        raise ImageFailed(
+            "The bundle holds no image.", where=str(bundle), next="mlopt serve BUNDLE, or compile again with --image"
+        )
+    from mlopt.image.run import serve_image
+
+    with serve_image(found.image, port=port, engine=engine) as served:  # type: ignore[arg-type]
+        click.echo(f"{served.url}  ({served.engine}, ready after {served.start_seconds:.2f} s)  Ctrl-C stops it")
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: stopped.set())
+        stopped.wait()
+
+
+def _in_this_python(folder: Path, port: int) -> None:
+    from mlopt.errors import MissingDependency
+    from mlopt.step import installed
+
+    if missing := [name for name in ("starlette", "uvicorn") if not installed(name)]:
+        raise MissingDependency(
+            f"The server needs {missing[0]}, which is not installed.",
+            next="pip install 'mlopt[serve]', or serve the image: mlopt serve BUNDLE --engine auto",
+        )
+    port = _free(port)
+    click.echo(f"serving {folder} on http://127.0.0.1:{port}  Ctrl-C stops it", err=True)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    server = [
+        sys.executable,
+        "-m",
+        "mlopt.serve",
+        "--model-dir",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    os.execv(sys.executable, server)  # noqa: S606 - one process: a signal to mlopt is a signal to the server
+
+
+def _free(port: int) -> int:
+    """`port`, or any free one for 0. Raises `Misused` when something else listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            from mlopt.errors import Misused
+
+            raise Misused(
+                f"Port {port} cannot be used: {error.strerror}.",
+                next="another one with --port N; --port 0 takes a free one",
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found

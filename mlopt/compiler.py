@@ -1,0 +1,28 @@
+"""The whole walk, read forward: what was asked in, a bundle out."""
+
+from __future__ import annotations
+
+from mlopt.assess import assess
+from mlopt.build import build
+from mlopt.bundle import Bundle, check_place
+from mlopt.choose import choose
+from mlopt.prepare import prepare
+from mlopt.progress import Progress
+from mlopt.publish import place, publish
+from mlopt.request import Request
+
+
+def compile_model(request: Request, progress: Progress) -> Bundle:
+    """Export and check the model, build every legal candidate, judge them side by side, ship the winner.
+
+    Raises a `MloptError` for everything that a person can act on; then the store and the output folder are
+    as they were before.
+    """
+    prepared = prepare(request, progress)
+    check_place(place(prepared))
+    artifacts, failures = build(prepared, progress)
+    baseline, *others = assess(prepared, artifacts, failures, progress)
+    choice = choose(
+        baseline, others, prepared.profile, ship=prepared.request.ship, device=prepared.target.name, failures=failures
+    )
+    return publish(prepared, artifacts, (baseline, *others), failures, choice, progress)

@@ -1,0 +1,146 @@
+"""Start a converter in a process of its own, kept within limits; whatever happens to it becomes one plain error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mlopt import errors
+from mlopt.artifact import Digest
+from mlopt.errors import ExportFailed, MissingDependency, Misused
+from mlopt.step import installed
+
+Program = Literal["onnx", "torch", "torchscript", "keras", "tensorflow", "tflite"]
+
+# What each program imports that is not part of the core, and the extra that brings it.
+_NEEDS: Final[Mapping[Program, tuple[str, tuple[str, ...]]]] = {
+    "onnx": ("", ()),
+    "torch": ("torch", ("torch", "onnxscript", "safetensors")),
+    "torchscript": ("torch", ("torch",)),
+    "keras": ("tensorflow", ("tensorflow", "tf2onnx")),
+    "tensorflow": ("tensorflow", ("tensorflow", "tf2onnx")),
+    "tflite": ("tensorflow", ("tensorflow", "tf2onnx")),
+}
+_LAST_LINES: Final = 6
+
+
+def _asked(variable: str, default: float) -> float:
+    try:
+        return float(os.environ[variable])
+    except KeyError:
+        return default
+    except ValueError:
+        raise Misused(f"{variable}={os.environ[variable]!r} is not a number.", where="environment") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a converter may take: `memory` in bytes of private writable memory, `seconds` of wall clock.
+
+    Defaults come from MLOPT_CONVERT_GIB and MLOPT_CONVERT_SECONDS.
+    """
+
+    memory: int = field(default_factory=lambda: int(_asked("MLOPT_CONVERT_GIB", 32) * 2**30))
+    seconds: float = field(default_factory=lambda: _asked("MLOPT_CONVERT_SECONDS", 1800))
+
+    @property
+    def digest(self) -> Digest:
+        """Always the same: limits decide whether there is a result, never which, so they are not part of a key."""
+        return Digest("any")
+
+
+def convert(program: Program, do: str, limits: Limits, **request: object) -> dict[str, Any]:
+    """Run one command of a converter and return its answer.
+
+    Raises the `MloptError` that the program raised; `MissingDependency` before starting one that cannot run;
+    `ExportFailed` when it died, ran too long, or took too much memory.
+    """
+    _check_installed(program)
+    with tempfile.TemporaryDirectory(prefix="mlopt-convert-") as scratch:
+        folder = Path(scratch)
+        asked = {"do": do, "memory": limits.memory, "parent": os.getpid(), **request}
+        (folder / "request.json").write_text(json.dumps(asked))
+        code = _run(program, folder, limits)
+        try:
+            answer: dict[str, Any] = json.loads((folder / "answer.json").read_bytes())
+        except (OSError, ValueError):
+            raise _died(program, do, code, folder, limits) from None
+    if error := answer.get("error"):
+        kind = getattr(errors, error["kind"])
+        raise kind(error["what"], where=error["where"], next=error["next"])
+    return answer
+
+
+def _check_installed(program: Program) -> None:
+    extra, needed = _NEEDS[program]
+    absent = [name for name in needed if installed(name) is None]
+    if absent:
+        raise MissingDependency(
+            f"Reading this model needs {' and '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} "
+            "not installed.",
+            next=f"pip install 'mlopt[{extra}]'",
+        )
+
+
+def _run(program: Program, folder: Path, limits: Limits) -> int:
+    """The exit code of the program; its whole process group is gone when this returns."""
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"mlopt.convert.{program}", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **_QUIET},
+            start_new_session=True,
+        )
+        try:
+            return process.wait(limits.seconds)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGALRM
+        finally:
+            _end(process)
+
+
+_QUIET: Final = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",  # oneDNN reorders sums, and a reference should not depend on it
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONHASHSEED": "0",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _died(program: Program, do: str, code: int, folder: Path, limits: Limits) -> ExportFailed:
+    log = (folder / "log").read_text(errors="replace").strip().splitlines()
+    last = "\n         ".join(line.strip() for line in log[-_LAST_LINES:]) or "it printed nothing"
+    if code == -signal.SIGALRM:
+        return ExportFailed(
+            f"The {program} converter was stopped after {limits.seconds:.0f} s.",
+            where=last,
+            next=f"allow it more time: MLOPT_CONVERT_SECONDS={2 * limits.seconds:.0f}",
+        )
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    memory = code in (-signal.SIGKILL, -signal.SIGABRT) or any("alloc" in line.lower() for line in log[-_LAST_LINES:])
+    return ExportFailed(
+        f"The {program} converter {how} while it was to {do} the model.",
+        where=last,
+        next=f"it may take {limits.memory / 2**30:.1f} GiB; if that is too little, set MLOPT_CONVERT_GIB"
+        if memory
+        else "",
+    )

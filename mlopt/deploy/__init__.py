@@ -1,0 +1,1 @@
+"""What runs the image elsewhere: compose and Kubernetes files, written into the bundle beside it."""

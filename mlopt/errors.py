@@ -1,0 +1,156 @@
+"""Every error a person can act on: what happened, where, what to type next; each kind its own exit code.
+
+Only `MloptError` is expected. Anything else is a bug in mlopt and keeps its traceback.
+`docs/exit-codes.md` is generated from this file.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MloptError(Exception):
+    """Base of all expected errors.
+
+    `what` happened in one sentence, `where` (a file, node, key, sample), and what to type `next`.
+    """
+
+    exit_code: ClassVar[int] = 70
+    summary: ClassVar[str] = "internal: a kind of error that has no code of its own"
+
+    def __init__(self, what: str, *, where: str = "", next: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.next = what, where, next
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.next:
+            lines.append(f"  next:  {self.next}")
+        return "\n".join(lines)
+
+
+class BudgetMissed(MloptError):
+    """A run ended well, and what ships is outside a budget of its profile."""
+
+    exit_code = 1
+    summary = "what ships misses a budget of the profile"
+
+
+class Misused(MloptError):
+    """The command line contradicts itself. 2 is also what click uses for its own usage errors."""
+
+    exit_code = 2
+    summary = "the command line is wrong"
+
+
+class MissingDependency(MloptError):
+    """An optional part of mlopt is needed and is not installed."""
+
+    exit_code = 3
+    summary = "an extra or a tool that this needs is not installed"
+
+
+class UnsupportedModel(MloptError):
+    """The model was read, but it holds something that an exporter, step or runtime cannot do."""
+
+    exit_code = 4
+    summary = "the model holds an operator or a shape that cannot be converted or run"
+
+
+class BudgetInfeasible(MloptError):
+    """No candidate can meet what was asked, or what was asked contradicts itself."""
+
+    exit_code = 5
+    summary = "the budget is impossible"
+
+
+class ModelNotFound(MloptError):
+    exit_code = 10
+    summary = "there is no model at that path"
+
+
+class ModelUnreadable(MloptError):
+    """Empty, truncated, corrupt, or of a format that mlopt does not know."""
+
+    exit_code = 11
+    summary = "the model file is empty, truncated, corrupt, or of an unknown format"
+
+
+class NotTrusted(MloptError):
+    """Loading this file would run code that is inside it."""
+
+    exit_code = 12
+    summary = "loading this model would run code from it; --trust was not given"
+
+
+class NeedsFactory(MloptError):
+    """The file holds weights only, so there is no graph to export."""
+
+    exit_code = 13
+    summary = "the file holds weights only; --factory was not given or does not fit"
+
+
+class ExportFailed(MloptError):
+    exit_code = 14
+    summary = "the framework's exporter failed"
+
+
+class ParityFailed(MloptError):
+    """The exported ONNX does not compute what its source computes."""
+
+    exit_code = 15
+    summary = "the exported model and its source give different answers"
+
+
+class SamplesInvalid(MloptError):
+    exit_code = 16
+    summary = "the samples cannot be read or do not fit the model's inputs"
+
+
+class LabelsMismatch(MloptError):
+    exit_code = 17
+    summary = "the labels do not match the samples or the model's classes"
+
+
+class UnknownName(MloptError):
+    exit_code = 18
+    summary = "no target, profile, recipe, step or runtime has that name"
+
+
+class ConfigInvalid(MloptError):
+    """A TOML file does not follow its schema."""
+
+    exit_code = 19
+    summary = "a TOML file does not follow its schema"
+
+
+class NoSpaceLeft(MloptError):
+    exit_code = 20
+    summary = "the disk is full; nothing was half-written"
+
+
+class StoreUnusable(MloptError):
+    """The store or the output folder cannot be written, or another run holds it."""
+
+    exit_code = 21
+    summary = "the store or the output folder cannot be used"
+
+
+class ImageFailed(MloptError):
+    exit_code = 22
+    summary = "the image could not be assembled; the last good one stays"
+
+
+class WorkerFailed(MloptError):
+    """A runtime crashed or hung in its own process; mlopt survives and names it."""
+
+    exit_code = 23
+    summary = "a runtime crashed or hung in its worker process"
+
+
+def kinds() -> tuple[type[MloptError], ...]:
+    """All kinds of error by exit code, for the documentation and its test."""
+    found = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, MloptError)]
+    return tuple(sorted(found, key=lambda kind: kind.exit_code))

@@ -1,0 +1,223 @@
+"""Assemble an image for every platform on any machine: no daemon, no privilege, no emulation."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mlopt.errors import StoreUnusable
+from mlopt.image.disk import writing
+from mlopt.image.fetch import Inputs
+from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_wanted
+from mlopt.image.layers import (
+    USER,
+    Kitchen,
+    Layer,
+    LayerCache,
+    application_layer,
+    base_layer,
+    model_layer,
+    runtime_layer,
+    source_date,
+)
+from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Descriptor, Writer, publish
+from mlopt.image.serving import encode_serving
+
+PORT: Final = 8080
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """What an image is made of. `model` is a folder (all its files ship) or one file; `serving` is serving.json.
+
+    `annotations` are added to the index, the manifests and the config's labels: `io.mlopt.target`, and so on.
+    """
+
+    name: str
+    model: Path
+    serving: Mapping[str, Any]
+    version: str = "1"
+    platforms: tuple[str, ...] = PLATFORMS
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformImage:
+    """One platform's manifest digest and layers."""
+
+    platform: str
+    digest: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def compressed(self) -> int:
+        """Bytes of all layers as a registry stores them."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes of all files on disk."""
+        return sum(layer.unpacked for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A written OCI layout. `digest` is that of the index ("sha256:…"), `reference` is name:version."""
+
+    path: Path
+    reference: str
+    digest: str
+    platforms: tuple[PlatformImage, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts for a report: sizes by layer and platform, without paths."""
+        return {
+            "reference": self.reference,
+            "digest": self.digest,
+            "platforms": [
+                {
+                    "platform": image.platform,
+                    "digest": image.digest,
+                    "compressed_bytes": image.compressed,
+                    "unpacked_bytes": image.unpacked,
+                    "layers": [
+                        {
+                            "name": layer.name,
+                            "digest": f"sha256:{layer.digest}",
+                            "compressed_bytes": layer.size,
+                            "unpacked_bytes": layer.unpacked,
+                        }
+                        for layer in image.layers
+                    ],
+                }
+                for image in self.platforms
+            ],
+        }
+
+
+def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Image:
+    """Write the image as an OCI layout at `into`, in the place of what was there.
+
+    The same spec and locks give the same digest anywhere. Raises `ImageFailed` when an input cannot be had or
+    is not what was locked, `NoSpaceLeft` on a full disk; then what was at `into` stays.
+    """
+    inputs = inputs or Inputs()
+    by_platform = _layers(spec, inputs)
+    try:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with writing(into), tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
+            writer = Writer(Path(scratch) / "layout")
+            images = {
+                platform: _write_platform(writer, spec, platform, by_platform[platform]) for platform in by_platform
+            }
+            index = {
+                "schemaVersion": 2,
+                "mediaType": INDEX,
+                "manifests": list(images.values()),
+                "annotations": _annotations(spec),
+            }
+            digest = writer.close(index, tag=spec.version)
+            publish(writer.folder, into)
+    except PermissionError as error:
+        raise StoreUnusable(
+            "The image cannot be written there.", where=str(into), next="choose another --out"
+        ) from error
+    found = tuple(PlatformImage(name, images[name]["digest"], by_platform[name]) for name in by_platform)
+    return Image(into, f"{spec.name}:{spec.version}", digest, found)
+
+
+def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
+    """Every platform's layers, lowest first. Platforms are packed side by side: compression is the long part."""
+    folder = docker_folder()
+    kitchen = Kitchen(
+        read_wanted(folder),
+        read_lock(folder / "base.lock.json"),
+        read_lock(folder / "runtime.lock.json"),
+        inputs,
+        LayerCache(inputs.root),
+    )
+    model = model_layer(spec.model, encode_serving(spec.serving), cache=kitchen.cache)
+    application = application_layer(kitchen)
+
+    def of(platform: str) -> tuple[Layer, ...]:
+        return base_layer(kitchen, platform=platform), runtime_layer(kitchen, platform=platform), application, model
+
+    with ThreadPoolExecutor(len(spec.platforms)) as pool:
+        return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
+
+
+def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...]) -> Descriptor:
+    system, _, architecture = platform.partition("/")
+    config = writer.add_json(_config(spec, system, architecture, layers), media_type=CONFIG)
+    blobs = [
+        {
+            **writer.add_file(layer.blob, digest=layer.digest, size=layer.size, media_type=LAYER),
+            "annotations": {"io.mlopt.layer": layer.name},
+        }
+        for layer in layers
+    ]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": config,
+        "layers": blobs,
+        "annotations": _annotations(spec),
+    }
+    descriptor = writer.add_json(manifest, media_type=MANIFEST)
+    return {**descriptor, "platform": {"os": system, "architecture": architecture}}
+
+
+def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer, ...]) -> dict[str, Any]:
+    python = "/usr/bin/python3.11"
+    created = _created()
+    return {
+        "architecture": architecture,
+        "os": system,
+        "created": created,
+        "config": {
+            "User": f"{USER}:{USER}",
+            "WorkingDir": "/model",
+            "Entrypoint": [python, "-m", "mlopt.serve", "--model-dir", "/model"],
+            "Cmd": ["--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 - inside a container's own network
+            "ExposedPorts": {f"{PORT}/tcp": {}},
+            "Env": [
+                "PATH=/usr/bin",
+                "ORT_DISABLE_TELEMETRY=1",
+                "PYTHONDONTWRITEBYTECODE=1",
+                "PYTHONSAFEPATH=1",
+                "PYTHONUNBUFFERED=1",
+                "PYTHONUTF8=1",
+            ],
+            "Labels": _annotations(spec),
+            "StopSignal": "SIGTERM",
+            # Not in the OCI specification, which allows it; Docker reads it, podman with --format docker.
+            "Healthcheck": {
+                "Test": ["CMD", python, "-m", "mlopt.serve.health", str(PORT)],
+                "Interval": 30_000_000_000,
+                "Timeout": 5_000_000_000,
+                "StartPeriod": 20_000_000_000,
+                "Retries": 3,
+            },
+        },
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
+        "history": [{"created": created, "created_by": f"mlopt: {layer.made_by}"} for layer in layers],
+    }
+
+
+def _annotations(spec: ImageSpec) -> dict[str, str]:
+    return {
+        "org.opencontainers.image.title": spec.name,
+        "org.opencontainers.image.version": spec.version,
+        "org.opencontainers.image.created": _created(),
+        "io.mlopt.runtime": "onnxruntime",
+        **spec.annotations,
+    }
+
+
+def _created() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(source_date()))

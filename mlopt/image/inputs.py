@@ -1,0 +1,133 @@
+"""What images are made from: the wanted packages (docker/python.toml) and the locks that pin them."""
+
+from __future__ import annotations
+
+import json
+import platform as machine
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlopt.errors import ImageFailed
+
+PLATFORMS: Final = ("linux/amd64", "linux/arm64")
+DEBIAN: Final[Mapping[str, str]] = {"linux/amd64": "amd64", "linux/arm64": "arm64"}
+WHEEL: Final[Mapping[str, str]] = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+
+_MACHINES: Final[Mapping[str, str]] = {
+    "x86_64": "linux/amd64",
+    "amd64": "linux/amd64",
+    "aarch64": "linux/arm64",
+    "arm64": "linux/arm64",
+}
+_SCHEMA: Final = 1
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_REFRESH: Final = "mlopt image lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One pinned input. `filename` is a path in a Debian archive's pool, or the name of a wheel; never a host."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The pinned inputs of one layer, by platform."""
+
+    packages: Mapping[str, tuple[Package, ...]]
+
+    def of(self, platform: str) -> tuple[Package, ...]:
+        """The packages of a platform. Raises `ImageFailed` when the lock has none."""
+        if platform not in self.packages:
+            raise ImageFailed(
+                f"There are no locked packages for {platform}.",
+                next=f"choose among {', '.join(self.packages)}, or add it and run: {_REFRESH}",
+            )
+        return self.packages[platform]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One table of docker/python.toml."""
+
+    packages: tuple[str, ...]
+    without: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Everything docker/ says about the Python image."""
+
+    suite: str
+    python: str
+    base: Wanted
+    runtime: Wanted
+
+
+def host_platform() -> str:
+    """This machine's platform: `linux/amd64`. Architectures that images know by another name are translated."""
+    name = machine.machine().lower()
+    return _MACHINES.get(name, f"linux/{name}")
+
+
+def docker_folder() -> Path:
+    """The folder of declarations: inside an installed mlopt, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    shipped = package / "_data" / "docker"
+    return shipped if shipped.is_dir() else package.parent / "docker"
+
+
+def read_wanted(folder: Path) -> Recorded:
+    """Read python.toml. Raises `ImageFailed` when it is not what it must be."""
+    path = folder / "python.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        base, runtime = table["base"], table["runtime"]
+        return Recorded(base["suite"], runtime["python"], _wanted(base), _wanted(runtime))
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ImageFailed(f"What the image is made from cannot be read: {error!r}", where=str(path)) from error
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock file. Raises `ImageFailed` that names the entry when it is damaged."""
+    try:
+        table = json.loads(path.read_bytes())
+        if table["schema"] != _SCHEMA:
+            raise ValueError(f"schema is {table['schema']!r}, not {_SCHEMA}")
+        return Lock({name: tuple(_package(entry) for entry in rows) for name, rows in table["packages"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ImageFailed(
+            f"The lock file cannot be used: {error}", where=str(path), next=f"write it anew: {_REFRESH}"
+        ) from error
+
+
+def write_lock(lock: Lock, path: Path) -> None:
+    """Write a lock file: the same bytes for the same lock."""
+    packages = {platform: [asdict(package) for package in rows] for platform, rows in sorted(lock.packages.items())}
+    text = json.dumps({"schema": _SCHEMA, "packages": packages}, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _wanted(table: Mapping[str, Any]) -> Wanted:
+    return Wanted(tuple(table["packages"]), tuple(table.get("without", ())), tuple(table["left-out"]))
+
+
+def _package(entry: Mapping[str, Any]) -> Package:
+    package = Package(**entry)
+    if not (isinstance(package.sha256, str) and _SHA256.fullmatch(package.sha256)):
+        raise ValueError(f"the sha256 of {package.name} is {package.sha256!r}")
+    if not (type(package.size) is int and package.size > 0):
+        raise ValueError(f"the size of {package.name} is {package.size!r}")
+    if package.filename.startswith("/") or ".." in package.filename or ":" in package.filename:
+        raise ValueError(f"the file of {package.name} is {package.filename!r}; it must be a relative path")
+    return package

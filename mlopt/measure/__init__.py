@@ -1,0 +1,1 @@
+"""Latency and memory, taken in worker processes, interleaved with the baseline."""

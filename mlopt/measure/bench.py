@@ -1,0 +1,77 @@
+"""Measuring models that are there already: ONNX files and bundles, on generated inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.errors import Misused, ModelNotFound, UnsupportedModel, WorkerFailed
+from mlopt.measure.interleave import Subject, measure_together
+from mlopt.measurement import Measurement
+from mlopt.sniff import sniff
+
+if TYPE_CHECKING:
+    from mlopt.profile import Method
+
+_FEEDS = 4
+
+
+def bench(models: Sequence[Path], *, method: Method, device: str) -> dict[str, Measurement]:
+    """Measurements by the name that the person gave, the first model the baseline of all.
+
+    Raises `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take
+    the same inputs, `WorkerFailed`.
+    """
+    from mlopt.convert.batch import free_size_of
+    from mlopt.samples.generated import GeneratedSamples
+    from mlopt.signature import signature_of
+
+    files = {str(path): _model_file(path) for path in models}
+    if len(files) < len(models):
+        raise Misused("A model is named twice; side by side with itself it says nothing.", next="name each once")
+    signatures = {name: signature_of(file) for name, file in files.items()}
+    first_name, first = next(iter(signatures.items()))
+    for name, other in signatures.items():
+        if [(t.name, t.dtype) for t in other.inputs] != [(t.name, t.dtype) for t in first.inputs]:
+            raise UnsupportedModel(
+                f"{name} and {first_name} take different inputs, so they cannot be compared on the same ones.",
+                next="bench them one at a time",
+            )
+    free = free_size_of(files[first_name], {})
+    samples = GeneratedSamples(first, _FEEDS * method.batch, 0, free=free)
+    offline = GeneratedSamples(first, method.offline_batch, 0, free=free)
+    subjects = [Subject(name, _artifact(file), "onnxruntime") for name, file in files.items()]
+    measured, failures = measure_together(
+        subjects[0],
+        subjects[1:],
+        single=list(samples.feeds(batch=method.batch)),
+        offline=next(offline.feeds(batch=method.offline_batch)),
+        method=method,
+        device=device,
+    )
+    if failures:
+        raise WorkerFailed("; ".join(failures.values()))
+    return measured
+
+
+def _model_file(path: Path) -> Path:
+    """The ONNX file itself, or the winner of a bundle."""
+    if path.is_dir():
+        from mlopt.bundle import Bundle
+
+        return Bundle.load(path).model
+    if not path.is_file():
+        raise ModelNotFound("There is no model at this path.", where=str(path), next="give an ONNX file or a bundle")
+    if (found := sniff(path)).format != ONNX:
+        raise UnsupportedModel(
+            f"bench measures ONNX files and bundles, and this is {found.format}.",
+            where=str(path),
+            next=f"mlopt export {path}",
+        )
+    return path
+
+
+def _artifact(file: Path) -> Artifact:
+    return Artifact(ONNX, digest_of(file), file)

@@ -1,0 +1,184 @@
+"""Candidates timed side by side with the baseline, round by round: what the machine does to one it does to all."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlopt.artifact import Artifact
+from mlopt.errors import Misused, WorkerFailed
+from mlopt.measure.process import Worker, write_feeds
+from mlopt.measurement import Interval, Latency, Measurement
+
+if TYPE_CHECKING:
+    from mlopt.profile import Method
+
+_SCENARIOS: Final = ("single-stream", "offline")
+_RESAMPLES: Final = 2000
+_FEWEST, _MOST = 3, 50  # queries per visit
+_OFFLINE_VISITS, _OFFLINE_SHARE = 4, 0.3  # at most so many batches, in at most that part of the time
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: a model in a runtime, under the name it has in the report."""
+
+    name: str
+    artifact: Artifact
+    runtime: str
+
+
+@dataclass(slots=True)
+class _Run:
+    subject: Subject
+    worker: Worker
+    facts: dict[str, Any]
+    queries: int = 1
+    rounds: list[list[float]] = field(default_factory=list)
+    offline: list[float] = field(default_factory=list)
+
+
+def measure_together(
+    baseline: Subject,
+    candidates: Sequence[Subject],
+    *,
+    single: Sequence[Mapping[str, Any]],
+    offline: Mapping[str, Any],
+    method: Method,
+    device: str,
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Measurements by name (the baseline's among them), and failures by name for those that died.
+
+    All are loaded first, each in a fresh process. Every round visits all of them, in turned order every
+    other round (ABBA), so that drift cancels; `speedup` is the median over rounds of the ratio of that
+    round's medians, with a bootstrap interval. Only one process computes at a time.
+    In the scenario `offline` a query is the offline batch. Raises `WorkerFailed` when the baseline itself
+    dies, `Misused` for a scenario that is not measured yet.
+    """
+    if method.scenario not in _SCENARIOS:
+        raise Misused(
+            f"The scenario {method.scenario!r} is not measured yet; {' and '.join(_SCENARIOS)} are.",
+            next="choose another profile, or set scenario in its [method]",
+        )
+    if method.scenario == "offline":
+        single = [offline]
+    failures: dict[str, str] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlopt-measure-")))
+        folders = (
+            write_feeds(scratch / "single", [dict(feed) for feed in single]),
+            write_feeds(scratch / "offline", [dict(offline)]),
+        )
+        runs: list[_Run] = []
+        for subject in (baseline, *candidates):
+            try:
+                runs.append(_load(subject, folders, method, stack))
+            except WorkerFailed as error:
+                if subject is baseline:
+                    raise
+                failures[subject.name] = error.what
+        offline_visits = _plan_visits(runs, method)
+        for number in range(method.rounds):
+            for run in list(runs if number % 2 == 0 else reversed(runs)):
+                try:
+                    run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
+                    if number < offline_visits:
+                        run.offline.append(run.worker.ask("batch", count=1)["seconds"])
+                except WorkerFailed as error:
+                    if run is runs[0]:
+                        raise
+                    failures[run.subject.name] = error.what
+                    runs.remove(run)
+        size = len(offline[next(iter(offline))]) if offline else method.offline_batch
+        return {run.subject.name: _measurement(run, runs[0], method, device, size) for run in runs}, failures
+
+
+def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack) -> _Run:
+    worker = Worker.start(subject.name)
+    stack.callback(worker.stop)
+    facts = worker.ask(
+        "load",
+        runtime=subject.runtime,
+        model=str(subject.artifact.main),
+        threads=method.threads,
+        single=str(folders[0]),
+        offline=str(folders[1]),
+    )
+    return _Run(subject, worker, facts)
+
+
+def _plan_visits(runs: list[_Run], method: Method) -> int:
+    """Warm up, then share the profile's time so that each round gives each its equal part.
+
+    Returns in how many rounds the offline batch is run too.
+    """
+    times = [statistics.median(run.worker.ask("query", count=max(1, method.warm_up))["seconds"]) for run in runs]
+    batches = sum(run.worker.ask("batch", count=1)["seconds"] for run in runs)
+    visits = min(_OFFLINE_VISITS, max(1, int(method.seconds * _OFFLINE_SHARE / batches)), method.rounds)
+    share = max(0.0, method.seconds - visits * batches) / method.rounds / len(runs)
+    for run, seconds in zip(runs, times, strict=True):
+        run.queries = min(_MOST, max(_FEWEST, int(share / max(seconds, 1e-6))))
+    return visits
+
+
+def _measurement(run: _Run, baseline: _Run, method: Method, device: str, offline_batch: int) -> Measurement:
+    times = sorted(second for seconds in run.rounds for second in seconds)
+    return Measurement(
+        device=device,
+        grade="measured",
+        runtime=run.subject.runtime,
+        scenario=method.scenario,
+        threads=method.threads,
+        batch=offline_batch if method.scenario == "offline" else method.batch,
+        latency=Latency(
+            p50=percentile(times, 50),
+            p90=percentile(times, 90),
+            p99=percentile(times, 99),
+            minimum=times[0],
+            maximum=times[-1],
+            queries=len(times),
+            samples=tuple(times),
+        ),
+        speedup=ratio([statistics.median(r) for r in baseline.rounds], [statistics.median(r) for r in run.rounds]),
+        rounds=len(run.rounds),
+        throughput=offline_batch / statistics.median(run.offline),
+        offline_batch=offline_batch,
+        load_time=run.facts["load_time"],
+        first_inference=run.facts["first_inference"],
+        peak_memory=run.worker.ask("peak")["peak_memory"],
+        memory_after_import=run.facts["memory_after_import"],
+        memory_after_load=run.facts["memory_after_load"],
+    )
+
+
+def percentile(ordered: Sequence[float], p: float) -> float:
+    """The smallest sample with at least `p` percent of the samples at or below it (nearest rank).
+
+    >>> percentile([1, 2, 3, 4], 50)
+    2
+    """
+    return ordered[max(0, math.ceil(p / 100 * len(ordered)) - 1)]
+
+
+def ratio(baseline: Sequence[float], candidate: Sequence[float]) -> Interval:
+    """Median over rounds of baseline / candidate, with a percentile-bootstrap 95 % interval (seeded).
+
+    >>> ratio([2.0, 2.0], [1.0, 1.0]).value
+    2.0
+    """
+    ratios = [one / other for one, other in zip(baseline, candidate, strict=True)]
+    draw = random.Random(0)  # noqa: S311 - statistics, not secrets
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(_RESAMPLES))
+    return Interval(
+        statistics.median(ratios),
+        medians[int(0.025 * _RESAMPLES)],
+        medians[int(0.975 * _RESAMPLES) - 1],
+        f"median of {len(ratios)} per-round ratios, bootstrap 95 %",
+    )

@@ -1,0 +1,120 @@
+"""A process that holds one model and runs it when told to: `python -m mlopt.measure.worker`.
+
+One JSON object per line on stdin, one per line back on a private copy of stdout (native libraries may print to
+the ordinary one). A fresh process for each model is what makes its memory attributable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+
+from mlopt import registry
+from mlopt.errors import MloptError
+from mlopt.runners.runner import Runner
+
+_KIB: Final = 1024
+
+
+def main() -> None:
+    """Serve commands until stdin closes or `stop` comes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    Loaded.serve(sys.stdin, answers)
+
+
+class Loaded:
+    """One model in one runtime, with the feeds it is timed on."""
+
+    def __init__(self, runtime: str, model: str, threads: int, single: str, offline: str) -> None:
+        kind: type[Runner] = registry.load("mlopt.runners", runtime)
+        for distribution in kind.distributions:
+            __import__(distribution.replace("-", "_"))
+        self.single, self.offline = _feeds(single), _feeds(offline)
+        after_import = memory("VmRSS")
+        began = time.perf_counter()
+        self.runner = kind(Path(model), threads=threads).__enter__()
+        loaded = time.perf_counter()
+        after_load = memory("VmRSS")
+        self.runner.infer(self.single[0])
+        self.facts = {
+            "load_time": loaded - began,
+            "first_inference": time.perf_counter() - loaded,
+            "memory_after_import": after_import,
+            "memory_after_load": after_load,
+        }
+
+    @classmethod
+    def serve(cls, commands: IO[str], answers: IO[str]) -> None:
+        loaded: Loaded | None = None
+        for line in commands:
+            command = json.loads(line)
+            kind = command.pop("do")
+            try:
+                if kind == "load":
+                    loaded = cls(**command)
+                    reply: Mapping[str, Any] = loaded.facts
+                elif kind == "stop" or loaded is None:
+                    return
+                elif kind == "query":
+                    reply = loaded.query(**command)
+                elif kind == "batch":
+                    reply = loaded.batch(**command)
+                else:
+                    reply = loaded.peak()
+            except MloptError as error:
+                reply = {"error": str(error)}
+            answers.write(json.dumps(reply) + "\n")
+            answers.flush()
+
+    def query(self, count: int) -> dict[str, Any]:
+        """`count` single-stream queries; each time is from call to complete outputs, feeds prepared before."""
+        clock, infer, feeds = time.perf_counter, self.runner.infer, self.single
+        times = []
+        for number in range(count):
+            feed = feeds[number % len(feeds)]
+            start = clock()
+            infer(feed)
+            times.append(clock() - start)
+        return {"seconds": times}
+
+    def batch(self, count: int) -> dict[str, Any]:
+        """`count` queries of the offline batch."""
+        feed = self.offline[0]
+        start = time.perf_counter()
+        for _ in range(count):
+            self.runner.infer(feed)
+        return {"seconds": time.perf_counter() - start}
+
+    def peak(self) -> dict[str, Any]:
+        """VmHWM, which unlike ru_maxrss is not inherited from the parent over fork and exec."""
+        return {"peak_memory": memory("VmHWM")}
+
+
+def memory(field: str) -> int:
+    """A `Vm…` field of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * _KIB
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def _feeds(folder: str) -> list[dict[str, np.ndarray]]:
+    found = []
+    for path in sorted(Path(folder).glob("*.npz")):
+        with np.load(path) as arrays:
+            found.append({name: arrays[name] for name in arrays.files})
+    return found
+
+
+if __name__ == "__main__":
+    main()

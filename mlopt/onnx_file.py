@@ -1,0 +1,99 @@
+"""ONNX files that may keep their weights beside them: read the graph, edit it, write it; weights stay on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlopt.errors import ModelUnreadable
+from mlopt.signature import walk
+
+# A protobuf message ends at 2 GiB; the margin leaves room for the graph itself.
+_ONE_FILE: Final = 1_800_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTensor:
+    """`end` is the first byte of the file after the tensor; 0 when the model does not say how long it is."""
+
+    name: str
+    location: str
+    end: int
+
+
+def load_graph(path: Path) -> Any:
+    """The onnx.ModelProto of a file, its external weights unread. Raises `ModelUnreadable`."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise ModelUnreadable(
+            "The file starts like ONNX and is truncated or damaged.",
+            where=str(path),
+            next="copy or download it again, and compare its size or checksum with the original",
+        ) from error
+    if not model.graph.node:
+        raise ModelUnreadable("The ONNX model has no nodes: it computes nothing.", where=str(path))
+    return model
+
+
+def external_tensors(model: Any) -> Iterator[ExternalTensor]:
+    """Every tensor of the model, in sub-graphs too, whose bytes lie in another file."""
+    for tensor in _all_tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(said.get("offset", 0)) + int(said["length"]) if "length" in said else 0
+            yield ExternalTensor(tensor.name, said.get("location", ""), end)
+
+
+def save(model: Any, into: Path, *, beside: Path | None = None) -> None:
+    """Write `model.onnx` into a folder, the same bytes for the same model.
+
+    `beside` is the folder where the model's external weights lie now: they are linked or copied along. Without
+    any, weights go into `model.data` when one file cannot hold them.
+    """
+    import onnx
+
+    external = sorted({tensor.location for tensor in external_tensors(model)})
+    for location in external:
+        assert beside is not None
+        (into / location).parent.mkdir(parents=True, exist_ok=True)
+        _link(beside / location, into / location)
+    if not external and model.ByteSize() > _ONE_FILE:
+        onnx.save_model(
+            model, str(into / "model.onnx"), save_as_external_data=True, location="model.data", size_threshold=1024
+        )
+        return
+    (into / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one: artifacts are immutable, so two may share their bytes."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _all_tensors(model: Any) -> Iterator[Any]:
+    yield from model.graph.initializer
+    for function in model.functions:
+        for node in function.node:
+            yield from _held(node)
+    for node in walk(model.graph):
+        yield from _held(node)
+
+
+def _held(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            yield from graph.initializer

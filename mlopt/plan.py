@@ -1,0 +1,141 @@
+"""Which candidates to make of a model for a target, in which steps, and which recipes not, and why not.
+
+Pure: nothing is run or measured here. `mlopt compile --dry-run` prints what comes back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from mlopt import registry
+from mlopt.errors import ConfigInvalid
+from mlopt.recipe import Recipe, StepSpec
+from mlopt.report.report import LeftOut
+from mlopt.step import Step, installed
+from mlopt.target import Target
+
+if TYPE_CHECKING:
+    from mlopt.samples.generated import GeneratedSamples
+    from mlopt.samples.samples import Samples
+    from mlopt.signature import Signature
+
+BASELINE: Final = "baseline"
+_QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
+# Containers: where the wheels of ONNX Runtime exist.
+_RUNTIME_PLATFORMS: Final = {"onnxruntime": ("linux/amd64", "linux/arm64")}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A recipe made concrete: its steps, ready to run one after the other on the exported model."""
+
+    name: str
+    summary: str
+    precision: str
+    runtime: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`candidates[0]` is the baseline: the exported model as it is."""
+
+    candidates: tuple[Candidate, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def baseline(self) -> Candidate:
+        return self.candidates[0]
+
+
+def plan(
+    signature: Signature,
+    target: Target,
+    recipes: Sequence[Recipe],
+    calibration: Samples | None,
+    probe: Samples | GeneratedSamples,
+) -> Plan:
+    """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
+
+    `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
+    model takes, real or generated, for steps that only look whether values overflow.
+    """
+    candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
+    left_out = []
+    for recipe in recipes:
+        if reason := _illegal(recipe, signature, target, calibration):
+            left_out.append(LeftOut(recipe.name, reason))
+        else:
+            steps = tuple(_step(spec, recipe, target, calibration, probe) for spec in recipe.steps)
+            candidates.append(Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps))
+    return Plan(tuple(candidates), tuple(left_out))
+
+
+def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: Samples | None) -> str:
+    """Why not, in one sentence; empty when it is legal."""
+    operators = set(signature.op_types)
+    if recipe.runtime not in registry.names("mlopt.runners"):
+        return f"its runtime {recipe.runtime!r} is not known to this mlopt"
+    if target.platform not in _RUNTIME_PLATFORMS.get(recipe.runtime, (target.platform,)):
+        return f"{recipe.runtime} has no build for {target.platform}"
+    runner = registry.load("mlopt.runners", recipe.runtime)
+    if missing := [name for name in runner.distributions if not installed(name)]:
+        return f"{missing[0]} is not installed here; see mlopt doctor"
+    quantized = sorted(operators & _QUANTIZED)
+    if quantized and recipe.precision != "fp32":
+        return f"the model is quantized already (it holds {quantized[0]})"
+    if recipe.needs_ops and not operators & set(recipe.needs_ops):
+        return f"the model has no {' or '.join(recipe.needs_ops)}"
+    if recipe.needs_isa and not set(target.cpu.isa) & set(recipe.needs_isa):
+        return f"{target.name}'s CPU has none of {', '.join(recipe.needs_isa)}"
+    if recipe.min_opset > signature.opset:
+        return f"it needs opset {recipe.min_opset}, and the exported model has {signature.opset}"
+    if recipe.needs_samples and calibration is None:
+        return "it needs samples to observe ranges on; give --samples"
+    return ""
+
+
+def _step(
+    spec: StepSpec,
+    recipe: Recipe,
+    target: Target,
+    calibration: Samples | None,
+    probe: Samples | GeneratedSamples,
+) -> Step:
+    """The step that a recipe names, with its options, the calibration samples and the target's int8 scheme.
+
+    Raises `ConfigInvalid` for an option that the step does not have, `UnknownName` for the step itself.
+    """
+    kind = registry.load("mlopt.steps", spec.name)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    options: dict[str, Any] = {}
+    for key, value in spec.options.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            near = difflib.get_close_matches(name, list(fields), n=1)
+            guess = f" Did you mean {near[0].replace('_', '-')!r}?" if near else ""
+            raise ConfigInvalid(
+                f"Step {spec.name!r} has no option {key!r}.{guess}",
+                where=f"recipe {recipe.name}",
+                next=f"its options are {', '.join(sorted(f.replace('_', '-') for f in fields))}",
+            )
+        options[name] = tuple(value) if isinstance(value, list) else value
+    if options.get("scheme") == "auto":
+        options["scheme"] = target.int8_scheme
+    if "calibration" in fields:
+        options["calibration"] = calibration
+    if "probe" in fields:
+        options["probe"] = probe
+    step: Step = kind(**options)
+    return step
+
+
+def _precision(signature: Signature) -> str:
+    if set(signature.op_types) & _QUANTIZED:
+        return "int8"
+    dtypes = {tensor.dtype for tensor in (*signature.inputs, *signature.outputs)}
+    return "fp16" if "float16" in dtypes else "fp32"

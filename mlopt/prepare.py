@@ -1,0 +1,189 @@
+"""From what was asked to what can be judged: everything looked up, the model exported and checked, the plan made."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlopt.artifact import Artifact
+from mlopt.errors import Misused
+from mlopt.measurement import OutputParity
+from mlopt.plan import BASELINE, Plan, plan
+from mlopt.profile import DEFAULT, Profile, find_profile
+from mlopt.progress import Progress
+from mlopt.project import Project, find_project
+from mlopt.recipe import Recipe, all_recipes, find_recipe
+from mlopt.request import Request
+from mlopt.samples.generated import GeneratedSamples
+from mlopt.samples.open import Asked, Split, open_samples
+from mlopt.signature import Signature, signature
+from mlopt.store import Store, default_root
+from mlopt.target import Target, find_target, is_this_machine
+from mlopt.units import Fraction
+
+if TYPE_CHECKING:
+    from mlopt.host import Machine
+    from mlopt.samples.samples import Samples
+
+# As many as it takes to prove 97 % agreement when all agree: what the strictest common profile asks.
+_GENERATED = 128
+_PARITY_SAMPLES = 4
+# What exporters write best; newer opsets bring operators that quantizers and older runtimes do not know.
+_EXPORT_OPSET = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`split` is None when nobody gave samples: then `evaluation` is generated, and proves little."""
+
+    request: Request
+    project: Project
+    target: Target
+    profile: Profile
+    store: Store
+    source: Artifact
+    exported: Artifact
+    signature: Signature
+    parity: tuple[OutputParity, ...]
+    split: Split | None
+    evaluation: Samples | GeneratedSamples
+    plan: Plan
+    machine: Machine
+    on_this_machine: bool
+
+    @property
+    def device(self) -> str:
+        """What numbers taken here are numbers of."""
+        return f"{self.machine.cpu}, {self.machine.cores} cores"
+
+    @property
+    def name(self) -> str:
+        """What the model is called: in the project file, or its file's name without the last suffix."""
+        return self.project.model.name or self.request.model.resolve().stem.strip(".") or "model"
+
+    @property
+    def runtimes(self) -> Mapping[str, str]:
+        return {candidate.name: candidate.runtime for candidate in self.plan.candidates}
+
+    def batch(self, wanted: int) -> int:
+        """`wanted`, unless the model's batch dimension is fixed."""
+        leading = [tensor.shape[0] for tensor in self.signature.inputs if tensor.shape]
+        fixed = [dim for dim in leading if isinstance(dim, int)]
+        return fixed[0] if fixed and self.signature.batch is None else wanted
+
+
+def prepare(request: Request, progress: Progress) -> Prepared:
+    """Look up names, open and export the model, check parity, open the samples, plan. Nothing is built yet."""
+    from mlopt.check.parity import check_parity
+    from mlopt.host import detect
+    from mlopt.source import export_step, open_model
+
+    project = find_project(request.model, request.project)
+    target, profile = find_target(request.target), _profile(request, project)
+    request, recipes = _recipes(request, project)
+    store = Store(request.store or default_root(), progress.on_step)
+    factory = request.factory or project.model.factory
+    # A name from the command line is looked up from where it was typed, one from mlopt.toml from beside that file.
+    root = Path.cwd() if request.factory else project.root.resolve()
+    source = open_model(request.model, store=store, factory=factory, root=root, trust=request.trust)
+    step = export_step(
+        source, opset=min(target.opset, _EXPORT_OPSET), factory=factory, root=root, inputs=project.inputs
+    )
+    exported = store.run(step, source)
+    facts = signature(exported)
+    split = _split(request, project, facts)
+    evaluation: Samples | GeneratedSamples = split.evaluation if split else _generated(exported, facts, project)
+    real = list(itertools.islice(split.evaluation.feeds(batch=1), _PARITY_SAMPLES)) if split else None
+    parity = check_parity(source, exported, store=store, factory=factory, root=root, inputs=project.inputs, feeds=real)
+    candidates = plan(
+        facts, target, recipes, split.calibration if split else None, split.calibration if split else evaluation
+    )
+    _check_ship(request, candidates)
+    machine = detect()
+    return Prepared(
+        request=request,
+        project=project,
+        target=target,
+        profile=profile,
+        store=store,
+        source=source,
+        exported=exported,
+        signature=facts,
+        parity=parity,
+        split=split,
+        evaluation=evaluation,
+        plan=candidates,
+        machine=machine,
+        on_this_machine=is_this_machine(target, machine),
+    )
+
+
+def _generated(exported: Artifact, facts: Signature, project: Project) -> GeneratedSamples:
+    from mlopt.convert.batch import free_size_of
+
+    free = free_size_of(exported.main, project.inputs)
+    return GeneratedSamples(facts, _GENERATED, project.samples.seed or 0, project.inputs, free)
+
+
+def _profile(request: Request, project: Project) -> Profile:
+    """The profile, with what flags and mlopt.toml override in it."""
+    said = project.compile
+    profile = find_profile(request.profile or said.profile or DEFAULT)
+    drop = request.max_drop if request.max_drop is not None else said.max_drop
+    threads = request.threads or said.threads
+    if drop is not None:
+        profile = dataclasses.replace(profile, budgets=dataclasses.replace(profile.budgets, max_drop=Fraction(drop)))
+    if threads is not None:
+        profile = dataclasses.replace(profile, method=dataclasses.replace(profile.method, threads=threads))
+    return profile
+
+
+def _recipes(request: Request, project: Project) -> tuple[Request, tuple[Recipe, ...]]:
+    """The recipes to try, and the request with what it ships by its name, which may have been given as a file."""
+    names = request.recipes or project.compile.recipes
+    recipes = tuple(find_recipe(name) for name in dict.fromkeys(names) if name != BASELINE) if names else all_recipes()
+    if request.ship in (None, BASELINE):
+        return request, recipes
+    assert request.ship
+    if request.ship in {recipe.name for recipe in recipes}:
+        return request, recipes
+    ship = find_recipe(request.ship)
+    others = tuple(recipe for recipe in recipes if recipe.name != ship.name)
+    return dataclasses.replace(request, ship=ship.name), (*others, ship)
+
+
+def _check_ship(request: Request, candidates: Plan) -> None:
+    for left in candidates.left_out:
+        if left.recipe == request.ship:
+            raise Misused(
+                f"{left.recipe} cannot ship: {left.reason}.",
+                where=str(request.model),
+                next="mlopt compile MODEL --dry-run shows what can be made of this model, and why not the rest",
+            )
+
+
+def _split(request: Request, project: Project, facts: Signature) -> Split | None:
+    said = project.samples
+    where = request.samples
+    if where is None and said.path is not None:
+        beside = project.root / said.path
+        where = str(beside) if beside.exists() or ":" not in said.path else said.path
+    if where is None:
+        return None
+    return open_samples(
+        Asked(
+            where=where,
+            preprocess=project.preprocess,
+            constants={name: spec for name, spec in project.inputs.items() if spec.value is not None},
+            calibration=request.calibration or said.calibration,
+            seed=request.seed if request.seed is not None else said.seed or 0,
+            label_offset=said.label_offset,
+            classes=said.classes,
+            root=project.root,
+        ),
+        facts,
+    )

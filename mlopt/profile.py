@@ -1,0 +1,120 @@
+"""What is good enough, and how it is measured: budgets and method. One file of `profiles/` each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from mlopt import paths, registry
+from mlopt.errors import BudgetInfeasible
+from mlopt.schema import GIVEN, read_toml
+from mlopt.units import Bytes, Decibel, Fraction, Seconds
+
+DEFAULT: Final = "balanced"
+
+Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
+Goal = Literal["latency", "memory", "size"]
+
+_SECONDS: Final = Seconds(20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Limits; None is no limit. `throughput` counts samples per second in the offline scenario.
+
+    `max_drop` bounds the drop of top-1 (0.005: half a point) and `min_agreement` the share of equal answers
+    where there are no labels; both are judged on the worse end of the 95 % interval.
+    """
+
+    latency_p50: Seconds | None = None
+    latency_p90: Seconds | None = None
+    latency_p99: Seconds | None = None
+    throughput: float | None = None
+    load_time: Seconds | None = None
+    peak_memory: Bytes | None = None
+    file_size: Bytes | None = None
+    image_size: Bytes | None = None
+    max_drop: Fraction | None = None
+    min_agreement: Fraction | None = None
+    min_cosine: float | None = None
+    min_sqnr: Decibel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How candidates are timed. `seconds` bounds all timing of a run together, however many candidates there are.
+
+    `batch` is the query of the scenario, `offline_batch` that of throughput. Every round times every candidate.
+    """
+
+    scenario: Scenario = "single-stream"
+    batch: int = 1
+    offline_batch: int = 8
+    threads: int = 1
+    warm_up: int = 5
+    rounds: int = 20
+    seconds: Seconds = _SECONDS
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "offline_batch", "threads", "rounds", "seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name.replace('_', '-')} is not more than 0")
+        if self.warm_up < 0:
+            raise ValueError("warm-up is less than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """`minimize` is what the winner is best at, among all that are inside every budget."""
+
+    name: Annotated[str, GIVEN]
+    summary: str
+    minimize: Goal = "latency"
+    budgets: Budgets = field(default_factory=Budgets)
+    method: Method = field(default_factory=Method)
+
+
+def profile_names() -> tuple[str, ...]:
+    """Every declared profile, sorted."""
+    return tuple(paths.declarations("profiles"))
+
+
+def find_profile(name: str = DEFAULT) -> Profile:
+    """The profile of that name or `.toml` path.
+
+    Raises `UnknownName` with near names, `ConfigInvalid`, and `BudgetInfeasible` as `checked` does.
+    """
+    if paths.is_path(name):
+        return _read(paths.given_file(name, "profile"))
+    declared = paths.declarations("profiles")
+    if name not in declared:
+        raise registry.unknown("profile", name, tuple(declared))
+    return _read(declared[name])
+
+
+def checked(profile: Profile, *, where: str) -> Profile:
+    """The profile itself. Raises `BudgetInfeasible` for a budget that no model can keep, or two that exclude each
+    other; `where` says who asked."""
+    budgets = profile.budgets
+    for one in fields(budgets):
+        value = getattr(budgets, one.name)
+        # No drop at all is a fair wish; a latency or a size of nothing is a slip of the pen.
+        if value is not None and one.name not in ("max_drop", "min_agreement", "min_sqnr") and value <= 0:
+            raise _infeasible(f"{one.name.replace('_', '-')} is not more than 0", where, "give it room")
+    if budgets.min_cosine is not None and budgets.min_cosine > 1:
+        raise _infeasible("min-cosine is more than 1, which no two answers reach", where, "write 0.99, or less")
+    asked = (budgets.latency_p50, budgets.latency_p90, budgets.latency_p99)
+    ordered = [limit for limit in asked if limit is not None]
+    if ordered != sorted(ordered):
+        what = "a lower percentile of latency has a larger budget than a higher one"
+        raise _infeasible(what, where, "latency-p50 <= latency-p90 <= latency-p99")
+    return profile
+
+
+def _infeasible(what: str, where: str, next: str) -> BudgetInfeasible:
+    return BudgetInfeasible(f"No model can keep this budget: {what}.", where=where, next=next)
+
+
+def _read(path: Path) -> Profile:
+    return checked(read_toml(path, Profile, name=path.stem), where=f"{path}: budgets")

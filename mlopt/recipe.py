@@ -1,0 +1,68 @@
+"""Kinds of variant that can be made: named steps with options, and what they need. One file of `optimize/` each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mlopt import paths, registry
+from mlopt.schema import GIVEN, REST, Key, read_toml
+from mlopt.target import Isa
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """A step by its registered name; every other key of its `[[step]]` is an option of it."""
+
+    name: str
+    options: Annotated[Mapping[str, object], REST]
+
+    def __post_init__(self) -> None:
+        for key, value in self.options.items():
+            if not isinstance(value, (bool, int, float, str, list)):
+                raise ValueError(f"option {key!r} of step {self.name!r} is neither a single value nor a list")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`needs_ops` and `needs_isa` are met by any one of theirs; empty needs nothing."""
+
+    name: Annotated[str, GIVEN]
+    summary: str
+    precision: str
+    steps: Annotated[tuple[StepSpec, ...], Key("step")]
+    runtime: str = "onnxruntime"
+    needs_samples: bool = False
+    needs_ops: tuple[str, ...] = ()
+    needs_isa: tuple[Isa, ...] = ()
+    min_opset: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("a recipe needs at least one [[step]]")
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Every declared recipe, sorted."""
+    return tuple(paths.declarations("optimize"))
+
+
+def all_recipes() -> tuple[Recipe, ...]:
+    """Every declared recipe, by name."""
+    return tuple(_read(path) for path in paths.declarations("optimize").values())
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name or `.toml` path. Raises `UnknownName` with near names, `ConfigInvalid`."""
+    if paths.is_path(name):
+        return _read(paths.given_file(name, "recipe"))
+    declared = paths.declarations("optimize")
+    if name not in declared:
+        raise registry.unknown("recipe", name, tuple(declared))
+    return _read(declared[name])
+
+
+def _read(path: Path) -> Recipe:
+    return read_toml(path, Recipe, name=path.stem)

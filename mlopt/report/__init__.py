@@ -1,0 +1,1 @@
+"""All of a run, as one value, and its renderings."""

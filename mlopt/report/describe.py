@@ -1,0 +1,193 @@
+"""A run's findings, gathered from every room into one `Report`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlopt import host
+from mlopt.artifact import Artifact
+from mlopt.choose import Choice, Judged
+from mlopt.progress import Progress
+from mlopt.report.report import (
+    SCHEMA,
+    CandidateFacts,
+    ImageFacts,
+    ModelFacts,
+    Report,
+    SamplesFacts,
+    StepFacts,
+    TargetFacts,
+    TensorFacts,
+    to_json,
+)
+from mlopt.step import installed
+
+if TYPE_CHECKING:
+    from mlopt.image.assemble import Image
+    from mlopt.plan import Candidate
+    from mlopt.prepare import Prepared
+
+_TOOLS = ("mlopt", "numpy", "onnx", "onnxruntime", "onnxconverter-common", "pillow", "torch", "tensorflow", "tf2onnx")
+
+
+def describe(
+    prepared: Prepared,
+    artifacts: Mapping[str, Artifact],
+    judged: Sequence[Judged],
+    failures: Mapping[str, str],
+    choice: Choice,
+    progress: Progress,
+    *,
+    image: Image | None,
+    image_left_out: str,
+) -> Report:
+    by_name = {one.name: one for one in judged}
+    return Report(
+        schema=SCHEMA,
+        mlopt=metadata.version("mlopt"),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=time.monotonic() - progress.began,
+        peak_memory=_peak_memory(),
+        command=prepared.request.command,
+        tools=_tools(),
+        machine=host.describe(),
+        model=_model(prepared),
+        target=TargetFacts(
+            prepared.target.name,
+            prepared.target.summary,
+            prepared.target.platform,
+            prepared.on_this_machine,
+            prepared.target.unverified,
+        ),
+        profile=to_json(prepared.profile),
+        samples=_samples(prepared),
+        parity=prepared.parity,
+        candidates=tuple(
+            _candidate(candidate, artifacts, by_name.get(candidate.name), failures, choice)
+            for candidate in prepared.plan.candidates
+        ),
+        left_out=prepared.plan.left_out,
+        baseline=prepared.plan.baseline.name,
+        winner=choice.winner,
+        why=choice.why,
+        image=_image(image) if image else None,
+        image_left_out=image_left_out,
+        steps=tuple(progress.runs),
+        notes=_notes(prepared),
+    )
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what took part, as installed."""
+    return {name: version for name in _TOOLS if (version := installed(name))}
+
+
+def _model(prepared: Prepared) -> ModelFacts:
+    import onnx
+
+    from mlopt.signature import walk
+
+    facts = prepared.signature
+    graph = onnx.load(str(prepared.exported.main), load_external_data=False).graph
+    return ModelFacts(
+        name=prepared.name,
+        format=prepared.source.format,
+        digest=prepared.source.digest,
+        bytes=prepared.source.bytes,
+        parameters=facts.parameters,
+        opset=facts.opset,
+        inputs=tuple(TensorFacts(tensor.name, tensor.dtype, tensor.shape) for tensor in facts.inputs),
+        outputs=tuple(TensorFacts(tensor.name, tensor.dtype, tensor.shape) for tensor in facts.outputs),
+        operators=Counter(node.op_type for node in walk(graph)),
+    )
+
+
+def _samples(prepared: Prepared) -> SamplesFacts | None:
+    split = prepared.split
+    if split is None:
+        return None
+    said = prepared.request.seed
+    return SamplesFacts(
+        source=split.source.where,
+        total=len(split.source),
+        calibration=len(split.calibration),
+        evaluation=len(split.evaluation),
+        seed=said if said is not None else prepared.project.samples.seed or 0,
+        labelled=split.source.labelled,
+        preprocess=split.preprocess,
+        assumed_preprocess=split.assumed_preprocess,
+    )
+
+
+def _candidate(
+    candidate: Candidate,
+    artifacts: Mapping[str, Artifact],
+    judged: Judged | None,
+    failures: Mapping[str, str],
+    choice: Choice,
+) -> CandidateFacts:
+    artifact = artifacts.get(candidate.name)
+    failure = failures.get(candidate.name, "")
+    return CandidateFacts(
+        name=candidate.name,
+        summary=candidate.summary,
+        precision=candidate.precision,
+        runtime=candidate.runtime,
+        digest=artifact.digest if artifact else "",
+        file_size=artifact.bytes if artifact else 0,
+        lineage=tuple(
+            StepFacts(link.step, link.version, link.options, link.source, link.tools)
+            for link in (artifact.lineage if artifact else ())
+        ),
+        accuracy=judged.accuracy if judged else None,
+        measurement=judged.measurement if judged else None,
+        verdicts=judged.verdicts if judged else (),
+        eligible=candidate.name in choice.eligible,
+        pareto=candidate.name in choice.pareto,
+        why_not=failure or choice.why_not.get(candidate.name, ""),
+        failure=failure,
+    )
+
+
+def _image(image: Image) -> ImageFacts:
+    return ImageFacts(
+        digest=image.digest,
+        tag=image.reference,
+        platforms={
+            found.platform: tuple((layer.name, layer.size, layer.unpacked) for layer in found.layers)
+            for found in image.platforms
+        },
+    )
+
+
+def _notes(prepared: Prepared) -> tuple[str, ...]:
+    """What a reader should know besides `verdict.warnings`, which every rendering derives from the report itself."""
+    notes = []
+    target = prepared.target
+    if not prepared.on_this_machine:
+        notes.append(
+            f"Answers were compared on {prepared.device}, whose integer kernels may round differently from "
+            f"{target.name}'s."
+        )
+        if target.build_on == "device":
+            notes.append(
+                f"Engines for {target.name} can only be built on it. This bundle holds the ONNX model and an image "
+                "that runs it with ONNX Runtime on the CPU until then."
+            )
+    if target.unverified:
+        notes.append(f"Facts about {target.name} that nobody checked: {', '.join(target.unverified)}.")
+    return tuple(notes)
+
+
+def _peak_memory() -> int:
+    """VmHWM of this process, in bytes; converters and measured models run in processes of their own."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,34 @@
+"""What a person asked for, from flags or from Python, before anything is looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of `mlopt compile`. None (or empty) means: as mlopt.toml says, else the default.
+
+    `max_drop` is a fraction (0.005 is half a point). `ship` names a candidate to ship whatever the judge
+    says. `command` is how the person would type this again, for the report and repro.sh.
+    """
+
+    model: Path
+    target: str = "host"
+    profile: str | None = None
+    samples: str | None = None
+    recipes: tuple[str, ...] = ()
+    ship: str | None = None
+    max_drop: float | None = None
+    factory: str | None = None
+    trust: bool = False
+    project: Path | None = None
+    calibration: int | None = None
+    seed: int | None = None
+    threads: int | None = None
+    out: Path | None = None
+    store: Path | None = None
+    image: bool = True
+    debian_mirror: str | None = None
+    command: tuple[str, ...] = ()

@@ -1,0 +1,41 @@
+"""What every runtime offers: load an artifact, infer, let go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray]
+
+
+class Runner(Protocol):
+    """A context manager: entering loads, leaving frees. `infer` returns after the outputs are complete.
+
+    `name` is what recipes and reports call the runtime; `distributions` are the packages whose versions
+    decide what it computes.
+    """
+
+    name: ClassVar[str]
+    distributions: ClassVar[tuple[str, ...]]
+
+    def __init__(self, model: Path, *, threads: int) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in the model's order."""
+        ...
+
+    def infer(self, feeds: Arrays) -> list[np.ndarray]:
+        """One query: arrays by input name, each with its batch dimension, to outputs in the model's order."""
+        ...

@@ -1,0 +1,72 @@
+"""The first query of a model runs in a process of its own: a runtime that crashes ends that process, not the run.
+
+`python -m mlopt.runners.trial RUNTIME MODEL FEEDS.npz` loads the model, infers once, and says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlopt import registry
+from mlopt.errors import UnsupportedModel, WorkerFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from mlopt.runners.runner import Runner
+
+_LIMIT: Final = 600.0
+_REFUSED: Final = 4
+
+
+def survive(runtime: str, model: Path, feeds: Mapping[str, np.ndarray]) -> None:
+    """Load `model` and run one query elsewhere.
+
+    Raises `UnsupportedModel` when the runtime refuses it, `WorkerFailed` when the runtime dies of it or hangs.
+    """
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="mlopt-trial-") as scratch:
+        file = Path(scratch) / "feeds.npz"
+        np.savez(file, allow_pickle=False, **dict(feeds))
+        command = [sys.executable, "-m", "mlopt.runners.trial", runtime, str(model), str(file)]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT, check=False)
+        except subprocess.TimeoutExpired:
+            raise WorkerFailed(f"{runtime} did not answer one query within {_LIMIT:.0f} s.", where=str(model)) from None
+    if ended.returncode == _REFUSED:
+        raise UnsupportedModel(ended.stderr.strip(), where=str(model))
+    if ended.returncode:
+        code = ended.returncode
+        how = f"died with signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        last = ended.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+        raise WorkerFailed(f"{runtime} {how} on its first query: {last[0][:300]}", where=str(model))
+
+
+def main(runtime: str, model: str, feeds: str) -> int:
+    """Exit code 0 when it answered, `_REFUSED` with the reason on stderr when the runtime said no."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import numpy as np
+
+    kind: type[Runner] = registry.load("mlopt.runners", runtime)
+    with np.load(feeds) as arrays:
+        given = {name: arrays[name] for name in arrays.files}
+    try:
+        with kind(Path(model), threads=1) as runner:
+            runner.infer(given)
+    except UnsupportedModel as error:
+        print(error.what, file=sys.stderr)
+        return _REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

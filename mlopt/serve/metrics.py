@@ -1,0 +1,45 @@
+"""What Prometheus reads at /metrics."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The server's counters, in a registry of their own so that two servers in one process do not mix."""
+
+    def __init__(self, *, model: str, version: str) -> None:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._registry = registry
+        self.requests = Counter("mlopt_requests", "Requests answered.", ("route", "code"), registry=registry)
+        self.latency = Histogram(
+            "mlopt_request_seconds", "From request to answer.", ("route",), buckets=_SECONDS, registry=registry
+        )
+        self.stage = Histogram(
+            "mlopt_stage_seconds", "Time by stage of an inference.", ("stage",), buckets=_SECONDS, registry=registry
+        )
+        self.in_flight = Gauge("mlopt_in_flight", "Inferences running or waiting for a thread.", registry=registry)
+        self.refused = Counter("mlopt_refused", "Requests refused because too many wait.", registry=registry)
+        self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", registry=registry)
+        info = Gauge("mlopt_model_info", "The model that is served.", ("model", "version"), registry=registry)
+        info.labels(model, version).set(1)
+
+    def text(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,172 @@
+"""The model behind the server: read serving.json, load, warm up, infer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime as ort
+import orjson
+
+from mlopt.serve.preprocess import Preprocess, preprocess_from_json
+from mlopt.serve.protocol import NUMPY_OF, Rejected, Tensor
+
+SCHEMA: Final = 1
+
+
+class NotServable(Exception):
+    """The model folder cannot be served; the message says which file and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What `serving.json` says. `classes` and `preprocess` are None where nobody declared them."""
+
+    name: str
+    version: str
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    preprocess: Preprocess | None
+    classes: tuple[str, ...] | None
+    task: str | None
+    threads: int | None
+
+    @property
+    def classifies_pictures(self) -> bool:
+        """Whether the page and /v1/classify can work: one input with declared preprocessing, class scores out."""
+        return self.preprocess is not None and len(self.inputs) == 1 and self.task in (None, "classify")
+
+    def metadata(self) -> dict[str, Any]:
+        """The body of GET /v2/models/{m}."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": "onnxruntime_onnx",
+            "inputs": [tensor.as_json() for tensor in self.inputs],
+            "outputs": [tensor.as_json() for tensor in self.outputs],
+        }
+
+
+def read_serving(folder: Path) -> Serving:
+    """Read and check `serving.json`. Raises `NotServable`."""
+    path = folder / "serving.json"
+    try:
+        spec = orjson.loads(path.read_bytes())
+        if spec.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is {spec.get('schema')!r}; this server reads {SCHEMA}")
+        return _serving(spec)
+    except OSError as error:
+        raise NotServable(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise NotServable(f"{path} cannot be used: {error!r}") from error
+
+
+class Model:
+    """A loaded model. `infer` may be called from several threads at once."""
+
+    def __init__(self, folder: Path, serving: Serving) -> None:
+        """Load the model. Raises `NotServable` when ONNX Runtime refuses the file."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = serving.threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                str(folder / serving.file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise NotServable(f"{folder / serving.file} cannot be loaded: {error}") from error
+        self.serving = serving
+        self.threads: int = options.intra_op_num_threads
+
+    def warm_up(self) -> None:
+        """One inference on zeros (every free dimension 1), so that no client pays for first-time work.
+
+        A model with free dimensions may refuse that made-up shape; that says nothing about real requests.
+        """
+        feeds = {
+            tensor.name: np.zeros([max(1, size) for size in tensor.shape], dtype=NUMPY_OF[tensor.datatype])
+            for tensor in self.serving.inputs
+        }
+        try:
+            self.infer(feeds)
+        except Rejected as error:
+            if all(size > 0 for tensor in self.serving.inputs for size in tensor.shape[1:]):
+                raise NotServable(f"the first inference failed: {error.message}") from error
+
+    def infer(self, feeds: Mapping[str, np.ndarray], *, outputs: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """Arrays by output name. Raises `Rejected` when the model refuses these inputs."""
+        names = list(outputs or (tensor.name for tensor in self.serving.outputs))
+        try:
+            results = self._session.run(names, dict(feeds))
+        except Exception as error:
+            # Names, types and declared shapes were checked: what is left is a shape that some node cannot take.
+            raise Rejected(f"the model refuses these inputs: {_first_line(error)}") from error
+        return dict(zip(names, results, strict=True))
+
+
+def give_back_memory() -> None:
+    """Return to the system what loading left free in the heap (tens of MB); does nothing where libc cannot."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, cut by the container's CPU quota (cgroup v2 or v1)."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _quota()
+    return max(1, min(cores, int(quota + 0.999))) if quota else cores
+
+
+def _quota() -> float | None:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+        period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        return int(limit) / int(period) if int(limit) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _serving(spec: Mapping[str, Any]) -> Serving:
+    classes, preprocess, threads = spec.get("classes"), spec.get("preprocess"), spec.get("threads")
+    file = spec.get("file", "model.onnx")
+    if "/" in file or file.startswith("."):
+        raise ValueError(f"file is {file!r}; it must lie in the folder itself")
+    if threads is not None and not (type(threads) is int and threads > 0):
+        raise ValueError(f"threads is {threads!r}; it must be a number above 0, or absent")
+    return Serving(
+        name=str(spec["name"]),
+        version=str(spec.get("version", "1")),
+        file=file,
+        inputs=tuple(_tensor(entry) for entry in spec["inputs"]),
+        outputs=tuple(_tensor(entry) for entry in spec["outputs"]),
+        preprocess=preprocess_from_json(preprocess) if preprocess is not None else None,
+        classes=tuple(str(name) for name in classes) if classes else None,
+        task=spec.get("task"),
+        threads=threads,
+    )
+
+
+def _tensor(entry: Mapping[str, Any]) -> Tensor:
+    if entry["datatype"] not in NUMPY_OF:
+        raise ValueError(f"datatype {entry['datatype']!r} is not one of {', '.join(NUMPY_OF)}")
+    return Tensor(str(entry["name"]), str(entry["datatype"]), tuple(int(size) for size in entry["shape"]))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]

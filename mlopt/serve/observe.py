@@ -1,0 +1,89 @@
+"""Every request counted, timed and logged as one JSON line, with an id that the client can give or read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlopt.serve.metrics import Metrics
+
+_LOG: Final = logging.getLogger("mlopt.serve")
+_QUIET: Final = ("/v2/health/", "/metrics")
+_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+class Observed:
+    """ASGI middleware: metrics, the access log and X-Request-Id."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, id, status = time.perf_counter(), _request_id(scope), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            self._note(scope, status, time.perf_counter() - began, id)
+
+    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float, id: bytes) -> None:
+        # The route's pattern, never the raw path: a scanner must not be able to make a million time series.
+        endpoint = scope.get("endpoint")
+        route = getattr(endpoint, "__name__", "unknown").strip("_") if endpoint else "unknown"
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.latency.labels(route).observe(seconds)
+        if not (scope["path"].startswith(_QUIET) and status < 400):
+            fields = {"method": scope["method"], "path": scope["path"][:200], "code": status}
+            _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id.decode()})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, event, and whatever the call added."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        if record.exc_info and record.exc_info[1]:
+            line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return json.dumps(line, default=str)
+
+
+def log_to_stdout(level: str) -> None:
+    """Send the server's and uvicorn's lines to standard output as JSON."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    for name in ("mlopt.serve", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level.upper() if name == "mlopt.serve" else logging.WARNING)
+
+
+def _request_id(scope: MutableMapping[str, Any]) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ID.fullmatch(value):
+            return bytes(value)
+    return uuid.uuid4().hex.encode()

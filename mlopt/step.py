@@ -1,0 +1,77 @@
+"""The verb: one transformation, artifact to artifact. A step is a frozen dataclass; its fields are its options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from mlopt.artifact import Artifact, Digest, Format
+
+StepState = Literal["started", "done", "cached"]
+
+
+@runtime_checkable
+class Step(Protocol):
+    """What every step offers. `docs/writing-a-step.md` shows one from end to end.
+
+    `version` goes up when the same options would give other bytes; `requires` names the
+    distributions whose versions decide the result, so that an upgrade is never served from the store.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    accepts: ClassVar[frozenset[Format]]
+    produces: ClassVar[Format]
+    requires: ClassVar[tuple[str, ...]]
+
+    def run(self, source: Artifact, into: Path) -> None:
+        """Read `source`, write the result below the empty folder `into`. Returns nothing, mutates nothing."""
+        ...
+
+
+@runtime_checkable
+class HasDigest(Protocol):
+    """A value that a step may hold as an option and that is known by its content (samples, artifacts)."""
+
+    @property
+    def digest(self) -> Digest: ...
+
+
+def options_of(step: Step) -> dict[str, object]:
+    """A step's options as plain JSON values; anything with a digest counts by its digest alone."""
+    assert dataclasses.is_dataclass(step)
+    return {field.name: _plain(getattr(step, field.name)) for field in dataclasses.fields(step)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, HasDigest):
+        return f"sha256:{value.digest}"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (frozenset, set)):
+        return sorted(str(item) for item in value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{value!r} cannot be an option of a step: it has no stable JSON form and no digest")
+
+
+def tool_versions(step: Step) -> dict[str, str]:
+    """Installed version of each distribution in `step.requires`; `absent` for those not installed."""
+    return {name: installed(name) or "absent" for name in sorted(step.requires)}
+
+
+def installed(distribution: str) -> str | None:
+    """The version of an installed distribution, without importing it.
+
+    >>> installed("no-such-distribution") is None
+    True
+    """
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,100 @@
+"""What the quantization steps share: a model made ready for onnxruntime's quantizer, and its result made plain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlopt.artifact import Artifact
+from mlopt.errors import MloptError, UnsupportedModel
+
+_SAID = 300  # characters of a tool's own words
+_FLOATS = (1, 10, 11, 16)  # float, float16, double, bfloat16 in onnx.TensorProto
+
+
+@contextmanager
+def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
+    """The source as an onnx.ModelProto with shapes inferred; BatchNorm folded first when `optimize`.
+
+    `value_info` is inferred anew: what exporters leave there may contradict the graph, and the quantizer dies
+    of it. Raises `UnsupportedModel` when the model is quantized already or its shapes cannot be inferred.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizer logs advice to the root logger
+    _refuse_quantized(source)
+    with tempfile.TemporaryDirectory(prefix="mlopt-quantize-") as scratch:
+        path = source.main
+        if optimize:
+            path = _optimized(path, Path(scratch) / "optimized.onnx")
+        model = onnx.load(str(path))
+        del model.graph.value_info[:]
+        with third_party("onnxruntime's quantizer", source):
+            inferred = onnx.shape_inference.infer_shapes(model)
+            add_infer_metadata(inferred)
+            yield inferred
+
+
+@contextmanager
+def third_party(tool: str, source: Artifact) -> Iterator[None]:
+    """What a converter that is not ours raises, and an invalid model that it wrote, as `UnsupportedModel`.
+
+    Such tools raise anything, from KeyError to their own types; a candidate that one of them cannot make is
+    a finding, not the end of a run.
+    """
+    try:
+        yield
+    except (MloptError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split("==>")[0].split())  # onnx's checker repeats the whole node after the arrow
+        reason = said if len(said) <= _SAID else said[:_SAID] + " …"
+        raise UnsupportedModel(
+            f"{tool} cannot handle this model: {type(error).__name__}: {reason}", where=str(source.main)
+        ) from error
+
+
+def saved(path: Path) -> None:
+    """Drop the tool's marks that would differ between runs, and check the model that was written."""
+    import onnx
+
+    model = onnx.load(str(path))
+    del model.metadata_props[:]
+    model.producer_name = "mlopt"
+    model.producer_version = ""
+    onnx.save(model, str(path))
+    onnx.checker.check_model(str(path))
+
+
+def _optimized(model: Path, into: Path) -> Path:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(into)
+    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return into
+
+
+def _refuse_quantized(source: Artifact) -> None:
+    import onnx
+
+    graph = onnx.load(str(source.main), load_external_data=False).graph
+    found = next(
+        (node for node in graph.node if node.op_type in ("QuantizeLinear", "QLinearConv", "QLinearMatMul")), None
+    )
+    if found is not None:
+        raise UnsupportedModel(
+            f"The model is quantized already (node {found.name or found.op_type!r}), and quantizing it again would "
+            "only lose accuracy.",
+            where=str(source.main),
+            next="start from the floating-point model, or compile this one with --recipe fp32",
+        )

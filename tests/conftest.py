@@ -1,0 +1,69 @@
+"""What every test can ask for. Tests that need something this machine lacks are skipped, with the reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mlopt.image.fetch import Inputs
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from mlopt.step import installed
+
+    for item in items:
+        if item.get_closest_marker("real") and not DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason="the real models and images are not beside the checkout"))
+        for framework in ("torch", "tensorflow"):
+            if item.get_closest_marker(framework) and not installed(framework):
+                item.add_marker(
+                    pytest.mark.skip(reason=f"{framework} is not installed: pip install mlopt[{framework}]")
+                )
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Real models and images; a test that asks for it is marked `real`."""
+    return DATA
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the store of the person who runs it."""
+    monkeypatch.setenv("MLOPT_CACHE_DIR", str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def image_inputs() -> Inputs:
+    """The user's own cache with every locked input of images in it, fetched once through this machine's own apt and
+    pip; a test that asks for it is skipped, with the reason, where they cannot be had."""
+    from mlopt.errors import ImageFailed
+    from mlopt.image.fetch import inputs_from_environment
+    from mlopt.image.inputs import docker_folder, read_lock
+    from mlopt.store import default_root
+
+    found = inputs_from_environment(root=default_root())
+    folder = docker_folder()
+    base, runtime = read_lock(folder / "base.lock.json"), read_lock(folder / "runtime.lock.json")
+    try:
+        for platform in base.packages:
+            found.debs(base.of(platform))
+            found.wheels(runtime.of(platform), python="3.11")
+    except ImageFailed as error:
+        pytest.skip(f"the image's inputs cannot be fetched here: {error}")
+    return found

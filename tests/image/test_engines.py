@@ -1,0 +1,155 @@
+"""Tiers that need an engine or an emulator. A tier that cannot run here says why."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlopt.image.assemble import Image
+from mlopt.image.inputs import host_platform
+from mlopt.image.run import engine_runs, serve_image
+
+# No swapped-in runtime, no systemd, no raised limits: what also works in a small virtual machine or a CI runner.
+_CONTAINERS = """
+[containers]
+default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
+[engine]
+cgroup_manager="cgroupfs"
+events_logger="file"
+"""
+
+
+@pytest.fixture(scope="module")
+def scratch() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="mlopt-engine-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def podman(scratch: Path) -> Iterator[None]:
+    if not shutil.which("podman"):
+        pytest.skip("tier engine: podman is not installed")
+    runtime = 'runtime="runc"\n' if shutil.which("runc") else ""
+    (scratch / "containers.conf").write_text(_CONTAINERS + runtime)
+    (scratch / "storage.conf").write_text(
+        f'[storage]\ndriver="overlay"\ngraphroot="{scratch}/graph"\nrunroot="{scratch}/run"\n'
+    )
+    with environment(
+        CONTAINERS_CONF=str(scratch / "containers.conf"), CONTAINERS_STORAGE_CONF=str(scratch / "storage.conf")
+    ):
+        if not engine_runs("podman"):
+            pytest.skip("tier engine: podman info fails here")
+        yield
+        subprocess.run(["podman", "rmi", "--all", "--force"], capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def docker(scratch: Path) -> Iterator[None]:
+    """The Docker that runs here, else one of our own, in a folder of our own."""
+    if shutil.which("docker") and engine_runs("docker"):
+        yield
+        return
+    if not (shutil.which("docker") and shutil.which("dockerd") and os.geteuid() == 0):
+        pytest.skip("tier engine: no Docker runs here, and starting one needs docker, dockerd and root")
+    socket, log = f"unix://{scratch}/docker.sock", scratch / "dockerd.log"
+    command = ["dockerd", "--data-root", f"{scratch}/data", "--exec-root", f"{scratch}/exec", "-H", socket]
+    command += ["--pidfile", f"{scratch}/dockerd.pid", "--bridge=none", "--iptables=false", "--ip6tables=false"]
+    command += ["--storage-driver", "overlay2", "--cgroup-parent", "/mlopt-docker"]
+    with log.open("wb") as stream:
+        daemon = subprocess.Popen(command, stdout=stream, stderr=stream)
+    try:
+        with environment(DOCKER_HOST=socket):
+            deadline = time.monotonic() + 30
+            while not engine_runs("docker"):
+                if daemon.poll() is not None or time.monotonic() > deadline:
+                    pytest.skip(f"tier engine: dockerd does not start here: {log.read_text()[-300:]}")
+                time.sleep(0.3)
+            yield
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def infer(url: str) -> list[Any]:
+    tensor = {"name": "pixels", "shape": [2, 3, 8, 8], "datatype": "FP32", "data": [0.0] * 384}
+    request = urllib.request.Request(f"{url}/v2/models/colours/infer", data=json.dumps({"inputs": [tensor]}).encode())
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return list(json.load(reply)["outputs"][0]["data"])
+
+
+def inspect(engine: str) -> dict[str, Any]:
+    (name,) = subprocess.run(
+        [engine, "ps", "--filter", "name=mlopt-", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    return dict(json.loads(subprocess.run([engine, "inspect", name], capture_output=True, check=True).stdout)[0])
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_it_answers_in_an_engine_read_only_as_nobody(image: Image, engine: Any, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(engine)
+    with serve_image(image.path, engine=engine) as served:
+        assert served.engine == engine
+        assert infer(served.url) == [0.0] * 6
+        facts = inspect(engine)
+        assert facts["HostConfig"]["ReadonlyRootfs"] is True
+        assert facts["Config"]["User"] == "65532:65532"
+        pid = facts["State"]["Pid"]
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert re.search(r"^Uid:\s+65532\s", status, re.M)
+        assert re.search(r"^CapEff:\s+0+$", status, re.M)
+    left = subprocess.run([engine, "ps", "-a", "--filter", "name=mlopt-", "-q"], capture_output=True, text=True)
+    assert left.stdout.strip() == ""
+
+
+def emulator() -> str:
+    """A qemu-user for arm64 of version 10 or newer: `$MLOPT_QEMU_AARCH64`, or one on the path. Older ones crash."""
+    for name in (os.environ.get("MLOPT_QEMU_AARCH64"), "qemu-aarch64-static", "qemu-aarch64"):
+        path = shutil.which(name) if name else None
+        if not path:
+            continue
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        version = re.search(r"version (\d+)", said)
+        if version and int(version[1]) >= 10:
+            return path
+    pytest.skip("tier emulation: no qemu-aarch64 of version 10 or newer (PATH or $MLOPT_QEMU_AARCH64)")
+
+
+@pytest.mark.emulation
+@pytest.mark.slow
+@pytest.mark.skipif(host_platform() != "linux/amd64", reason="tier emulation: this machine is not amd64")
+def test_the_arm64_image_starts_and_answers(image: Image, tmp_path: Path) -> None:
+    with serve_image(
+        image.path,
+        engine="none",
+        platform="linux/arm64",
+        emulator=[emulator()],
+        root=tmp_path,
+        ready_seconds=180,
+    ) as served:
+        assert infer(served.url) == [0.0] * 6

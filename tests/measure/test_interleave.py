@@ -1,0 +1,143 @@
+"""Measuring: real worker processes, real models; what dies is named; ratios mean what they say."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nets import conv_net, save
+
+from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.errors import WorkerFailed
+from mlopt.measure.interleave import Subject, measure_together, percentile, ratio
+from mlopt.measure.process import Worker, write_feeds
+from mlopt.profile import Method
+
+
+def artifact(folder: Path, width: int) -> Artifact:
+    save(conv_net(width=width, side=64), folder / "model.onnx")
+    return Artifact(ONNX, digest_of(folder), folder)
+
+
+def feeds(batch: int) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(0).standard_normal((batch, 3, 64, 64)).astype(np.float32)}
+
+
+@pytest.fixture
+def method() -> Method:
+    return Method(rounds=6, seconds=2.0, warm_up=3, offline_batch=4)
+
+
+def test_a_larger_net_is_measured_as_slower(tmp_path: Path, method: Method) -> None:
+    baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
+    larger = Subject("larger", artifact(tmp_path / "l", 64), "onnxruntime")
+    found, failures = measure_together(
+        baseline, [larger], single=[feeds(1)], offline=feeds(4), method=method, device="test machine"
+    )
+    assert not failures
+    slow, base = found["larger"], found["baseline"]
+    assert slow.speedup.high < 1.0, "eight times the work is slower, with 95 % confidence"
+    assert base.speedup.value == 1.0
+    assert slow.latency.p50 <= slow.latency.p90 <= slow.latency.p99 <= slow.latency.maximum
+    assert slow.latency.queries == len(slow.latency.samples) >= 3 * method.rounds
+    assert slow.rounds == method.rounds
+    assert 10e6 < slow.memory_after_import < slow.memory_after_load <= slow.peak_memory < 1e9
+    assert slow.throughput > 0
+    assert slow.load_time > 0
+    assert slow.device == "test machine"
+
+
+def test_memory_is_the_worker_s_own(tmp_path: Path, method: Method) -> None:
+    """A large parent does not show in its children (ru_maxrss would: it is inherited)."""
+    ballast = bytearray(os.urandom(1 << 20) * 600)
+    baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
+    found, _ = measure_together(baseline, [], single=[feeds(1)], offline=feeds(4), method=method, device="d")
+    assert found["baseline"].peak_memory < 300e6 < len(ballast)
+
+
+def test_a_candidate_that_cannot_load_is_a_failure_and_the_rest_is_measured(tmp_path: Path, method: Method) -> None:
+    baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "model.onnx").write_bytes(b"no model")
+    broken = Subject("broken", Artifact(ONNX, digest_of(tmp_path / "x"), tmp_path / "x"), "onnxruntime")
+    found, failures = measure_together(
+        baseline, [broken], single=[feeds(1)], offline=feeds(4), method=method, device="d"
+    )
+    assert set(found) == {"baseline"}
+    assert "broken" in failures["broken"]
+    with pytest.raises(WorkerFailed):
+        measure_together(broken, [], single=[feeds(1)], offline=feeds(4), method=method, device="d")
+
+
+@dataclass
+class Loaded:
+    worker: Worker
+    arguments: dict[str, object]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[Loaded]:
+    worker = Worker.start("subject")
+    model = artifact(tmp_path / "m", 8)
+    folder = write_feeds(tmp_path / "f", [feeds(1)])
+    arguments: dict[str, object] = {
+        "runtime": "onnxruntime",
+        "model": str(model.main),
+        "threads": 1,
+        "single": str(folder),
+        "offline": str(folder),
+    }
+    yield Loaded(worker, arguments)
+    worker.stop(kill=True)
+
+
+def test_a_crash_names_the_signal(loaded: Loaded) -> None:
+    loaded.worker.ask("load", **loaded.arguments)
+    os.kill(loaded.worker.process.pid, signal.SIGSEGV)
+    with pytest.raises(WorkerFailed, match="subject died with signal SIGSEGV"):
+        loaded.worker.ask("query", count=1)
+
+
+def test_a_hang_is_stopped(loaded: Loaded) -> None:
+    loaded.worker.ask("load", **loaded.arguments)
+    os.kill(loaded.worker.process.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerFailed, match="did not answer 'query' within 1 s"):
+        loaded.worker.ask("query", limit=1, count=1)
+    assert loaded.worker.process.poll() is not None
+
+
+def test_the_worker_loads_no_framework() -> None:
+    """Memory after import is the runtime's, not that of things mlopt happens to import."""
+    code = "import sys, mlopt.measure.worker; print(sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for heavy in ("torch", "tensorflow", "onnx'", "PIL", "jinja2", "click"):
+        assert f"'{heavy.strip(chr(39))}'" not in modules
+
+
+def test_percentile_is_nearest_rank() -> None:
+    ordered = [float(n) for n in range(1, 101)]
+    assert [percentile(ordered, p) for p in (50, 90, 99, 100)] == [50, 90, 99, 100]
+    assert percentile([5.0], 99) == 5.0
+
+
+def test_ratio_interval_covers_the_truth() -> None:
+    """Machine noise common to a round cancels; 95 % intervals cover the true ratio in at least 90 % of runs."""
+    draw = random.Random(3)
+    covered = 0
+    for _ in range(200):
+        drift = [draw.uniform(1, 3) for _ in range(20)]
+        one = [2.0 * load * draw.gauss(1, 0.02) for load in drift]
+        other = [1.0 * load * draw.gauss(1, 0.02) for load in drift]
+        found = ratio(one, other)
+        covered += found.low <= 2.0 <= found.high
+        assert statistics.median(a / b for a, b in zip(one, other, strict=True)) == found.value
+    assert covered >= 180

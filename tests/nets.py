@@ -1,0 +1,74 @@
+"""Small ONNX models for tests, built here, with seeded weights: quick to run, real all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+CLASSES = 10
+
+
+def weights(name: str, *shape: int, scale: float = 1.0, seed: int = 0) -> onnx.TensorProto:
+    values = np.random.default_rng([seed, *name.encode()]).standard_normal(shape) * scale
+    return numpy_helper.from_array(values.astype(np.float32), name)
+
+
+def conv_net(*, channels: int = 3, side: int = 32, width: int = 16, batch: str | int = "N") -> onnx.ModelProto:
+    """Conv, ReLU, Conv, ReLU, mean over the picture, Gemm: [N, channels, side, side] to [N, 10]."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], name="conv1", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu1"),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], name="conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
+        helper.make_node("GlobalAveragePool", ["r2"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["logits"], name="head", transB=1),
+    ]
+    fan = channels * 9
+    initializers = [
+        weights("w1", width, channels, 3, 3, scale=(2 / fan) ** 0.5),
+        weights("b1", width, scale=0.1),
+        weights("w2", width, width, 3, 3, scale=(2 / (9 * width)) ** 0.5),
+        weights("b2", width, scale=0.1),
+        weights("w3", CLASSES, width),
+        weights("b3", CLASSES),
+    ]
+    return _model(nodes, initializers, ("image", [batch, channels, side, side]), ("logits", [batch, CLASSES]))
+
+
+def matmul_net(*, width: int = 64) -> onnx.ModelProto:
+    """Two matrix products with a ReLU between: [N, width] to [N, 10]."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], name="second"),
+    ]
+    initializers = [weights("w1", width, width, scale=width**-0.5), weights("w2", width, CLASSES, scale=width**-0.5)]
+    return _model(nodes, initializers, ("x", ["N", width]), ("y", ["N", CLASSES]))
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))
+    return path
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    initializers: list[onnx.TensorProto],
+    source: tuple[str, list[str | int]],
+    result: tuple[str, list[str | int]],
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(source[0], TensorProto.FLOAT, source[1])],
+        [helper.make_tensor_value_info(result[0], TensorProto.FLOAT, result[1])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model

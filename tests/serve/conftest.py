@@ -1,0 +1,58 @@
+"""A small real model folder: pictures of 8 x 8 in, three classes out, batch free."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mlopt.image.serving import describe_serving, encode_serving
+from mlopt.serve.preprocess import Preprocess
+
+
+def write_model(folder: Path) -> Path:
+    """A linear classifier: class 0, 1, 2 wins on a red, green, blue picture; a score is 4 times the mean."""
+    weight = np.zeros((3 * 64, 3), np.float32)
+    for channel in range(3):
+        weight[channel * 64 : (channel + 1) * 64, channel] = 4 / 64
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    serving = describe_serving(
+        write_model(folder),
+        name="colours",
+        version="3",
+        preprocess=Preprocess(scale=1 / 255).as_json(),
+        classes=["red", "green", "</script><b>blue"],
+        task="classify",
+    )
+    (folder / "serving.json").write_bytes(encode_serving(serving))
+    return folder
+
+
+@pytest.fixture
+def broken_folder(model_folder: Path, tmp_path: Path) -> Path:
+    """serving.json is right, the model is cut short."""
+    (tmp_path / "serving.json").write_bytes((model_folder / "serving.json").read_bytes())
+    (tmp_path / "model.onnx").write_bytes((model_folder / "model.onnx").read_bytes()[:200])
+    assert json.loads((tmp_path / "serving.json").read_bytes())["file"] == "model.onnx"
+    return tmp_path

@@ -1,0 +1,171 @@
+"""Quantizing steps: real models get smaller, stay close, run in ONNX Runtime, and give the same bytes twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from nets import conv_net, matmul_net, save
+
+from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.errors import SamplesInvalid, UnsupportedModel
+from mlopt.runners.onnxruntime import OnnxRuntimeRunner
+from mlopt.samples.generated import GeneratedSamples
+from mlopt.samples.open import Asked, open_samples
+from mlopt.samples.samples import Samples
+from mlopt.signature import signature_of
+from mlopt.step import Step
+from mlopt.steps.convert_fp16 import ConvertFp16
+from mlopt.steps.optimize_graph import OptimizeGraph
+from mlopt.steps.quantize_dynamic import QuantizeDynamic
+from mlopt.steps.quantize_static import QuantizeStatic
+from mlopt.steps.quantize_weights_int4 import QuantizeWeightsInt4
+
+
+def source(folder: Path, model: onnx.ModelProto) -> Artifact:
+    save(model, folder / "model.onnx")
+    return Artifact(ONNX, digest_of(folder), folder)
+
+
+def calibration(folder: Path, model: onnx.ModelProto, *, broken: bool = False) -> Samples:
+    image = model.graph.input[0].type.tensor_type.shape.dim
+    shape = [dim.dim_value for dim in image][1:]
+    x = np.random.default_rng(0).standard_normal((16, *shape)).astype(np.float32)
+    if broken:
+        x[:] = np.nan
+        x[:, 0, 0, 0] = np.arange(16)
+    np.savez(folder / "samples.npz", x=x)
+    return open_samples(Asked(str(folder / "samples.npz"), calibration=8), signature_of(model)).calibration
+
+
+def probe(model: onnx.ModelProto) -> GeneratedSamples:
+    return GeneratedSamples(signature_of(model), 4, 0)
+
+
+def run(step: Step, artifact: Artifact, into: Path) -> Artifact:
+    into.mkdir()
+    step.run(artifact, into)
+    assert [path.name for path in into.iterdir()] == ["model.onnx"], "nothing but the model is left"
+    return Artifact(ONNX, digest_of(into), into)
+
+
+def answers(artifact: Artifact, feed: dict[str, np.ndarray]) -> np.ndarray:
+    with OnnxRuntimeRunner(artifact.main, threads=1) as runner:
+        return runner.infer(feed)[0]
+
+
+def sqnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10((one**2).sum() / ((one - other) ** 2).sum()))
+
+
+STATIC = {
+    "u8s8": 20.0,
+    "u8s8-7bit": 14.0,
+    "s8s8": 20.0,
+    "u8u8": 20.0,
+}
+
+
+@pytest.mark.parametrize(("scheme", "least"), STATIC.items())
+def test_static(tmp_path: Path, scheme: str, least: float) -> None:
+    model = conv_net(width=32)
+    base = source(tmp_path / "m", model)
+    step = QuantizeStatic(calibration(tmp_path, model), scheme=scheme)  # type: ignore[arg-type]
+    made = run(step, base, tmp_path / "q")
+    graph = onnx.load(str(made.main)).graph
+    assert any(node.op_type == "QuantizeLinear" for node in graph.node)
+    assert made.bytes < 0.6 * base.bytes
+    feed = {"image": np.random.default_rng(1).standard_normal((4, 3, 32, 32)).astype(np.float32)}
+    assert sqnr(answers(base, feed), answers(made, feed)) > least
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    quantized = [array for array in weights.values() if array.dtype in (np.int8, np.uint8) and array.ndim == 4]
+    assert quantized
+    if scheme.endswith("7bit"):
+        assert all(np.abs(array.astype(int)).max() <= 64 for array in quantized), "seven bits, with the sign"
+    scales = [array for name, array in weights.items() if "w2" in name and "scale" in name]
+    assert scales
+    assert scales[0].shape == (32,), "one scale per output channel"
+
+
+def test_static_gives_the_same_bytes(tmp_path: Path) -> None:
+    model = conv_net()
+    base = source(tmp_path / "m", model)
+    samples = calibration(tmp_path, model)
+    for calibrator in ("min-max", "percentile"):
+        step = QuantizeStatic(samples, calibrator=calibrator)  # type: ignore[arg-type]
+        one, two = (run(step, base, tmp_path / f"{calibrator}{number}") for number in range(2))
+        assert one.digest == two.digest
+
+
+def test_static_refuses_broken_samples_and_quantized_models(tmp_path: Path) -> None:
+    model = conv_net()
+    base = source(tmp_path / "m", model)
+    with pytest.raises(SamplesInvalid, match="NaN or infinity at"):
+        run(QuantizeStatic(calibration(tmp_path, model, broken=True)), base, tmp_path / "q")
+    samples = calibration(tmp_path, model)
+    once = run(QuantizeStatic(samples), base, tmp_path / "once")
+    with pytest.raises(UnsupportedModel, match="quantized already"):
+        run(QuantizeStatic(samples), once, tmp_path / "twice")
+
+
+def test_dynamic_and_int4(tmp_path: Path) -> None:
+    base = source(tmp_path / "m", matmul_net(width=256))
+    feed = {"x": np.random.default_rng(1).standard_normal((4, 256)).astype(np.float32)}
+    truth = answers(base, feed)
+    dynamic = run(QuantizeDynamic(), base, tmp_path / "d")
+    assert dynamic.bytes < 0.35 * base.bytes
+    assert sqnr(truth, answers(dynamic, feed)) > 30
+    int4 = run(QuantizeWeightsInt4(), base, tmp_path / "w")
+    assert int4.bytes < 0.2 * base.bytes
+    assert sqnr(truth, answers(int4, feed)) > 12
+
+
+def test_int4_takes_gemm_too(tmp_path: Path) -> None:
+    base = source(tmp_path / "m", conv_net(width=64))
+    made = run(QuantizeWeightsInt4(), base, tmp_path / "w")
+    types = [node.op_type for node in onnx.load(str(made.main)).graph.node]
+    assert "MatMulNBits" in types
+    assert "Gemm" not in types
+    feed = {"image": np.random.default_rng(1).standard_normal((4, 3, 32, 32)).astype(np.float32)}
+    assert sqnr(answers(base, feed), answers(made, feed)) > 12
+
+
+def test_nothing_to_quantize_is_said(tmp_path: Path) -> None:
+    model = conv_net()
+    del model.graph.node[-2:]
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("g", onnx.TensorProto.FLOAT, ["N", 16, 1, 1]))
+    base = source(tmp_path / "m", model)
+    for step in (QuantizeDynamic(), QuantizeWeightsInt4()):
+        with pytest.raises(UnsupportedModel, match="nothing to"):
+            run(step, base, tmp_path / step.name)
+
+
+def test_fp16_keeps_what_would_overflow(tmp_path: Path) -> None:
+    model = conv_net()
+    for tensor in model.graph.initializer:
+        if tensor.name == "b1":  # activations near 60000: half precision would lose them at its limit
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(16, 6e4, np.float32), "b1"))
+        if tensor.name == "w2":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 16, 3, 3), 1e-2, np.float32), "w2"))
+    base = source(tmp_path / "m", model)
+    feed = {"image": np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)}
+    made = run(ConvertFp16(probe(model)), base, tmp_path / "h")
+    graph = onnx.load(str(made.main)).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert kinds["w1"] == onnx.TensorProto.FLOAT, "conv1's output reaches 60000"
+    assert np.isfinite(answers(made, feed)).all()
+    plain = run(ConvertFp16(probe(conv_net())), source(tmp_path / "p", conv_net()), tmp_path / "hp")
+    assert plain.bytes < 0.62 * source(tmp_path / "p2", conv_net()).bytes
+    assert sqnr(answers(source(tmp_path / "p3", conv_net()), feed), answers(plain, feed)) > 45
+
+
+def test_optimize_graph_keeps_meaning(tmp_path: Path) -> None:
+    base = source(tmp_path / "m", conv_net())
+    feed = {"image": np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)}
+    for level in ("basic", "extended"):
+        made = run(OptimizeGraph(level=level), base, tmp_path / level)  # type: ignore[arg-type]
+        assert np.allclose(answers(base, feed), answers(made, feed), atol=1e-5)
+    assert len(onnx.load(str(made.main)).graph.node) < len(onnx.load(str(base.main)).graph.node)

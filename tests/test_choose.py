@@ -1,0 +1,197 @@
+"""The judge: what disqualifies, who wins on each goal, what the verdicts say, and what is out of reach."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mlopt.choose import Judged, choose, judge, out_of_reach, pareto
+from mlopt.errors import UnsupportedModel
+from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
+from mlopt.profile import Budgets, Profile
+from mlopt.units import Bytes, Fraction, Seconds
+
+
+def speed(low: float, value: float, high: float) -> Interval:
+    return Interval(value, low, high, "made up")
+
+
+def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Measurement:
+    return Measurement(
+        device="a machine",
+        grade="measured",
+        runtime="onnxruntime",
+        scenario="single-stream",
+        threads=1,
+        batch=1,
+        latency=Latency(p99 / 2, p99, p99, p99 / 3, p99, 100, ()),
+        speedup=faster,
+        rounds=20,
+        throughput=100.0,
+        offline_batch=8,
+        load_time=0.1,
+        first_inference=0.01,
+        peak_memory=memory,
+        memory_after_import=1,
+        memory_after_load=2,
+    )
+
+
+def accuracy(drop: Interval | None = None, *, top1: float = 0.7, cosine: float = 1.0) -> Accuracy:
+    return Accuracy(
+        device="a machine",
+        grade="measured",
+        samples=400,
+        labelled=drop is not None,
+        generated=False,
+        top1=top1 if drop else None,
+        baseline_top1=0.7 if drop else None,
+        drop=drop,
+        agreement=None if drop else Interval(0.99, 0.97, 1.0, "made up"),
+        cosine=cosine,
+        sqnr=40.0,
+    )
+
+
+LITTLE = Interval(0.005, -0.002, 0.012, "made up")
+MUCH = Interval(0.03, 0.01, 0.05, "made up")
+NONE = Interval(0.0, 0.0, 0.0, "the same model")
+PROFILE = Profile("p", "", budgets=Budgets(max_drop=Fraction(0.02)))
+
+
+def judged(
+    name: str,
+    faster: Interval | None,
+    drop: Interval = LITTLE,
+    *,
+    size: int = 100,
+    memory: int = 10**8,
+    profile: Profile = PROFILE,
+) -> Judged:
+    measurement = measured(faster, memory=memory) if faster else None
+    found = accuracy(drop)
+    verdicts = judge(profile.budgets, file_size=size, accuracy=found, measurement=measurement)
+    return Judged(name, size, found, measurement, verdicts)
+
+
+BASELINE = judged("baseline", speed(1.0, 1.0, 1.0), NONE, size=400)
+
+
+def choice(*others: Judged, profile: Profile = PROFILE, ship: str | None = None):  # type: ignore[no-untyped-def]
+    return choose(BASELINE, others, profile, ship=ship, device="a machine")
+
+
+def test_the_fastest_inside_every_budget_ships() -> None:
+    found = choice(judged("a", speed(1.5, 1.6, 1.7)), judged("b", speed(1.9, 2.0, 2.1)))
+    assert found.winner == "b"
+    assert found.why_not["a"] == "b is better on latency"
+    assert found.eligible == ("a", "b")
+    assert "2.00×" in found.why
+
+
+def test_faster_is_not_enough_when_the_drop_may_be_too_large() -> None:
+    found = choice(judged("a", speed(3, 3, 3), MUCH))
+    assert found.winner == "baseline"
+    assert "max-drop is 5 points at 95 % confidence, the budget is 2 points" in found.why_not["a"]
+
+
+def test_what_no_budget_judges_is_not_trusted_unless_it_answers_the_same() -> None:
+    """A profile of latencies alone must not ship whatever is fast."""
+    profile = Profile("p", "", budgets=Budgets(latency_p99=Seconds(1)))
+    fast = judged("fast", speed(3, 3, 3), MUCH, profile=profile)
+    found = choice(fast, profile=profile)
+    assert found.winner == "baseline"
+    assert "judges its answers" in found.why_not["fast"]
+    assert fast.accuracy
+    exact = dataclasses.replace(fast, accuracy=dataclasses.replace(fast.accuracy, sqnr=float("inf")))
+    assert choice(exact, profile=profile).winner == "fast"
+
+
+def test_a_speed_up_that_noise_could_explain_does_not_count() -> None:
+    found = choice(judged("a", speed(0.99, 1.3, 1.6)))
+    assert found.winner == "baseline"
+    assert "not proven faster" in found.why_not["a"]
+
+
+def test_what_was_not_timed_on_the_target_never_wins() -> None:
+    found = choice(judged("a", None))
+    assert found.winner == "baseline"
+    assert "unmeasured" in found.why_not["a"]
+
+
+@pytest.mark.parametrize(("goal", "winner"), [("size", "small"), ("memory", "lean"), ("latency", "fast")])
+def test_the_profile_says_what_is_better(goal: str, winner: str) -> None:
+    profile = dataclasses.replace(PROFILE, minimize=goal)  # type: ignore[arg-type]
+    found = choice(
+        judged("small", speed(1.1, 1.1, 1.1), size=50),
+        judged("lean", speed(1.1, 1.1, 1.1), memory=10**7),
+        judged("fast", speed(2, 2, 2)),
+        profile=profile,
+    )
+    assert found.winner == winner
+
+
+def test_smaller_but_slower_does_not_ship() -> None:
+    profile = dataclasses.replace(PROFILE, minimize="size")
+    found = choice(judged("small", speed(0.7, 0.8, 0.9), size=10), profile=profile)
+    assert found.winner == "baseline"
+    assert "slower" in found.why_not["small"]
+
+
+def test_ship_overrides_the_judge_and_says_what_he_said() -> None:
+    found = choice(judged("a", speed(3, 3, 3), MUCH), judged("b", speed(2, 2, 2)), ship="a")
+    assert found.winner == "a"
+    assert "asked for by name" in found.why
+    assert "max-drop" in found.why
+    assert "a" not in found.why_not
+
+
+def test_what_could_not_be_made_cannot_ship() -> None:
+    with pytest.raises(UnsupportedModel, match="a kernel is missing"):
+        choose(BASELINE, (), PROFILE, ship="a", device="m", failures={"a": "a kernel is missing."})
+
+
+def test_a_budget_without_a_number_is_unmeasured_not_met() -> None:
+    budgets = Budgets(latency_p99=Seconds(1.0), peak_memory=Bytes(1), file_size=Bytes(100))
+    verdicts = judge(budgets, file_size=100, accuracy=None, measurement=None)
+    assert {one.budget: one.outcome for one in verdicts} == {
+        "latency-p99": "unmeasured",
+        "peak-memory": "unmeasured",
+        "file-size": "met",
+    }
+
+
+def test_the_bound_decides_and_the_note_says_what_would_prove_it() -> None:
+    (verdict,) = judge(
+        PROFILE.budgets, file_size=1, accuracy=accuracy(Interval(0.01, -0.01, 0.03, "")), measurement=None
+    )
+    assert verdict.outcome == "missed"
+    assert verdict.actual == 0.03
+    assert "1600 samples" in verdict.note
+
+
+def test_out_of_reach_names_the_nearest_and_only_budgets_that_nobody_keeps() -> None:
+    profile = Profile("p", "", budgets=Budgets(file_size=Bytes(10), latency_p99=Seconds(1)))
+    candidates = [
+        judged(name, speed(1, 1, 1), size=size, profile=profile) for name, size in (("a", 400), ("b", 25), ("c", 90))
+    ]
+    (said,) = out_of_reach({one.name: one.verdicts for one in candidates})
+    assert "file-size is 25 B, the budget is 10 B" in said
+    assert "that is b, the nearest" in said
+
+
+def test_nothing_is_out_of_reach_of_what_was_not_measured() -> None:
+    profile = Profile("p", "", budgets=Budgets(latency_p99=Seconds(1e-9)))
+    assert out_of_reach({"a": judged("a", None, profile=profile).verdicts}) == ()
+    assert out_of_reach({}) == ()
+    image = BudgetVerdict("image-size", 1, 2, "missed", "measured")
+    met = judged("a", speed(1, 1, 1)).verdicts
+    assert out_of_reach({"a": met, "b": (*met, image)}) == (), "only the winner has an image"
+
+
+def test_pareto_keeps_what_nothing_beats_on_all_three() -> None:
+    good = judged("good", speed(2, 2, 2), size=100)
+    worse = judged("worse", speed(1.5, 1.5, 1.5), size=120)
+    small = judged("small", speed(1.2, 1.2, 1.2), size=40)
+    assert pareto((good, worse, small)) == ("good", "small")

@@ -1,0 +1,148 @@
+"""Plans: which candidates each model gets on each target, with which options, and why the rest are left out.
+
+Golden files say it as a person reads it; `MLOPT_GOLDEN=write pytest tests/test_plan.py` writes them anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nets
+import numpy as np
+import pytest
+
+from mlopt.artifact import Digest
+from mlopt.errors import ConfigInvalid, UnknownName
+from mlopt.plan import Plan
+from mlopt.plan import plan as plan_of
+from mlopt.recipe import Recipe, StepSpec, all_recipes, find_recipe
+from mlopt.samples.generated import GeneratedSamples
+from mlopt.samples.samples import Samples
+from mlopt.samples.sources import MappedArrays
+from mlopt.signature import Signature, signature_of
+from mlopt.step import options_of
+from mlopt.target import Target, find_target
+
+GOLDEN = Path(__file__).parent / "golden" / "plan"
+MODELS = {"conv": nets.conv_net, "matmul": nets.matmul_net}
+TARGETS = ("rpi4", "rpi5", "jetson-orin-nano-8gb", "x86-64-avx2", "x86-64-avx512-vnni", "graviton3", "h100")
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def signature(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Signature]:
+    path = nets.save(MODELS[request.param](), tmp_path_factory.mktemp("plan") / "net.onnx")
+    return request.param, signature_of(path)
+
+
+def samples(signature: Signature) -> Samples:
+    """Some samples; a plan knows them by their digest and reads none of them."""
+    tensor = signature.inputs[0]
+    array = np.zeros((4, *(size for size in tensor.shape[1:] if isinstance(size, int))), np.float32)
+    source = MappedArrays("made up", {tensor.name: array}, None, {}, {})
+    return Samples(source, (0, 1), signature, {}, Digest("0" * 64))
+
+
+def plan(signature: Signature, target: Target, recipes: Sequence[Recipe], calibration: Samples | None) -> Plan:
+    return plan_of(signature, target, recipes, calibration, calibration or GeneratedSamples(signature, 4, 0))
+
+
+def as_text(made: Plan) -> str:
+    lines = []
+    for candidate in made.candidates:
+        lines.append(f"{candidate.name} ({candidate.precision}, {candidate.runtime})")
+        for step in candidate.steps:
+            lines.append(f"  {step.name}")
+            lines += [f"    {name} = {_shown(value)}" for name, value in sorted(options_of(step).items())]
+    lines.append("left out:")
+    lines += [f"  {left.recipe}: {left.reason}" for left in made.left_out]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: object) -> object:
+    """A digest changes with the data, and is no decision of the plan."""
+    return "samples" if str(value).startswith("sha256:") else value
+
+
+@pytest.mark.parametrize("calibrated", [True, False], ids=["samples", "no-samples"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_golden(signature: tuple[str, Signature], target: str, calibrated: bool) -> None:
+    name, facts = signature
+    made = plan(facts, find_target(target), all_recipes(), samples(facts) if calibrated else None)
+    file = GOLDEN / f"{name}-{target}{'' if calibrated else '-no-samples'}.txt"
+    if os.environ.get("MLOPT_GOLDEN") == "write":
+        file.write_text(as_text(made))
+    assert as_text(made) == file.read_text(), f"if this is meant: MLOPT_GOLDEN=write pytest {__file__}"
+
+
+def test_no_golden_file_is_left_over() -> None:
+    known = {f"{model}-{target}{kind}.txt" for model in MODELS for target in TARGETS for kind in ("", "-no-samples")}
+    assert {path.name for path in GOLDEN.iterdir()} == known
+
+
+@pytest.fixture
+def conv(tmp_path: Path) -> Signature:
+    return signature_of(nets.save(nets.conv_net(), tmp_path / "net.onnx"))
+
+
+@pytest.fixture
+def board() -> Target:
+    return find_target("rpi5")
+
+
+def reason(made: Plan) -> str:
+    (left,) = made.left_out
+    return left.reason
+
+
+FP32 = Recipe("mine", "", "int8", (StepSpec("optimize-graph", {}),))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (dataclasses.replace(FP32, runtime="tensorflow-lite"), "runtime 'tensorflow-lite' is not known"),
+        (dataclasses.replace(FP32, needs_ops=("Attention",)), "no Attention"),
+        (dataclasses.replace(FP32, needs_isa=("avx512",)), "has none of avx512"),
+        (dataclasses.replace(FP32, min_opset=21), "needs opset 21"),
+        (dataclasses.replace(FP32, needs_samples=True), "give --samples"),
+    ],
+)
+def test_every_reason_to_leave_a_recipe_out(conv: Signature, board: Target, recipe: Recipe, words: str) -> None:
+    made = plan(conv, board, [recipe], None)
+    assert [candidate.name for candidate in made.candidates] == ["baseline"]
+    assert words in reason(made)
+
+
+def test_what_is_quantized_already_is_not_quantized_again(conv: Signature, board: Target) -> None:
+    quantized = dataclasses.replace(conv, op_types=(*conv.op_types, "QuantizeLinear"))
+    made = plan(quantized, board, [FP32], None)
+    assert "quantized already" in reason(made)
+    assert made.baseline.precision == "int8"
+
+
+def test_the_scheme_is_what_the_target_computes_exactly(conv: Signature) -> None:
+    schemes = {}
+    for name in ("x86-64-avx2", "x86-64-avx512-vnni"):
+        made = plan(conv, find_target(name), [find_recipe("int8-static")], samples(conv))
+        schemes[name] = options_of(made.candidates[1].steps[0])["scheme"]
+    assert "auto" not in schemes.values()
+    assert schemes["x86-64-avx2"] != schemes["x86-64-avx512-vnni"], "without VNNI products of two int8 saturate"
+
+
+def test_a_slip_in_an_option_is_found_before_anything_runs(conv: Signature, board: Target) -> None:
+    slip = dataclasses.replace(FP32, steps=(StepSpec("optimize-graph", {"levl": "basic"}),))
+    with pytest.raises(ConfigInvalid, match="Did you mean 'level'"):
+        plan(conv, board, [slip], None)
+    with pytest.raises(UnknownName, match="Did you mean optimize-graph"):
+        plan(conv, board, [dataclasses.replace(FP32, steps=(StepSpec("optimise-graph", {}),))], None)
+
+
+def test_planning_is_pure(conv: Signature, board: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    first = plan(conv, board, all_recipes(), samples(conv))
+    assert as_text(plan(conv, board, all_recipes(), samples(conv))) == as_text(first)
+    assert sorted(tmp_path.rglob("*")) == before
