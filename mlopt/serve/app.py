@@ -84,21 +84,25 @@ class _Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        loading = asyncio.get_running_loop().run_in_executor(self._pool, self._load)
+        loading = asyncio.create_task(self._become_ready())
         yield
         self._metrics.ready.set(0)
         await loading
         self._pool.shutdown(wait=True)
 
-    def _load(self) -> None:
+    async def _become_ready(self) -> None:
+        """Load in a thread; then become ready between two requests, so that the log never has one before `ready`."""
         began = time.perf_counter()
         try:
-            model = Model(self._folder, self._serving)
-            model.warm_up()
+            model = await asyncio.get_running_loop().run_in_executor(self._pool, self._load)
         except NotServable as error:
             self._failed(str(error))
             return
-        give_back_memory()
+        except Exception as error:
+            # A bug: the log gets its traceback, and nobody waits for a server that will never be ready.
+            _LOG.error("fault", exc_info=error)
+            self._failed(f"loading failed with {type(error).__name__}; the line above has the traceback")
+            return
         self._model = model
         self._metrics.ready.set(1)
         _LOG.info(
@@ -110,6 +114,12 @@ class _Server:
                 "pid": os.getpid(),
             },
         )
+
+    def _load(self) -> Model:
+        model = Model(self._folder, self._serving)
+        model.warm_up()
+        give_back_memory()
+        return model
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(page(self._serving), headers=security_headers())

@@ -52,7 +52,8 @@ class Observed:
         route = getattr(endpoint, "__name__", "unknown").strip("_") if endpoint else "unknown"
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.latency.labels(route).observe(seconds)
-        if not (scope["path"].startswith(_QUIET) and status < 400):
+        # A probe asks again and again while the model loads: 503 is its ordinary answer, and `ready` is logged once.
+        if not (scope["path"].startswith(_QUIET) and (status < 400 or status == 503)):
             fields = {"method": scope["method"], "path": scope["path"][:200], "code": status}
             _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id.decode()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import threading
 import time
@@ -210,6 +211,45 @@ def test_the_page_is_whole_and_safe(client: TestClient) -> None:
     facts = re.search(r'<script type="application/json" id="facts">(.*?)</script>', reply.text)
     assert facts
     assert json.loads(facts[1])["classifies"] is True
+
+
+def test_probes_while_it_loads_are_not_logged_and_ready_comes_first(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release, warm_up = threading.Event(), Model.warm_up
+
+    def slow(self: Model) -> None:
+        release.wait(10)
+        warm_up(self)
+
+    monkeypatch.setattr(Model, "warm_up", slow)
+    monkeypatch.setattr(logging.getLogger("mlopt.serve"), "propagate", True)
+    caplog.set_level(logging.INFO, "mlopt.serve")
+    with TestClient(make_app(model_folder, limits=Limits(), failed=pytest.fail)) as client:
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/v2/health/live").status_code == 200
+        release.set()
+        deadline = time.monotonic() + 20
+        while client.get("/v2/health/ready").status_code != 200:
+            assert time.monotonic() < deadline
+        client.get("/metrics")
+        client.get("/v2/health/nonsense")
+        assert client.post(INFER, json={"inputs": [tensor()]}).status_code == 200
+    said = [(record.message, getattr(record, "code", None)) for record in caplog.records]
+    assert said == [("ready", None), ("request", 404), ("request", 200)]
+
+
+def test_a_bug_while_loading_ends_the_server_with_its_traceback(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Model, "warm_up", lambda self: {}["absent"])
+    monkeypatch.setattr(logging.getLogger("mlopt.serve"), "propagate", True)
+    reasons: list[str] = []
+    with TestClient(make_app(model_folder, limits=Limits(), failed=reasons.append)):
+        pass
+    assert len(reasons) == 1
+    assert "KeyError" in reasons[0]
+    assert any(record.exc_info for record in caplog.records)
 
 
 def test_request_ids_are_kept_or_made(client: TestClient) -> None:
