@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlopt.artifact import Artifact
 from mlopt.check.accuracy import compare
+from mlopt.check.labels import check_labels
 from mlopt.choose import Judged, judge
 from mlopt.errors import UnsupportedModel, WorkerFailed
 from mlopt.measure.interleave import Subject, measure_together
@@ -51,24 +52,39 @@ def assess(
     )
 
 
+def check_baseline(prepared: Prepared, progress: Progress) -> None:
+    """Raise `LabelsMismatch` before anything is built when labels and the baseline's answers are strangers."""
+    labels = prepared.evaluation.labels
+    if labels is None or prepared.split is None:
+        return
+    progress.about = BASELINE
+    outcomes = _evaluated(prepared, BASELINE, prepared.exported)
+    progress.about = ""
+    offset = prepared.project.samples.label_offset
+    check_labels(outcomes, labels, offset=offset, where=prepared.split.source.where)
+
+
+def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
+    step = Evaluate(
+        samples=prepared.evaluation,
+        runtime=prepared.runtimes[name],
+        device=prepared.device,
+        threads=prepared.machine.cores,
+        batch=prepared.batch(prepared.profile.method.offline_batch),
+    )
+    return prepared.store.run(step, artifact)
+
+
 def _accuracies(
     prepared: Prepared, artifacts: Mapping[str, Artifact], failures: dict[str, str], progress: Progress
 ) -> dict[str, Accuracy]:
     """Against the baseline, sample by sample. The integer kernels that ran are this machine's: where the
     target is another, that is what the grade says."""
-    samples = prepared.evaluation
     outcomes: dict[str, Artifact] = {}
     for name, artifact in artifacts.items():
         progress.about = name
-        step = Evaluate(
-            samples=samples,
-            runtime=prepared.runtimes[name],
-            device=prepared.device,
-            threads=prepared.machine.cores,
-            batch=prepared.batch(prepared.profile.method.offline_batch),
-        )
         try:
-            outcomes[name] = prepared.store.run(step, artifact)
+            outcomes[name] = _evaluated(prepared, name, artifact)
         except (UnsupportedModel, WorkerFailed) as error:
             if name == BASELINE:
                 raise
@@ -78,7 +94,7 @@ def _accuracies(
         name: compare(
             outcomes[BASELINE],
             outcome,
-            labels=samples.labels,
+            labels=prepared.evaluation.labels,
             generated=prepared.split is None,
             device=prepared.device,
             grade="measured" if prepared.on_this_machine else "estimated",

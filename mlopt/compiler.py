@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlopt.assess import assess
+from mlopt.assess import assess, check_baseline
 from mlopt.build import build
 from mlopt.bundle import Bundle, check_place
 from mlopt.choose import choose
@@ -20,6 +20,7 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
     """
     prepared = prepare(request, progress)
     check_place(place(prepared))
+    check_baseline(prepared, progress)
     artifacts, failures = build(prepared, progress)
     baseline, *others = assess(prepared, artifacts, failures, progress)
     choice = choose(

@@ -181,6 +181,7 @@ def _split(request: Request, project: Project, facts: Signature) -> Split | None
             constants={name: spec for name, spec in project.inputs.items() if spec.value is not None},
             calibration=request.calibration or said.calibration,
             seed=request.seed if request.seed is not None else said.seed or 0,
+            labels=said.labels,
             label_offset=said.label_offset,
             classes=said.classes,
             root=project.root,

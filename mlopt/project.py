@@ -74,6 +74,7 @@ class SamplesSpec:
     path: str | None = None
     calibration: int | None = None
     seed: int | None = None
+    labels: bool = True
     label_offset: int = 0
     classes: tuple[str, ...] = ()
 
@@ -138,13 +139,14 @@ def read_project(path: Path) -> Project:
 class SamplesTable:
     """`path` is a folder with labels.csv, a folder of class folders, an .npz or `pkg.mod:callable`.
 
-    `calibration` counts samples; `label-offset` is added to every label; `classes` is a list of names, or a
-    text file with one on each line.
+    `calibration` counts samples; `labels` false leaves those that came along out of the judgement; `label-offset` is
+    added to every label; `classes` is a list of names, or a text file with one on each line.
     """
 
     path: str | None = None
     calibration: int | None = None
     seed: int | None = None
+    labels: bool = True
     label_offset: int = 0
     classes: str | tuple[str, ...] = ()
 
@@ -207,6 +209,7 @@ def _samples(said: SamplesTable, path: Path) -> SamplesSpec:
         path=said.path,
         calibration=said.calibration,
         seed=said.seed,
+        labels=said.labels,
         label_offset=said.label_offset,
         classes=_names(path.parent / classes, path) if isinstance(classes, str) else classes,
     )

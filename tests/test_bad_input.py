@@ -89,6 +89,8 @@ def prepare(place: Path) -> None:
     np.savez(place / "small.npz", x=x[:, :, :16], y=np.arange(8))
     np.savez(place / "far.npz", x=x, y=np.arange(8) + 90)
     np.savez(place / "short.npz", x=x, y=np.arange(5))
+    guess = np.random.default_rng(3)
+    np.savez(place / "strange.npz", x=guess.random((300, 3, 32, 32), np.float32), y=guess.integers(0, 10, 300))
     np.savez(place / "one.npz", x=x[:1], y=np.arange(1))
     (place / "bad.npz").write_bytes(b"PK\x03\x04 not really")
     (place / "pictures").mkdir()
@@ -131,6 +133,7 @@ TABLE = [  # what is typed, exit code, words of the message
     ("compile net.onnx --samples far.npz", 17, "10 classes (0 to 9)"),
     ("compile net.onnx --samples short.npz", 17, "short.npz"),
     ("compile net.onnx --samples pictures", 17, "gone.jpg"),
+    ("compile net.onnx --samples strange.npz", 17, "do not fit the model"),
     ("compile net.onnx -t rpi55", 18, "Did you mean rpi5"),
     ("compile net.onnx -t ./board.toml", 18, "./board.toml".removeprefix("./")),
     ("compile net.onnx -p balncd", 18, "Did you mean balanced?"),

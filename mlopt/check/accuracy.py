@@ -68,6 +68,11 @@ def compare(
     )
 
 
+def answers(outcomes: Artifact) -> np.ndarray | None:
+    """The class with the highest score for every sample, int64 [samples]; None when the model is no classifier."""
+    return _outputs(outcomes)[0].argmax(axis=1) if _is_classifier(outcomes) else None
+
+
 def paired_difference(only_baseline: int, only_candidate: int, total: int) -> Interval:
     """Accuracy lost, baseline minus candidate, from the discordant pairs, with its 95 % interval.
 

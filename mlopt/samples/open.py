@@ -7,6 +7,7 @@ Four kinds: a folder with `labels.csv`, a folder of class folders (or of plain i
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mlopt.errors import LabelsMismatch, SamplesInvalid
 from mlopt.samples.arrays import from_callable, from_npz
 from mlopt.samples.preprocess import Preparation, settle
 from mlopt.samples.samples import Samples, digest_samples
-from mlopt.samples.sources import ImageFiles, Source
+from mlopt.samples.sources import ImageFiles, MappedArrays, Source
 
 if TYPE_CHECKING:
     from mlopt.project import PreprocessSpec
@@ -36,6 +37,7 @@ class Asked:
     constants: Mapping[str, InputSpec] = field(default_factory=dict)
     calibration: int | None = None
     seed: int = 0
+    labels: bool = True
     label_offset: int = 0
     classes: tuple[str, ...] = ()
     root: Path = Path()
@@ -60,6 +62,8 @@ def open_samples(asked: Asked, signature: Signature) -> Split:
     """
     assumed = asked.preprocess is None
     source, used = _source(asked, signature)
+    if not asked.labels:
+        source = dataclasses.replace(source, labels=None)
     if len(source) < 2:
         raise SamplesInvalid(
             f"Only {len(source)} sample was found; calibration and evaluation need one each at least.",
@@ -76,7 +80,7 @@ def open_samples(asked: Asked, signature: Signature) -> Split:
     return Split(calibration, evaluation, source, used.as_json() if used else None, assumed and used is not None)
 
 
-def _source(asked: Asked, signature: Signature) -> tuple[Source, Preparation | None]:
+def _source(asked: Asked, signature: Signature) -> tuple[ImageFiles | MappedArrays, Preparation | None]:
     where = Path(asked.where)
     free = [tensor for tensor in signature.inputs if tensor.name not in asked.constants]
     if not where.exists() and ":" in asked.where:

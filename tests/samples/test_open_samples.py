@@ -51,6 +51,12 @@ def test_labels_csv(folder: Path) -> None:
     assert labels.tolist() == [split.source.label(index) for index in split.evaluation.indices]
 
 
+def test_labels_can_be_left_out_of_the_judgement(folder: Path) -> None:
+    split = open_samples(Asked(str(folder), labels=False), SIGNATURE)
+    assert split.evaluation.labels is None
+    assert split.source.classes[3] == "class 3", "names are still names"
+
+
 def test_class_folders_are_numbered_in_order(tmp_path: Path) -> None:
     for name in ("cat", "ant", "bee"):
         (tmp_path / "s" / name).mkdir(parents=True)
