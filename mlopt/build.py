@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mlopt.artifact import Artifact
@@ -31,5 +32,23 @@ def build(prepared: Prepared, progress: Progress) -> tuple[dict[str, Artifact], 
             failures[candidate.name] = error.what
         else:
             artifacts[candidate.name] = artifact
+    for name, first in _doubles(prepared, artifacts).items():
+        del artifacts[name]
+        failures[name] = f"it comes out as {first}, byte for byte"
     progress.about = ""
     return artifacts, failures
+
+
+def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Candidates that are another one once more (the same bytes in the same runtime), and which; not what must ship.
+
+    Of several the one with the fewest steps stays: the others came to the same end by a longer way.
+    """
+    first: dict[tuple[str, str], str] = {}
+    doubles: dict[str, str] = {}
+    for candidate in sorted(prepared.plan.candidates, key=lambda one: len(one.steps)):
+        if artifact := artifacts.get(candidate.name):
+            same = first.setdefault((artifact.digest, candidate.runtime), candidate.name)
+            if same != candidate.name != prepared.request.ship:
+                doubles[candidate.name] = same
+    return doubles

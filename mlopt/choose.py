@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from mlopt.check.accuracy import samples_needed
 from mlopt.errors import UnsupportedModel
+from mlopt.intervals import samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
 from mlopt.units import format_bytes, format_percent, format_points, format_seconds
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from mlopt.signature import walk
 
 # A protobuf message ends at 2 GiB; the margin leaves room for the graph itself.
 _ONE_FILE: Final = 1_800_000_000
+_NOTES: Final = "mlopt.notes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,19 @@ class ExternalTensor:
     name: str
     location: str
     end: int
+
+
+def note(model: Any, notes: Iterable[str]) -> None:
+    """Put sentences on what was decided in making a model into its metadata, in place of what is there."""
+    del model.metadata_props[:]
+    if said := list(notes):
+        model.metadata_props.add(key=_NOTES, value=json.dumps(said))
+
+
+def notes_in(path: Path) -> tuple[str, ...]:
+    """The sentences that `note` put there."""
+    props = {entry.key: entry.value for entry in load_graph(path).metadata_props}
+    return tuple(str(said) for said in json.loads(props.get(_NOTES, "[]")))
 
 
 def load_graph(path: Path) -> Any:

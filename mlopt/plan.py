@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
 from mlopt.errors import ConfigInvalid
+from mlopt.intervals import Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.step import Step, installed
@@ -58,19 +59,21 @@ def plan(
     recipes: Sequence[Recipe],
     calibration: Samples | None,
     probe: Samples | GeneratedSamples,
+    allowed: Allowed,
 ) -> Plan:
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
-    model takes, real or generated, for steps that only look whether values overflow.
+    model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
+    of a variant may lose, for steps that search inside it.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
     for recipe in recipes:
-        if reason := _illegal(recipe, signature, target, calibration):
+        if reason := _illegal(recipe, signature, target, calibration) or _hopeless(recipe, allowed):
             left_out.append(LeftOut(recipe.name, reason))
         else:
-            steps = tuple(_step(spec, recipe, target, calibration, probe) for spec in recipe.steps)
+            steps = tuple(_step(spec, recipe, target, calibration, probe, allowed) for spec in recipe.steps)
             candidates.append(Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps))
     return Plan(tuple(candidates), tuple(left_out))
 
@@ -99,24 +102,37 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
     return ""
 
 
+def _hopeless(recipe: Recipe, allowed: Allowed) -> str:
+    searches = any("allowed" in _fields(registry.load("mlopt.steps", spec.name)) for spec in recipe.steps)
+    if searches and allowed.hopeless:
+        return f"{allowed.samples} evaluation samples cannot prove the budget for any model that changes an answer"
+    return ""
+
+
+def _fields(kind: Any) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind))
+
+
 def _step(
     spec: StepSpec,
     recipe: Recipe,
     target: Target,
     calibration: Samples | None,
     probe: Samples | GeneratedSamples,
+    allowed: Allowed,
 ) -> Step:
-    """The step that a recipe names, with its options, the calibration samples and the target's int8 scheme.
+    """The step that a recipe names, with its options, the calibration samples, the target's int8 scheme and what
+    the profile allows.
 
     Raises `ConfigInvalid` for an option that the step does not have, `UnknownName` for the step itself.
     """
     kind = registry.load("mlopt.steps", spec.name)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = _fields(kind)
     options: dict[str, Any] = {}
     for key, value in spec.options.items():
         name = key.replace("-", "_")
         if name not in fields:
-            near = difflib.get_close_matches(name, list(fields), n=1)
+            near = difflib.get_close_matches(name, sorted(fields), n=1)
             guess = f" Did you mean {near[0].replace('_', '-')!r}?" if near else ""
             raise ConfigInvalid(
                 f"Step {spec.name!r} has no option {key!r}.{guess}",
@@ -130,6 +146,8 @@ def _step(
         options["calibration"] = calibration
     if "probe" in fields:
         options["probe"] = probe
+    if "allowed" in fields:
+        options["allowed"] = allowed
     step: Step = kind(**options)
     return step
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused
+from mlopt.intervals import allowed
 from mlopt.measurement import OutputParity
 from mlopt.plan import BASELINE, Plan, plan
 from mlopt.profile import DEFAULT, Profile, find_profile
@@ -100,7 +101,12 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     real = list(itertools.islice(split.evaluation.feeds(batch=1), _PARITY_SAMPLES)) if split else None
     parity = check_parity(source, exported, store=store, factory=factory, root=root, inputs=project.inputs, feeds=real)
     candidates = plan(
-        facts, target, recipes, split.calibration if split else None, split.calibration if split else evaluation
+        facts,
+        target,
+        recipes,
+        split.calibration if split else None,
+        split.calibration if split else evaluation,
+        allowed(profile.budgets, len(evaluation), labelled=bool(split and split.source.labelled)),
     )
     _check_ship(request, candidates)
     machine = detect()

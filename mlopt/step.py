@@ -55,6 +55,8 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, (frozenset, set)):
         return sorted(str(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{value!r} cannot be an option of a step: it has no stable JSON form and no digest")

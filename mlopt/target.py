@@ -14,7 +14,7 @@ from mlopt.units import Bytes, BytesPerSecond, Hertz, OpsPerSecond, Watts
 
 if TYPE_CHECKING:
     from mlopt.host import Machine
-    from mlopt.steps.quantize_static import Scheme
+    from mlopt.steps.qdq import Scheme
 
 HOST: Final = "host"
 

@@ -125,6 +125,17 @@ def test_ship_ships_what_was_asked_for(place: Path, tmp_path: Path) -> None:
     assert "QuantizeLinear" in operators
 
 
+def test_a_search_that_keeps_nothing_is_not_timed_twice(place: Path, tmp_path: Path) -> None:
+    recipes = ("--recipe", "int8-mixed", "--recipe", "int8-static")
+    report, _ = compiled(place, "--samples", "samples.npz", "-p", "./small.toml", *recipes, out=tmp_path)
+    mixed = next(one for one in report["candidates"] if one["name"] == "int8-mixed")
+    assert mixed["failure"] == "it comes out as int8-static, byte for byte"
+    report, _ = compiled(
+        place, "--samples", "samples.npz", "-p", "./small.toml", *recipes, "--ship", "int8-mixed", out=tmp_path
+    )
+    assert shipped(report)["name"] == "int8-mixed", "what was asked for by name ships, whoever else is the same"
+
+
 def test_several_targets_one_bundle_and_one_line_of_json_each(place: Path, tmp_path: Path) -> None:
     asked = (
         "-p",

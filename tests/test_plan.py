@@ -16,6 +16,7 @@ import pytest
 
 from mlopt.artifact import Digest
 from mlopt.errors import ConfigInvalid, UnknownName
+from mlopt.intervals import Allowed
 from mlopt.plan import Plan
 from mlopt.plan import plan as plan_of
 from mlopt.recipe import Recipe, StepSpec, all_recipes, find_recipe
@@ -26,6 +27,7 @@ from mlopt.signature import Signature, signature_of
 from mlopt.step import options_of
 from mlopt.target import Target, find_target
 
+ALLOWED = Allowed(400, drop=0.03)
 GOLDEN = Path(__file__).parent / "golden" / "plan"
 MODELS = {"conv": nets.conv_net, "matmul": nets.matmul_net}
 TARGETS = ("rpi4", "rpi5", "jetson-orin-nano-8gb", "x86-64-avx2", "x86-64-avx512-vnni", "graviton3", "h100")
@@ -45,8 +47,15 @@ def samples(signature: Signature) -> Samples:
     return Samples(source, (0, 1), signature, {}, Digest("0" * 64))
 
 
-def plan(signature: Signature, target: Target, recipes: Sequence[Recipe], calibration: Samples | None) -> Plan:
-    return plan_of(signature, target, recipes, calibration, calibration or GeneratedSamples(signature, 4, 0))
+def plan(
+    signature: Signature,
+    target: Target,
+    recipes: Sequence[Recipe],
+    calibration: Samples | None,
+    allowed: Allowed = ALLOWED,
+) -> Plan:
+    probe = calibration or GeneratedSamples(signature, 4, 0)
+    return plan_of(signature, target, recipes, calibration, probe, allowed)
 
 
 def as_text(made: Plan) -> str:
@@ -114,6 +123,15 @@ def test_every_reason_to_leave_a_recipe_out(conv: Signature, board: Target, reci
     made = plan(conv, board, [recipe], None)
     assert [candidate.name for candidate in made.candidates] == ["baseline"]
     assert words in reason(made)
+
+
+def test_a_search_is_left_out_where_no_samples_could_prove_its_result(conv: Signature, board: Target) -> None:
+    mixed = find_recipe("int8-mixed")
+    assert not plan(conv, board, [mixed], samples(conv)).left_out
+    (left,) = plan(conv, board, [mixed], samples(conv), Allowed(40, drop=0.01)).left_out
+    assert left.reason == "40 evaluation samples cannot prove the budget for any model that changes an answer"
+    static = find_recipe("int8-static")
+    assert not plan(conv, board, [static], samples(conv), Allowed(40, drop=0.01)).left_out, "it searches nothing"
 
 
 def test_what_is_quantized_already_is_not_quantized_again(conv: Signature, board: Target) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from mlopt.artifact import Artifact
-from mlopt.measurement import Accuracy, Grade, Interval
+from mlopt.intervals import paired_difference, proportion
+from mlopt.measurement import Accuracy, Grade
 
 if TYPE_CHECKING:
     import numpy as np
 
-_Z: Final = 1.959963984540054  # two-sided 95 % of the normal distribution
 _ROWS: Final = 256
 
 
@@ -71,41 +71,6 @@ def compare(
 def answers(outcomes: Artifact) -> np.ndarray | None:
     """The class with the highest score for every sample, int64 [samples]; None when the model is no classifier."""
     return _outputs(outcomes)[0].argmax(axis=1) if _is_classifier(outcomes) else None
-
-
-def paired_difference(only_baseline: int, only_candidate: int, total: int) -> Interval:
-    """Accuracy lost, baseline minus candidate, from the discordant pairs, with its 95 % interval.
-
-    The adjusted Wald interval of Bonett and Price (2012, "Adjusted Wald confidence interval for a
-    difference of binomial proportions based on paired data"), which covers well at small counts.
-
-    >>> paired_difference(0, 0, 1000).value
-    0.0
-    """
-    lost, won = (only_baseline + 1) / (total + 2), (only_candidate + 1) / (total + 2)
-    half = _Z * math.sqrt((lost + won - (lost - won) ** 2) / (total + 2))
-    value = (only_baseline - only_candidate) / total
-    centre = lost - won
-    return Interval(value, centre - half, centre + half, "Bonett-Price adjusted Wald, paired, 95 %")
-
-
-def proportion(successes: int, total: int) -> Interval:
-    """A proportion with Wilson's 95 % score interval (1927).
-
-    >>> round(proportion(95, 100).low, 3)
-    0.888
-    """
-    share, z2 = successes / total, _Z * _Z
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), "Wilson score, 95 %")
-
-
-def samples_needed(limit: float, drop: Interval, total: int) -> int | None:
-    """About how many samples would prove `drop` to be below `limit`, were it to stay as it is; None if never."""
-    room = limit - drop.value
-    half = (drop.high - drop.low) / 2
-    return math.ceil(total * (half / room) ** 2) if room > 0 else None
 
 
 def _outputs(outcomes: Artifact) -> list[np.ndarray]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlopt.artifact import Artifact
-from mlopt.check.accuracy import answers, proportion
+from mlopt.check.accuracy import answers
 from mlopt.errors import LabelsMismatch
+from mlopt.intervals import proportion
 from mlopt.units import format_percent
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mlopt import host
 from mlopt.artifact import Artifact
 from mlopt.choose import Choice, Judged
+from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
 from mlopt.report.report import (
     SCHEMA,
@@ -152,6 +153,7 @@ def _candidate(
         pareto=candidate.name in choice.pareto,
         why_not=failure or choice.why_not.get(candidate.name, ""),
         failure=failure,
+        notes=notes_in(artifact.main) if artifact else (),
     )
 
 

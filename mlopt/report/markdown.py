@@ -23,6 +23,7 @@ def to_markdown(report: Report) -> str:
         *(f"> ⚠️ {_escaped(warning)}" for warning in verdict.warnings(report)),
         _budgets(report),
         _candidates(table),
+        _decided(table),
         _others(table),
         _folded("Recipes left out", [f"- {_strong(one.recipe)}: {_escaped(one.reason)}" for one in report.left_out]),
         _folded("Parity, samples, image, steps", _evidence(report)),
@@ -82,6 +83,11 @@ def _grades(table: Table) -> str:
     }
     where = f"Numbers are measured on {_escaped(text.listed(sorted(sources)))}" if sources else "Nothing was timed"
     return f"{where}; {text.ABSENT} is unmeasured; in brackets the 95 % interval."
+
+
+def _decided(table: Table) -> str:
+    lines = [f"- {_strong(row.candidate.name)}: {_escaped(note)}" for row in table.rows for note in row.candidate.notes]
+    return "\n".join(["**What the steps decided**", "", *lines]) if lines else ""
 
 
 def _others(table: Table) -> str:

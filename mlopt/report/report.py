@@ -75,7 +75,7 @@ class CandidateFacts:
     """One candidate with all its numbers. `eligible`: inside every budget and proven not worse than the baseline.
 
     `why_not` says in one sentence what disqualified it, empty for the winner. `failure` is set when a step or
-    the runtime refused it, and then there are no numbers.
+    the runtime refused it, and then there are no numbers. `notes` say what its steps decided by themselves.
     """
 
     name: str
@@ -92,6 +92,7 @@ class CandidateFacts:
     pareto: bool
     why_not: str
     failure: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

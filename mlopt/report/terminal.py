@@ -61,6 +61,9 @@ def to_terminal(report: Report, *, width: int, color: bool) -> str:
         lines += [_painted(line, "warn", color) for line in _wrapped(f"! {warning}", width, indent="  ")]
     lines += ["", *_candidates(table, width, color)]
     lines += [_painted(line, "dim", color) for line in _wrapped(_evidence(table), width, indent="  ")]
+    lines += _reasons(
+        "decided", [(row.candidate.name, note) for row in table.rows for note in row.candidate.notes], width, color
+    )
     lines += _reasons("why not", _why_not(table), width, color)
     lines += _reasons("left out", [(one.recipe, one.reason) for one in report.left_out], width, color)
     lines += _reasons("notes", [("", note) for note in report.notes], width, color)

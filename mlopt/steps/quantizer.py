@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlopt.artifact import Artifact
 from mlopt.errors import MloptError, UnsupportedModel
+from mlopt.onnx_file import note
+from mlopt.precision.groups import name_nodes
 
 _SAID = 300  # characters of a tool's own words
 _FLOATS = (1, 10, 11, 16)  # float, float16, double, bfloat16 in onnx.TensorProto
@@ -19,7 +21,7 @@ _FLOATS = (1, 10, 11, 16)  # float, float16, double, bfloat16 in onnx.TensorProt
 
 @contextmanager
 def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
-    """The source as an onnx.ModelProto with shapes inferred; BatchNorm folded first when `optimize`.
+    """The source as an onnx.ModelProto, shapes inferred, nodes named; BatchNorm folded first when `optimize`.
 
     `value_info` is inferred anew: what exporters leave there may contradict the graph, and the quantizer dies
     of it. Raises `UnsupportedModel` when the model is quantized already or its shapes cannot be inferred.
@@ -36,6 +38,7 @@ def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
             path = _optimized(path, Path(scratch) / "optimized.onnx")
         model = onnx.load(str(path))
         del model.graph.value_info[:]
+        name_nodes(model.graph)
         with third_party("onnxruntime's quantizer", source):
             inferred = onnx.shape_inference.infer_shapes(model)
             add_infer_metadata(inferred)
@@ -61,12 +64,15 @@ def third_party(tool: str, source: Artifact) -> Iterator[None]:
         ) from error
 
 
-def saved(path: Path) -> None:
-    """Drop the tool's marks that would differ between runs, and check the model that was written."""
+def saved(path: Path, *, notes: Iterable[str] = ()) -> None:
+    """Drop the tool's marks that would differ between runs, and check the model that was written.
+
+    `notes` are sentences on what was decided in making it; they travel in its metadata (`onnx_file.notes_in`).
+    """
     import onnx
 
     model = onnx.load(str(path))
-    del model.metadata_props[:]
+    note(model, notes)
     model.producer_name = "mlopt"
     model.producer_version = ""
     onnx.save(model, str(path))

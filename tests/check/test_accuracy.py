@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlopt.artifact import OUTCOMES, Artifact, Digest
-from mlopt.check.accuracy import compare, paired_difference, proportion, samples_needed
+from mlopt.check.accuracy import compare
 
 
 def outcomes(folder: Path, *outputs: np.ndarray) -> Artifact:
@@ -88,27 +88,3 @@ def test_nan_in_a_candidate_is_no_agreement(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.sqnr == -math.inf
     assert not found.cosine >= 0.99
-
-
-@pytest.mark.parametrize(("total", "lost", "won"), [(100, 0.05, 0.05), (400, 0.04, 0.01), (2000, 0.02, 0.02)])
-def test_paired_interval_covers(total: int, lost: float, won: float) -> None:
-    """The 95 % interval holds the true difference in at least 93 % of 4000 simulated evaluations."""
-    draws = np.random.default_rng(7).multinomial(total, [lost, won, 1 - lost - won], size=4000)
-    intervals = [paired_difference(int(a), int(b), total) for a, b, _ in draws]
-    covered = np.mean([found.low <= lost - won <= found.high for found in intervals])
-    assert covered >= 0.93
-
-
-def test_wilson_matches_the_published_example() -> None:
-    found = proportion(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
-    assert found.low == pytest.approx(0.2553, abs=5e-5)
-    assert found.high == pytest.approx(0.3662, abs=5e-5)
-
-
-def test_samples_needed() -> None:
-    drop = paired_difference(3, 3, 400)
-    needed = samples_needed(0.005, drop, 400)
-    assert needed is not None
-    share = 3 / 400
-    assert paired_difference(int(share * needed), int(share * needed), needed).high == pytest.approx(0.005, abs=8e-4)
-    assert samples_needed(0.005, paired_difference(30, 3, 400), 400) is None

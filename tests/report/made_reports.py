@@ -21,6 +21,12 @@ from mlopt.report.report import (
 )
 
 DEVICE = "Intel Xeon Processor @ 2.60GHz, 2 cores"
+NOTES = {
+    "int8-static": (
+        "3 of 26 groups of nodes stay in floating point (7% of the work): conv1, fire2/squeeze, fire3/expand",
+        "2.10% of answers expected to change, +0.21 points of top-1, SQNR 27.1 dB (3 evaluations)",
+    )
+}
 NASTY = '<script>alert("x")</script>|`*_[a](b)\x1b[31m\u202e & "quoted" \'single\''
 LONG = "int8-static-per-channel-entropy-calibrated-with-first-and-last-layers-in-fp32-and-a-very-long-name"
 
@@ -323,7 +329,12 @@ def nasty() -> Report:
     return replace(
         report,
         candidates=tuple(
-            replace(one, name=names.get(one.name, one.name), why_not=one.why_not + (" " + NASTY if one.why_not else ""))
+            replace(
+                one,
+                name=names.get(one.name, one.name),
+                notes=(NASTY,),
+                why_not=one.why_not + (" " + NASTY if one.why_not else ""),
+            )
             for one in report.candidates
         ),
         winner=NASTY,
@@ -433,6 +444,7 @@ def _candidate(
         pareto=False,
         why_not="",
         failure="",
+        notes=NOTES.get(name, ()),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from report import made_reports
 
+from mlopt.report.html import to_html
 from mlopt.report.markdown import to_markdown
 from mlopt.report.terminal import columns_of, to_terminal
 
@@ -67,6 +68,14 @@ def test_terminal_names_what_was_not_measured() -> None:
     shown = to_terminal(made_reports.elsewhere(), width=80, color=False)
     assert "! Nothing was timed" in shown
     assert not re.search(r"\d ms", shown)
+
+
+def test_what_the_steps_decided_is_said_everywhere() -> None:
+    report = made_reports.labelled()
+    (note, _) = made_reports.NOTES["int8-static"]
+    assert f"int8-static: {note}" in to_terminal(report, width=200, color=False)
+    assert note in to_markdown(report).replace("\\", "")
+    assert note in to_html(report)
 
 
 def test_markdown_cannot_become_markup() -> None:

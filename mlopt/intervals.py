@@ -1,0 +1,128 @@
+"""What a number of samples can prove: intervals of proportions, and how many disagreements a budget leaves room for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mlopt.measurement import Interval
+
+if TYPE_CHECKING:
+    from mlopt.profile import Budgets
+
+_Z: Final = 1.959963984540054  # two-sided 95 % of the normal distribution
+_CAUTION: Final = 0.6744897501960817  # one-sided 75 %: what is aimed at the bound itself misses it every other time
+
+
+def paired_difference(only_baseline: float, only_candidate: float, total: int) -> Interval:
+    """Accuracy lost, baseline minus candidate, from the discordant pairs, with its 95 % interval.
+
+    The adjusted Wald interval of Bonett and Price (2012, "Adjusted Wald confidence interval for a
+    difference of binomial proportions based on paired data"), which covers well at small counts.
+
+    >>> paired_difference(0, 0, 1000).value
+    0.0
+    """
+    lost, won = (only_baseline + 1) / (total + 2), (only_candidate + 1) / (total + 2)
+    half = _Z * math.sqrt((lost + won - (lost - won) ** 2) / (total + 2))
+    value = (only_baseline - only_candidate) / total
+    centre = lost - won
+    return Interval(value, centre - half, centre + half, "Bonett-Price adjusted Wald, paired, 95 %")
+
+
+def proportion(successes: float, total: int) -> Interval:
+    """A proportion with Wilson's 95 % score interval (1927).
+
+    >>> round(proportion(95, 100).low, 3)
+    0.888
+    """
+    share, z2 = successes / total, _Z * _Z
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), "Wilson score, 95 %")
+
+
+def samples_needed(limit: float, drop: Interval, total: int) -> int | None:
+    """About how many samples would prove `drop` to be below `limit`, were it to stay as it is; None if never."""
+    room = limit - drop.value
+    half = (drop.high - drop.low) / 2
+    return math.ceil(total * (half / room) ** 2) if room > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Expected shares of answers, from `seen` samples.
+
+    `flips` change their arg-max; with labels, `lost` turn from right to wrong and `won` from wrong to right.
+    """
+
+    seen: int
+    flips: float
+    lost: float | None = None
+    won: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What answers may lose so that the budgets will likely (3 of 4) be proven on `samples` samples.
+
+    `drop` bounds accuracy lost, `agreement` the share of equal answers, as fractions; `sqnr` in decibel. None asks
+    for nothing.
+    """
+
+    samples: int
+    drop: float | None = None
+    agreement: float | None = None
+    sqnr: float | None = None
+
+    def keeps_answers(self, expected: Changes) -> bool:
+        """Whether these expected changes of answers leave the bounds inside.
+
+        What is expected was itself seen on few samples: both their chance and that of the `samples` to come count.
+
+        >>> Allowed(342, drop=0.03).keeps_answers(Changes(seen=128, flips=0.06, lost=0.01, won=0.01))
+        True
+        >>> Allowed(342, drop=0.01).keeps_answers(Changes(seen=128, flips=0.06, lost=0.01, won=0.01))
+        False
+        """
+        if self.drop is not None and expected.lost is not None and expected.won is not None:
+            # Rounding wins answers by chance alone, so that more won than lost is chance too.
+            won = min(expected.won, expected.lost)
+            caution = _CAUTION * self._spread(expected.lost + expected.won, expected.seen)
+            if _drop_bound(expected.lost, won, self.samples) + caution > self.drop:
+                return False
+        if self.agreement is None:
+            return True
+        caution = _CAUTION * self._spread(expected.flips * (1 - expected.flips), expected.seen)
+        return _agreement_bound(expected.flips, self.samples) - caution >= self.agreement
+
+    def _spread(self, variance: float, seen: int) -> float:
+        return math.sqrt(variance / self.samples + (variance / seen if seen else 0.0))
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so few samples prove the budgets for no model that changes any answer."""
+        return not self.keeps_answers(Changes(0, 0.0, 0.0, 0.0))
+
+
+def allowed(budgets: Budgets, samples: int, *, labelled: bool) -> Allowed:
+    """`max_drop` is judged with labels, `min_agreement` and `min_cosine` without, `min_sqnr` always."""
+    least = [] if budgets.min_sqnr is None else [float(budgets.min_sqnr)]
+    if not labelled and budgets.min_cosine is not None and budgets.min_cosine < 1:
+        # For noise that is independent of the signal: cosine = 1 - noise / (2 signal), to first order.
+        least.append(-10 * math.log10(2 * (1 - budgets.min_cosine)))
+    return Allowed(
+        samples,
+        drop=budgets.max_drop if labelled else None,
+        agreement=None if labelled else budgets.min_agreement,
+        sqnr=max(least, default=None),
+    )
+
+
+def _drop_bound(lost: float, won: float, samples: int) -> float:
+    return paired_difference(lost * samples, won * samples, samples).high
+
+
+def _agreement_bound(flips: float, samples: int) -> float:
+    return proportion((1 - flips) * samples, samples).low

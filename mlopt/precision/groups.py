@@ -1,0 +1,99 @@
+"""A graph in groups that are quantized or kept together: one matrix product or convolution, and what follows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`name` is the leading node's. `nodes` are those that would be quantized; `work` is multiply-accumulates plus
+    elements written, per sample: what the group costs, in no unit of time."""
+
+    name: str
+    nodes: tuple[str, ...]
+    work: int
+
+
+def name_nodes(graph: Any) -> None:
+    """Give nodes without a name, or with one that an earlier node has, a name of their own."""
+    taken = {node.name for node in graph.node}
+    seen: set[str] = {""}
+    for number, node in enumerate(graph.node):
+        if node.name in seen:
+            name = node.name or f"{node.op_type}_{number}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
+
+
+def groups_of(graph: Any, operators: Collection[str]) -> tuple[Group, ...]:
+    """The groups in the order of the graph. Every node whose operator is in `operators` is in exactly one.
+
+    A node between two products belongs to the later-born of the groups that it reads from, so that keeping a group
+    in floating point moves one border of the integer region and makes no island in its middle.
+    """
+    shapes = _shapes(graph)
+    constants = {tensor.name for tensor in graph.initializer}
+    leaders: list[str] = []
+    members: list[list[Any]] = []
+    owner: dict[str, int] = {}
+    for node in graph.node:
+        before = [owner[name] for name in node.input if name in owner]
+        if node.op_type in _PRODUCTS and node.op_type in operators:
+            number = _born(leaders, members, node.name)
+        elif before:
+            number = max(before)
+        elif any(name not in constants and name for name in node.input):
+            # What touches the input before any product does.
+            number = 0 if leaders else _born(leaders, members, node.name)
+        else:
+            continue
+        members[number].append(node)
+        owner |= dict.fromkeys(node.output, number)
+    return tuple(_grouped(leaders, members, operators, shapes))
+
+
+def _born(leaders: list[str], members: list[list[Any]], name: str) -> int:
+    leaders.append(name)
+    members.append([])
+    return len(leaders) - 1
+
+
+def _grouped(
+    leaders: list[str], members: list[list[Any]], operators: Collection[str], shapes: dict[str, tuple[int, ...]]
+) -> Iterator[Group]:
+    for leader, nodes in zip(leaders, members, strict=True):
+        quantized = tuple(node.name for node in nodes if node.op_type in operators)
+        if quantized:
+            yield Group(leader, quantized, sum(_work(node, shapes) for node in nodes))
+
+
+def _work(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    written = sum(math.prod(shapes.get(name, ())) for name in node.output if name)
+    if node.op_type not in _PRODUCTS:
+        return written
+    weight = shapes.get(node.input[1], ())
+    if node.op_type == "Conv":
+        return written * (1 + math.prod(weight[1:]))
+    if node.op_type == "ConvTranspose":
+        return written + math.prod(shapes.get(node.input[0], ())) * math.prod(weight[1:])
+    inner = shapes.get(node.input[0], (1,))
+    turned = any(entry.name == "transA" and entry.i for entry in node.attribute)
+    return written * (1 + (inner[0] if turned else inner[-1]))
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Sizes by name; a dimension that is not known counts as one, which is one sample for the batch."""
+    shapes = {
+        value.name: tuple(max(1, dim.dim_value) for dim in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

@@ -1,0 +1,101 @@
+"""What quantization does to answers, from few samples: noise against signal, and how many answers it would change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlopt.intervals import Changes
+from mlopt.runners.onnxruntime import OnnxRuntimeRunner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Feeds = Mapping[str, np.ndarray]
+
+_BUDGET: Final = 1 << 28  # bytes of answers to hold; a model with large outputs is judged on fewer samples
+_CROSSED: Final = 256  # samples whose noise is tried on one another
+
+
+def answers(model: Path, feeds: Iterable[Feeds]) -> list[np.ndarray]:
+    """Every output for every feed, joined along the first axis, float32; at most 256 MiB, then no further feed."""
+    import numpy as np
+
+    rows: list[list[np.ndarray]] = []
+    held = 0
+    with OnnxRuntimeRunner(model, threads=1) as runner:
+        for feed in feeds:
+            values = [np.atleast_1d(np.asarray(value)).astype(np.float32) for value in runner.infer(feed)]
+            rows.append(values)
+            held += sum(value.nbytes for value in values)
+            if held > _BUDGET:
+                break
+    return [np.concatenate([row[position] for row in rows]) for position in range(len(rows[0]))]
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """`power` is noise over signal (1 / SQNR, linear), the largest over outputs. `changes` None: no classifier."""
+
+    power: float
+    changes: Changes | None
+
+    @property
+    def sqnr(self) -> float:
+        """Signal over noise in decibel."""
+        return math.inf if self.power == 0 else -10 * math.log10(self.power)
+
+
+def noise(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Noise:
+    """Of answers to the same samples."""
+    import numpy as np
+
+    power = 0.0
+    for one, other in zip(exact, quantized, strict=True):
+        rows = min(len(one), len(other))
+        signal = float(np.square(one[:rows], dtype=np.float64).sum())
+        apart = float(np.square(one[:rows].astype(np.float64) - other[:rows]).sum())
+        if not math.isfinite(apart):
+            power = math.inf
+            break
+        power = max(power, apart / signal if signal else math.inf if apart else 0.0)
+    return Noise(power, changes(exact[0], quantized[0], labels, scale=1.0))
+
+
+def changes(
+    exact: np.ndarray, quantized: np.ndarray, labels: np.ndarray | None = None, *, scale: float
+) -> Changes | None:
+    """What is expected to change when noise `scale` times as large is added to the exact scores; None unless the
+    answers are [samples, classes].
+
+    Counting on n samples cannot see less than 1 / n. Instead the noise of every sample is tried on every other one:
+    n² trials, as many as 256² here, from n samples. Noise is taken in scores (logarithms, where the outputs are
+    probabilities), where it does not depend on how sure the answer is.
+    """
+    import numpy as np
+
+    if exact.ndim != 2 or exact.shape[1] < 2:
+        return None
+    rows = min(len(exact), len(quantized), _CROSSED)
+    first, second = _scores(exact[:rows]), _scores(quantized[:rows])
+    best = first.argmax(axis=1)
+    flips = lost = won = 0
+    for apart in (second - first) * np.float32(scale):
+        now = (first + apart).argmax(axis=1)
+        flips += int((now != best).sum())
+        if labels is not None:
+            right, still = best == labels[:rows], now == labels[:rows]
+            lost += int((right & ~still).sum())
+            won += int((~right & still).sum())
+    trials = rows**2
+    return Changes(rows, flips / trials, *((lost / trials, won / trials) if labels is not None else ()))
+
+
+def _scores(outputs: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    probabilities = outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=1e-3)
+    return np.log(np.maximum(outputs, np.float32(1e-9))) if probabilities else outputs

@@ -1,0 +1,109 @@
+"""How much noise each part of a model brings to its answers when it alone is quantized: measured once, used often."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.errors import UnsupportedModel
+from mlopt.precision.groups import Group, groups_of
+from mlopt.precision.noise import answers, noise
+from mlopt.precision.search import Sensitivity
+from mlopt.steps.qdq import Qdq, Scheme
+from mlopt.steps.quantizer import prepared, saved
+from mlopt.steps.ranges import Calibrator, Range
+
+if TYPE_CHECKING:
+    from mlopt.samples.samples import Samples
+
+_FILE: Final = "sensitivity.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSensitivity:
+    """Leave the model in floating point, and write beside it what `quantize-mixed` needs to choose.
+
+    Each group of nodes (`precision/groups.py`) is quantized alone, as `quantize-static` would with the same options,
+    and run on the first `samples` of `calibration`; noise is taken at the outputs. The ranges are observed on all.
+    """
+
+    name: ClassVar[str] = "measure-sensitivity"
+    version: ClassVar[int] = 1
+    accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
+    produces: ClassVar[Format] = ONNX
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+
+    calibration: Samples
+    scheme: Scheme = "u8s8"
+    per_channel: bool = True
+    calibrator: Calibrator = "min-max"
+    percentile: float = 99.999
+    op_types: tuple[str, ...] = ()
+    samples: int = 32
+
+    def run(self, source: Artifact, into: Path) -> None:
+        qdq = Qdq(self.scheme, self.per_channel, self.op_types)
+        with prepared(source, optimize=True) as model:
+            import onnx
+
+            groups = groups_of(model.graph, qdq.operators)
+            if not groups:
+                raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
+            ranges = qdq.observe(model, self.calibration, into, self.calibrator, self.percentile)
+            result = into / "model.onnx"
+            onnx.save(model, str(result))
+            saved(result)
+            feeds = list(itertools.islice(self.calibration.feeds(batch=1), self.samples))
+            measured = Measured(qdq, ranges, tuple(_each(qdq, model, ranges, groups, answers(result, feeds), feeds)))
+        measured.write(into)
+
+
+def _each(
+    qdq: Qdq, model: Any, ranges: dict[str, Range], groups: tuple[Group, ...], exact: Any, feeds: Any
+) -> Iterable[Sensitivity]:
+    every = {name for group in groups for name in group.nodes}
+    with tempfile.TemporaryDirectory(prefix="mlopt-sensitivity-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        for group in groups:
+            qdq.write(model, ranges, path, keep=every.difference(group.nodes))
+            yield Sensitivity(group, noise(exact, answers(path, feeds)).power)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the step found: how it would quantize, with which ranges, and every group's sensitivity."""
+
+    qdq: Qdq
+    ranges: dict[str, Range]
+    groups: tuple[Sensitivity, ...]
+
+    def write(self, folder: Path) -> None:
+        (folder / _FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True))
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> Measured:
+        """Raises `UnsupportedModel` for an artifact that the step did not make."""
+        try:
+            found = json.loads((artifact.path / _FILE).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise UnsupportedModel(
+                "Nobody measured this model's sensitivity.",
+                where=str(artifact.path),
+                next="put a step measure-sensitivity before quantize-mixed in the recipe",
+            ) from None
+        qdq = found["qdq"]
+        return cls(
+            qdq=Qdq(qdq["scheme"], qdq["per_channel"], tuple(qdq["op_types"])),
+            ranges={name: Range(**ends) for name, ends in found["ranges"].items()},
+            groups=tuple(
+                Sensitivity(Group(**{**one["group"], "nodes": tuple(one["group"]["nodes"])}), one["power"])
+                for one in found["groups"]
+            ),
+        )

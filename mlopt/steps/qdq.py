@@ -1,0 +1,106 @@
+"""QuantizeLinear/DequantizeLinear pairs put into a graph: by which scheme, around which nodes, with which ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlopt.errors import SamplesInvalid
+from mlopt.steps.ranges import Calibrator, Range, observe
+
+if TYPE_CHECKING:
+    from mlopt.samples.samples import Samples
+
+Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Qdq:
+    """How to quantize. `scheme` is activation type, weight type: `u8s8` where the CPU multiplies u8 by s8 without
+    saturating (VNNI, dotprod), `u8s8-7bit` where it saturates (AVX2's vpmaddubsw): seven-bit weights cannot overflow.
+    `op_types` empty means every operator that the runtime has an int8 kernel for.
+    """
+
+    scheme: Scheme
+    per_channel: bool
+    op_types: tuple[str, ...] = ()
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """The operators that get pairs around them."""
+        from onnxruntime.quantization.registry import QDQRegistry
+
+        return frozenset(self.op_types or QDQRegistry)
+
+    def write(self, model: Any, ranges: Mapping[str, Range], into: Path, *, keep: Iterable[str] = ()) -> None:
+        """Quantize a copy of `model` (an onnx.ModelProto with shapes inferred) and write it.
+
+        The nodes named in `keep` stay in floating point.
+        """
+        import numpy as np
+        import onnx
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+        types = {"u": QuantType.QUInt8, "s": QuantType.QInt8}
+        pairs = {name: (np.float32(seen.low), np.float32(seen.high)) for name, seen in ranges.items()}
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        quantizer = QDQQuantizer(
+            copy,
+            per_channel=self.per_channel,
+            reduce_range=self.scheme.endswith("7bit"),
+            weight_qType=types[self.scheme[2]],
+            activation_qType=types[self.scheme[0]],
+            tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(keep),
+            op_types_to_quantize=sorted(self.operators),
+            extra_options={"ActivationSymmetric": self.scheme[0] == "s", "WeightSymmetric": self.scheme[2] == "s"},
+        )
+        quantizer.quantize_model()
+        quantizer.model.save_model_to_file(str(into))
+
+    def observe(self, model: Any, calibration: Samples, scratch: Path, how: Calibrator, cut: float) -> dict[str, Range]:
+        """Ranges of every floating-point tensor that an operator to be quantized reads or writes.
+
+        Raises `SamplesInvalid` when a sample leads to NaN or infinity.
+        """
+        import onnx
+
+        ready = scratch / "prepared.onnx"
+        onnx.save(model, str(ready))
+        try:
+            return observe(
+                ready,
+                self._activations(model.graph),
+                lambda: calibration.feeds(batch=1),
+                calibrator=how,
+                percentile=cut,
+            )
+        except FloatingPointError as error:
+            raise SamplesInvalid(
+                f"A calibration sample leads to NaN or infinity at {error}; a range observed on it means nothing.",
+                where=calibration.source.where,
+                next="remove the broken samples, or look at the model with mlopt inspect",
+            ) from error
+        finally:
+            ready.unlink()
+
+    def _activations(self, graph: Any) -> set[str]:
+        import onnx
+
+        constants = {tensor.name for tensor in graph.initializer}
+        kinds = {
+            value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)
+        }
+        touched = {
+            name
+            for node in graph.node
+            if node.op_type in self.operators
+            for name in (*node.input, *node.output)
+            if name and name not in constants
+        }
+        return {name for name in touched if kinds.get(name) == onnx.TensorProto.FLOAT}

@@ -1,0 +1,104 @@
+"""Mixed precision: int8 wherever the budget of accuracy allows it, floating point for the nodes that it does not."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.errors import UnsupportedModel
+from mlopt.intervals import Allowed, Changes
+from mlopt.precision.groups import Group
+from mlopt.precision.noise import Noise, answers, changes, noise
+from mlopt.precision.search import Mix, Search
+from mlopt.steps.measure_sensitivity import Measured
+from mlopt.steps.quantizer import prepared, saved
+
+if TYPE_CHECKING:
+    from mlopt.samples.samples import Samples
+
+_NAMED: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeMixed:
+    """Quantize, but keep in floating point the fewest groups of nodes with which the answers stay inside the budget.
+
+    Where that is none, the bytes are those of `quantize-static`. Follows `measure-sensitivity`. `allowed` is what the
+    answers may lose, which a plan takes from the profile's budgets and the number of evaluation samples. The search
+    itself sees calibration samples alone, so that those that judge its result are new to it. At most `evaluations`
+    mixes are tried. Raises `UnsupportedModel` when not even one group can be quantized inside the budget.
+    """
+
+    name: ClassVar[str] = "quantize-mixed"
+    version: ClassVar[int] = 1
+    accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
+    produces: ClassVar[Format] = ONNX
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+
+    calibration: Samples
+    allowed: Allowed
+    evaluations: int = 8
+
+    def run(self, source: Artifact, into: Path) -> None:
+        measured = Measured.read(source)
+        labels = self.calibration.labels
+        result = into / "model.onnx"
+        exact = answers(source.main, self.calibration.feeds(batch=1))
+        with prepared(source, optimize=False) as model, tempfile.TemporaryDirectory(prefix="mlopt-mixed-") as scratch:
+
+            def built(kept: tuple[Group, ...], path: Path) -> list[Any]:
+                keep = (name for group in kept for name in group.nodes)
+                measured.qdq.write(model, measured.ranges, path, keep=keep)
+                return answers(path, self.calibration.feeds(batch=1))
+
+            trial = Path(scratch) / "model.onnx"
+            full = built((), trial)
+            everything = noise(exact, full, labels)
+
+            def changes_at(power: float) -> Changes | None:
+                scale = math.sqrt(power / everything.power) if everything.power else 0.0
+                return changes(exact[0], full[0], labels, scale=scale)
+
+            search = Search(
+                measured.groups,
+                self.allowed,
+                lambda kept: noise(exact, built(kept, trial), labels),
+                changes_at,
+                self.evaluations,
+            )
+            mix = search.run(everything)
+            if mix is None:
+                raise UnsupportedModel(_infeasible(everything), where=str(source.main))
+            measured.qdq.write(model, measured.ranges, result, keep=[n for group in mix.kept for n in group.nodes])
+        saved(result, notes=_notes(mix, measured, everything))
+
+
+def _notes(mix: Mix, measured: Measured, everything: Noise) -> Iterator[str]:
+    if not mix.kept:
+        return
+    names = [group.name for group in mix.kept]
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    work = sum(one.group.work for one in measured.groups)
+    share = sum(group.work for group in mix.kept) / max(1, work)
+    part = f"{share:.0%}" if share < 0.995 else "over 99%"
+    yield f"{len(names)} of {len(measured.groups)} groups of nodes stay in floating point ({part} of the work): {shown}"
+    tries = mix.evaluations + 1
+    yield f"{_seen(mix.noise)}, where all int8 gives {_seen(everything)} ({tries} evaluations on calibration samples)"
+
+
+def _seen(noise: Noise) -> str:
+    sqnr = f"SQNR {noise.sqnr:.1f} dB"
+    if noise.changes is None:
+        return sqnr
+    lost, won = noise.changes.lost, noise.changes.won
+    drop = "" if lost is None or won is None else f", {100 * (lost - won):+.2f} points of top-1"
+    return f"{noise.changes.flips:.2%} of answers expected to change{drop}, {sqnr}"
+
+
+def _infeasible(everything: Noise) -> str:
+    return f"No mix of int8 and floating point is likely to keep the budget; all int8 gives {_seen(everything)}."

@@ -1,0 +1,76 @@
+"""The search: fewest groups kept, few evaluations, whatever the noise does; and what cannot be is said."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mlopt.intervals import Allowed
+from mlopt.precision.groups import Group
+from mlopt.precision.noise import Noise
+from mlopt.precision.search import Mix, Search, Sensitivity
+
+COUNT = 40
+
+
+class World:
+    """Groups with seeded noise; what a mix really makes is the sum of its parts' times some, plus what they share."""
+
+    def __init__(self, seed: int, *, together: float) -> None:
+        generator = np.random.default_rng(seed)
+        powers = 10 ** generator.uniform(-6, -2, COUNT)
+        self.groups = tuple(
+            Sensitivity(Group(f"g{number}", (f"n{number}",), int(work)), float(power))
+            for number, (power, work) in enumerate(zip(powers, generator.integers(1, 1000, COUNT), strict=True))
+        )
+        self.together = together
+        self.tried: list[int] = []
+
+    def noise(self, kept: tuple[Group, ...]) -> Noise:
+        left = [one.power for one in self.groups if one.group not in kept]
+        return Noise(sum(left) * self.together, None)
+
+    def evaluate(self, kept: tuple[Group, ...]) -> Noise:
+        self.tried.append(len(kept))
+        return self.noise(kept)
+
+    def search(self, sqnr: float, most: int = 8) -> Mix | None:
+        return Search(self.groups, Allowed(400, sqnr=sqnr), self.evaluate, lambda _: None, most).run(self.noise(()))
+
+
+def fewest(world: World, sqnr: float) -> int | None:
+    """By trying every number of kept groups, in the order of noise for work."""
+    order = [one.group for one in sorted(world.groups, key=lambda one: -one.power / one.group.work)]
+    counts = (count for count in range(COUNT) if world.noise(tuple(order[:count])).sqnr >= sqnr)
+    return next(counts, None)
+
+
+@pytest.mark.parametrize(
+    ("seed", "together", "sqnr"), [*itertools.product(range(4), (0.3, 1.0, 3.0), (15.0, 20.0, 25.0, 30.0, 35.0))]
+)
+def test_it_finds_the_fewest_in_few_evaluations(seed: int, together: float, sqnr: float) -> None:
+    world = World(seed, together=together)
+    mix = world.search(sqnr)
+    assert mix is not None
+    assert len(mix.kept) == fewest(world, sqnr)
+    assert mix.noise.sqnr >= sqnr
+    assert mix.evaluations == len(world.tried) <= 4, "bisection would take log2(40), above 5"
+
+
+def test_all_int8_costs_no_evaluation() -> None:
+    world = World(0, together=1.0)
+    mix = world.search(0.0)
+    assert mix == Mix((), world.noise(()), 0)
+
+
+def test_an_impossible_budget_is_said() -> None:
+    assert World(0, together=1.0).search(200.0) is None
+
+
+def test_evaluations_are_bounded_and_what_is_found_holds() -> None:
+    world = World(1, together=7.0)
+    mix = world.search(25.0, most=2)
+    assert len(world.tried) <= 2
+    assert mix is None or mix.noise.sqnr >= 25.0

@@ -1,0 +1,118 @@
+"""Mixed precision on real nets: what costs answers stays in floating point, the rest is int8, and it says which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from nets import conv_net
+from trials import answers, calibration, run, source, sqnr
+
+from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.errors import SamplesInvalid, UnsupportedModel
+from mlopt.intervals import Allowed
+from mlopt.onnx_file import notes_in
+from mlopt.samples.samples import Samples
+from mlopt.steps.measure_sensitivity import Measured, MeasureSensitivity
+from mlopt.steps.quantize_mixed import QuantizeMixed
+from mlopt.steps.quantize_static import QuantizeStatic
+
+
+def outlier_net() -> onnx.ModelProto:
+    """One channel of the first layer is 500 times as large as the others, and what reads it undoes that."""
+    model = conv_net()
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+    arrays["w1"][0] *= 500
+    arrays["b1"][0] *= 500
+    arrays["w2"][:, 0] /= 500
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    return model
+
+
+def measured(base: Artifact, samples: Samples, into: Path) -> Artifact:
+    into.mkdir()
+    MeasureSensitivity(samples).run(base, into)
+    return Artifact(ONNX, digest_of(into), into)
+
+
+def picture(seed: int) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(seed).standard_normal((8, 3, 32, 32)).astype(np.float32)}
+
+
+def test_what_costs_most_stays_and_the_rest_is_int8(tmp_path: Path) -> None:
+    model = outlier_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    static = run(QuantizeStatic(samples), base, tmp_path / "static")
+    assert sqnr(answers(base, picture(7)), answers(static, picture(7))) < 25, "all int8 is not good enough"
+    ready = measured(base, samples, tmp_path / "s")
+    made = run(QuantizeMixed(samples, Allowed(400, sqnr=30.0)), ready, tmp_path / "q")
+    assert sqnr(answers(base, picture(7)), answers(made, picture(7))) > 28, "new pictures, not those of the search"
+    graph = onnx.load(str(made.main)).graph
+    integer = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    assert {name for name in integer if name.startswith(("w1", "w2"))} == set()
+    assert any(name.startswith("w3") for name in integer), "the head costs nothing, so it is int8"
+    first, second = notes_in(made.main)
+    assert first.startswith("2 of 3 groups of nodes stay in floating point (")
+    assert "conv1" in first
+    assert "conv2" in first
+    assert "where all int8 gives" in second
+
+
+def test_where_the_budget_allows_all_int8_it_is_the_static_model(tmp_path: Path) -> None:
+    model = conv_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    ready = measured(base, samples, tmp_path / "s")
+    made = run(QuantizeMixed(samples, Allowed(400, sqnr=15.0)), ready, tmp_path / "q")
+    assert made.digest == run(QuantizeStatic(samples), base, tmp_path / "static").digest
+    assert notes_in(made.main) == ()
+
+
+@pytest.mark.parametrize(("build", "kept"), [(conv_net, 0), (outlier_net, 2)])
+def test_without_labels_agreement_decides(tmp_path: Path, build: Callable[[], onnx.ModelProto], kept: int) -> None:
+    model = build()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    ready = measured(base, samples, tmp_path / "s")
+    made = run(QuantizeMixed(samples, Allowed(400, agreement=0.6)), ready, tmp_path / "q")
+    notes = notes_in(made.main)
+    assert notes[0].startswith("2 of 3 groups") if kept else not notes
+
+
+def test_an_impossible_budget_is_one_clear_error(tmp_path: Path) -> None:
+    model = outlier_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    ready = measured(base, samples, tmp_path / "s")
+    with pytest.raises(UnsupportedModel, match="No mix of int8 and floating point is likely to keep the budget"):
+        run(QuantizeMixed(samples, Allowed(400, sqnr=150.0)), ready, tmp_path / "q")
+
+
+def test_the_same_bytes_and_a_stable_measurement(tmp_path: Path) -> None:
+    model = outlier_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    one, two = (measured(base, samples, tmp_path / f"s{number}") for number in range(2))
+    assert one.digest == two.digest
+    step = QuantizeMixed(samples, Allowed(400, sqnr=30.0))
+    assert run(step, one, tmp_path / "q1").digest == run(step, two, tmp_path / "q2").digest
+    found = Measured.read(one)
+    assert [entry.group.name for entry in found.groups] == ["conv1", "conv2", "head"]
+    assert found.groups[2].power < min(found.groups[0].power, found.groups[1].power)
+    assert json.loads((one.path / "sensitivity.json").read_text())["qdq"]["scheme"] == "u8s8"
+
+
+def test_it_follows_a_measurement(tmp_path: Path) -> None:
+    model = conv_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    with pytest.raises(UnsupportedModel, match="measured this model's sensitivity") as caught:
+        run(QuantizeMixed(samples, Allowed(400)), base, tmp_path / "q")
+    assert "measure-sensitivity before quantize-mixed" in caught.value.next
+
+
+def test_broken_samples_are_named(tmp_path: Path) -> None:
+    model = conv_net()
+    base = source(tmp_path / "m", model)
+    with pytest.raises(SamplesInvalid, match="NaN or infinity at"):
+        measured(base, calibration(tmp_path, model, broken=True), tmp_path / "s")

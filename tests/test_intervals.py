@@ -1,0 +1,83 @@
+"""Intervals that really cover, and budgets that what is aimed at will likely keep."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mlopt.intervals import Allowed, Changes, allowed, paired_difference, proportion, samples_needed
+from mlopt.profile import Budgets
+from mlopt.units import Fraction
+
+
+@pytest.mark.parametrize(("total", "lost", "won"), [(100, 0.05, 0.05), (400, 0.04, 0.01), (2000, 0.02, 0.02)])
+def test_paired_interval_covers(total: int, lost: float, won: float) -> None:
+    """The 95 % interval holds the true difference in at least 93 % of 4000 simulated evaluations."""
+    draws = np.random.default_rng(7).multinomial(total, [lost, won, 1 - lost - won], size=4000)
+    intervals = [paired_difference(int(a), int(b), total) for a, b, _ in draws]
+    covered = np.mean([found.low <= lost - won <= found.high for found in intervals])
+    assert covered >= 0.93
+
+
+def test_wilson_matches_the_published_example() -> None:
+    found = proportion(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
+    assert found.low == pytest.approx(0.2553, abs=5e-5)
+    assert found.high == pytest.approx(0.3662, abs=5e-5)
+
+
+def test_samples_needed() -> None:
+    drop = paired_difference(3, 3, 400)
+    needed = samples_needed(0.005, drop, 400)
+    assert needed is not None
+    share = 3 / 400
+    assert paired_difference(int(share * needed), int(share * needed), needed).high == pytest.approx(0.005, abs=8e-4)
+    assert samples_needed(0.005, paired_difference(30, 3, 400), 400) is None
+
+
+@pytest.mark.parametrize("lost", [0.01, 0.02, 0.04])
+def test_what_is_aimed_at_is_mostly_proven(lost: float) -> None:
+    """Find the tightest budget that is allowed for some loss; two of three draws of new samples then prove it.
+
+    The losses that a search aims at were seen on 128 samples, and are drawn here just so.
+    """
+    generator = np.random.default_rng(5)
+    limits = np.linspace(0.005, 0.2, 120)
+    proven = []
+    for _ in range(200):
+        a, b, _ = generator.multinomial(128, [lost, lost, 1 - 2 * lost]) / 128
+        limit = next(
+            float(limit)
+            for limit in limits
+            if Allowed(500, drop=float(limit)).keeps_answers(Changes(128, flips=3 * lost, lost=a, won=b))
+        )
+        a, b, _ = generator.multinomial(500, [lost, lost, 1 - 2 * lost])
+        proven.append(paired_difference(int(a), int(b), 500).high <= limit)
+    assert 0.6 < np.mean(proven) < 0.95
+
+
+def test_winning_answers_by_chance_buys_nothing() -> None:
+    tight = Allowed(1000, drop=0.02)
+    assert not tight.keeps_answers(Changes(128, flips=0.2, lost=0.03, won=0.03))
+    assert not tight.keeps_answers(Changes(128, flips=0.2, lost=0.03, won=0.09))
+
+
+def test_agreement_is_a_bound_of_its_own() -> None:
+    assert Allowed(500, agreement=0.9).keeps_answers(Changes(128, flips=0.02))
+    assert not Allowed(500, agreement=0.9).keeps_answers(Changes(128, flips=0.09))
+
+
+def test_what_budgets_allow() -> None:
+    budgets = Budgets(max_drop=Fraction(0.01), min_agreement=Fraction(0.97), min_cosine=Fraction(0.99))
+    labelled = allowed(budgets, 400, labelled=True)
+    assert (labelled.drop, labelled.agreement, labelled.sqnr) == (0.01, None, None)
+    bare = allowed(budgets, 400, labelled=False)
+    assert (bare.drop, bare.agreement) == (None, 0.97)
+    assert bare.sqnr == pytest.approx(-10 * math.log10(0.02))
+
+
+def test_too_few_samples_prove_nothing() -> None:
+    assert Allowed(50, drop=0.01).hopeless
+    assert not Allowed(2000, drop=0.01).hopeless
+    assert not Allowed(50).hopeless
