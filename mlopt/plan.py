@@ -124,7 +124,8 @@ def _step(
     """The step that a recipe names, with its options, the calibration samples, the target's int8 scheme and what
     the profile allows.
 
-    Raises `ConfigInvalid` for an option that the step does not have, `UnknownName` for the step itself.
+    Raises `ConfigInvalid` for an option that the step does not have or a value that it refuses, `UnknownName` for the
+    step itself.
     """
     kind = registry.load("mlopt.steps", spec.name)
     fields = _fields(kind)
@@ -148,7 +149,14 @@ def _step(
         options["probe"] = probe
     if "allowed" in fields:
         options["allowed"] = allowed
-    step: Step = kind(**options)
+    try:
+        step: Step = kind(**options)
+    except ValueError as error:
+        raise ConfigInvalid(
+            f"Step {spec.name!r} cannot be set so: {error}.",
+            where=f"recipe {recipe.name}",
+            next="correct that option of the step",
+        ) from error
     return step
 
 

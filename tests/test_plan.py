@@ -158,6 +158,12 @@ def test_a_slip_in_an_option_is_found_before_anything_runs(conv: Signature, boar
         plan(conv, board, [dataclasses.replace(FP32, steps=(StepSpec("optimise-graph", {}),))], None)
 
 
+def test_a_value_that_a_step_refuses_is_found_before_anything_runs(conv: Signature, board: Target) -> None:
+    slip = dataclasses.replace(FP32, steps=(StepSpec("quantize-static", {"calibrator": "minmax"}),))
+    with pytest.raises(ConfigInvalid, match="cannot be set so: calibrator is 'minmax', and there are"):
+        plan(conv, board, [slip], samples(conv))
+
+
 def test_planning_is_pure(conv: Signature, board: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -9,25 +9,23 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import UnsupportedModel
 from mlopt.precision.groups import Group, groups_of
 from mlopt.precision.noise import answers, noise
 from mlopt.precision.search import Sensitivity
-from mlopt.steps.qdq import Qdq, Scheme
+from mlopt.steps.calibrated import Calibrated
+from mlopt.steps.histogram import Range
+from mlopt.steps.qdq import Qdq
 from mlopt.steps.quantizer import prepared, saved
-from mlopt.steps.ranges import Calibrator, Range
-
-if TYPE_CHECKING:
-    from mlopt.samples.samples import Samples
 
 _FILE: Final = "sensitivity.json"
 
 
 @dataclass(frozen=True, slots=True)
-class MeasureSensitivity:
+class MeasureSensitivity(Calibrated):
     """Leave the model in floating point, and write beside it what `quantize-mixed` needs to choose.
 
     Each group of nodes (`precision/groups.py`) is quantized alone, as `quantize-static` would with the same options,
@@ -40,23 +38,17 @@ class MeasureSensitivity:
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
-    calibration: Samples
-    scheme: Scheme = "u8s8"
-    per_channel: bool = True
-    calibrator: Calibrator = "min-max"
-    percentile: float = 99.999
-    op_types: tuple[str, ...] = ()
     samples: int = 32
 
     def run(self, source: Artifact, into: Path) -> None:
-        qdq = Qdq(self.scheme, self.per_channel, self.op_types)
+        qdq = self.qdq
         with prepared(source, optimize=True) as model:
             import onnx
 
             groups = groups_of(model.graph, qdq.operators)
             if not groups:
                 raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
-            ranges = qdq.observe(model, self.calibration, into, self.calibrator, self.percentile)
+            ranges = qdq.observe(model, self.calibration, into, self.how)
             result = into / "model.onnx"
             onnx.save(model, str(result))
             saved(result)

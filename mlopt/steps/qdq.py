@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlopt.errors import SamplesInvalid
-from mlopt.steps.ranges import Calibrator, Range, observe
+from mlopt.steps.histogram import Range
+from mlopt.steps.ranges import Calibration, observe
+from mlopt.steps.watched import NotFinite
 
 if TYPE_CHECKING:
     from mlopt.samples.samples import Samples
@@ -63,7 +65,7 @@ class Qdq:
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(into))
 
-    def observe(self, model: Any, calibration: Samples, scratch: Path, how: Calibrator, cut: float) -> dict[str, Range]:
+    def observe(self, model: Any, samples: Samples, scratch: Path, how: Calibration) -> dict[str, Range]:
         """Ranges of every floating-point tensor that an operator to be quantized reads or writes.
 
         Raises `SamplesInvalid` when a sample leads to NaN or infinity.
@@ -75,21 +77,23 @@ class Qdq:
         try:
             return observe(
                 ready,
-                self._activations(model.graph),
-                lambda: calibration.feeds(batch=1),
-                calibrator=how,
-                percentile=cut,
+                self.activations(model.graph),
+                lambda: samples.feeds(batch=1),
+                how,
+                symmetric=self.scheme[0] == "s",
             )
-        except FloatingPointError as error:
+        except NotFinite as error:
+            sample = samples.source.describe(samples.indices[error.query])
             raise SamplesInvalid(
-                f"A calibration sample leads to NaN or infinity at {error}; a range observed on it means nothing.",
-                where=calibration.source.where,
+                f"Calibration sample {sample} leads to NaN or infinity at {error}; no range can hold them.",
+                where=samples.source.where,
                 next="remove the broken samples, or look at the model with mlopt inspect",
             ) from error
         finally:
             ready.unlink()
 
-    def _activations(self, graph: Any) -> set[str]:
+    def activations(self, graph: Any) -> set[str]:
+        """The names of those tensors; `graph` is an onnx.GraphProto with shapes inferred."""
         import onnx
 
         constants = {tensor.name for tensor in graph.initializer}

@@ -2,111 +2,119 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from mlopt.steps.calibrators import entropy, least_squares, percentile
+from mlopt.steps.histogram import Histogram, Range
+from mlopt.steps.watched import Watched
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Feeds = Mapping[str, np.ndarray]
+    Feeds = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
-Calibrator = Literal["min-max", "percentile"]
-_BINS: Final = 2048
+Calibrator = Literal["min-max", "moving-average", "percentile", "entropy", "mse"]
+_BINS: Final = 1 << 14  # over twice the reach: at most 1/16 of a step of eight bits from zero to the extreme
+_MOST_BINS: Final = 1 << 13  # with more, `entropy` could take more from filled bins than they hold
+_NOTHING: Final = Range(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Lowest and highest value to represent exactly; what lies outside is clipped."""
+class Calibration:
+    """How what was seen becomes a range.
 
-    low: float
-    high: float
+    * `min-max`: the extremes.
+    * `moving-average`: extremes of each query, averaged: the mean of the first 1 / `averaging_constant`, then
+      towards every later one by that constant (Jacob et al., "Quantization and Training of Neural Networks for
+      Efficient Integer-Arithmetic-Only Inference", CVPR 2018). Past the mean, the order of samples counts.
+    * `percentile`: (100 - percentile) / 2 percent are cut at either end.
+    * `entropy`: `bins` over the extremes, `quantized_bins` of them told apart; see `calibrators.entropy`. With as many
+      bins as quantized ones there is nothing to choose, and the ranges are those of `min-max`.
+    * `mse`: least squared error of rounding and clipping; see `calibrators.least_squares`.
+    """
+
+    calibrator: Calibrator = "min-max"
+    percentile: float = 99.999
+    averaging_constant: float = 0.01
+    bins: int = 2048
+    quantized_bins: int = 128
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError`, in words for a person."""
+        if self.calibrator not in get_args(Calibrator):
+            raise ValueError(f"calibrator is {self.calibrator!r}, and there are {', '.join(get_args(Calibrator))}")
+        if not (_is_number(self.percentile) and 50 < self.percentile <= 100):
+            raise ValueError(f"percentile is {self.percentile!r}, and must be a number above 50 and at most 100")
+        if not (_is_number(self.averaging_constant) and 0 < self.averaging_constant <= 1):
+            raise ValueError(
+                f"averaging-constant is {self.averaging_constant!r}, and must be a number above 0 and at most 1"
+            )
+        for name, count in (("bins", self.bins), ("quantized-bins", self.quantized_bins)):
+            if not isinstance(count, int) or not 2 <= count <= _MOST_BINS or count % 2:
+                raise ValueError(f"{name} is {count!r}, and must be an even number from 2 to {_MOST_BINS}")
+        if self.bins < self.quantized_bins:
+            raise ValueError(
+                f"bins is {self.bins}, and must not be below quantized-bins, which is {self.quantized_bins}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def observe(
-    model: Path,
-    names: Iterable[str],
-    feeds: Callable[[], Iterable[Feeds]],
-    *,
-    calibrator: Calibrator,
-    percentile: float,
+    model: Path, names: Iterable[str], feeds: Feeds, how: Calibration, *, symmetric: bool = False
 ) -> dict[str, Range]:
-    """Ranges by tensor name over all feeds, one query in memory at a time.
+    """Ranges by tensor name over all feeds, one query in memory at a time; a tensor that is always empty gets (0, 0).
 
-    `min-max` takes the extremes. `percentile` takes a second pass that counts values into 2048 bins between
-    the extremes, and cuts (100 - percentile) / 2 percent at either end. `feeds` is called once for each pass.
-    Raises `FloatingPointError` that names the first tensor with NaN or infinity in it.
+    `feeds` is called once for each pass. `entropy` takes two: its bins end at the extremes, which only a whole pass
+    knows, and where two windows diverge almost alike, the counts of one pass, spread over those bins afterwards,
+    are not exact enough to choose as the exact ones do. All other calibrators take one pass. `symmetric` says whether
+    the scheme has its zero point in the middle. Raises `NotFinite`.
     """
-    import numpy as np
-
-    outputs = sorted(set(names))
-    session = _watched(model, outputs)
-    extremes: dict[str, Range] = {}
-    for feed in feeds():
-        for name, value in zip(outputs, session.run(None, dict(feed)), strict=True):
-            if not value.size:
-                continue
-            low, high = float(value.min()), float(value.max())
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise FloatingPointError(name)
-            seen = extremes.get(name, Range(low, high))
-            extremes[name] = Range(min(low, seen.low), max(high, seen.high))
-    if calibrator == "min-max":
+    watched = Watched(model, names)
+    if how.calibrator == "moving-average":
+        averages = watched.collect(feeds(), lambda name: _Average(how.averaging_constant))
+        return {name: seen.range for name, seen in averages.items()}
+    if how.calibrator in ("percentile", "mse"):
+        counted = watched.collect(feeds(), lambda name: Histogram(_BINS))
+        return {name: _clipped(seen, how, symmetric) for name, seen in counted.items()}
+    extremes = {name: seen.range for name, seen in watched.collect(feeds(), lambda name: _Extremes()).items()}
+    if how.calibrator == "min-max":
         return extremes
-    counts = {name: np.zeros(_BINS, dtype=np.int64) for name in extremes}
-    for feed in feeds():
-        for name, value in zip(outputs, session.run(None, dict(feed)), strict=True):
-            if name in counts:
-                counts[name] += _counted(value, extremes[name])
-    return {name: _cut(counts[name], extremes[name], percentile) for name in extremes}
+    reach = {name: max(-seen.low, seen.high) for name, seen in extremes.items()}
+    counted = watched.collect(feeds(), lambda name: Histogram(how.bins, reach=reach[name]))
+    return {name: _clipped(seen, how, symmetric) for name, seen in counted.items()}
 
 
-def _watched(model: Path, names: list[str]) -> Any:
-    """A session of the model whose outputs are the tensors to observe, in the order of `names`."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnx
-    import onnxruntime as ort
-
-    proto = onnx.load(str(model), load_external_data=False)
-    del proto.graph.output[:]
-    inputs = {value.name for value in proto.graph.input}
-    for name in names:
-        if name in inputs:  # an input can only be watched through a node
-            proto.graph.node.append(onnx.helper.make_node("Identity", [name], [f"{name}__watched"]))
-        proto.graph.output.append(onnx.ValueInfoProto(name=f"{name}__watched" if name in inputs else name))
-    watched = model.with_name("watched.onnx")
-    onnx.save(proto, str(watched))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    # Fusion would hide the tensors between fused nodes.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = ort.InferenceSession(str(watched), options, providers=["CPUExecutionProvider"])
-    watched.unlink()
-    return session
+def _clipped(seen: Histogram, how: Calibration, symmetric: bool) -> Range:
+    if seen.low > seen.high:
+        return _NOTHING
+    if how.calibrator == "percentile":
+        return percentile(seen, how.percentile)
+    if how.calibrator == "mse":
+        return least_squares(seen, symmetric=symmetric)
+    return entropy(seen, how.quantized_bins)
 
 
-def _counted(value: np.ndarray, extremes: Range) -> np.ndarray:
-    import numpy as np
+class _Extremes:
+    def __init__(self) -> None:
+        self.range, self._any = _NOTHING, False
 
-    width = extremes.high - extremes.low
-    if width <= 0:
-        return np.zeros(_BINS, dtype=np.int64)
-    # float32 arithmetic may round the highest value up to one bin past the last.
-    bins = ((value.ravel() - np.float32(extremes.low)) * np.float32(_BINS / width)).astype(np.int32)
-    return np.bincount(np.minimum(bins, _BINS - 1, out=bins), minlength=_BINS)
+    def add(self, value: np.ndarray, extremes: Range) -> None:
+        low, high = (self.range.low, self.range.high) if self._any else (extremes.low, extremes.high)
+        self.range, self._any = Range(min(low, extremes.low), max(high, extremes.high)), True
 
 
-def _cut(counts: np.ndarray, extremes: Range, percentile: float) -> Range:
-    import numpy as np
+class _Average:
+    def __init__(self, constant: float) -> None:
+        self.range, self._queries, self._constant = _NOTHING, 0, constant
 
-    total = counts.sum()
-    if not total:
-        return extremes
-    share = np.cumsum(counts) / total
-    tail = (1 - percentile / 100) / 2
-    edges = np.linspace(extremes.low, extremes.high, _BINS + 1)
-    low = float(edges[np.searchsorted(share, tail)])
-    high = float(edges[min(_BINS, int(np.searchsorted(share, 1 - tail)) + 1)])
-    return Range(max(low, extremes.low), min(high, extremes.high))
+    def add(self, value: np.ndarray, extremes: Range) -> None:
+        self._queries += 1
+        share = max(self._constant, 1 / self._queries)
+        low, high = self.range.low, self.range.high
+        self.range = Range(low + share * (extremes.low - low), high + share * (extremes.high - high))
