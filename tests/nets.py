@@ -39,6 +39,29 @@ def conv_net(*, channels: int = 3, side: int = 32, width: int = 16, batch: str |
     return _model(nodes, initializers, ("image", [batch, channels, side, side]), ("logits", [batch, CLASSES]))
 
 
+def gated_net(*, side: int = 16, width: int = 16) -> onnx.ModelProto:
+    """HardSwish twice, a squeeze-and-excite gate, and a ReduceMean over the picture: [N, 3, side, side] to [N, 10]."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("HardSwish", ["c1"], ["h1"], name="swish1"),
+        helper.make_node("Conv", ["h1", "w2"], ["c2"], name="conv2", pads=[1, 1, 1, 1], group=width),
+        helper.make_node("ReduceMean", ["c2"], ["m"], name="squeeze", axes=[-2, -1], keepdims=1),
+        helper.make_node("Conv", ["m", "w3"], ["e"], name="excite"),
+        helper.make_node("HardSigmoid", ["e"], ["gate"], name="gate", alpha=1 / 6, beta=0.5),
+        helper.make_node("Mul", ["c2", "gate"], ["g"], name="gated"),
+        helper.make_node("HardSwish", ["g"], ["h2"], name="swish2"),
+        helper.make_node("ReduceMean", ["h2"], ["p"], name="pool", axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["p", "w4"], ["logits"], name="head", transB=1),
+    ]
+    initializers = [
+        weights("w1", width, 3, 3, 3, scale=0.5),
+        weights("w2", width, 1, 3, 3, scale=0.5),
+        weights("w3", width, width, 1, 1, scale=1.0),
+        weights("w4", CLASSES, width),
+    ]
+    return _model(nodes, initializers, ("image", ["N", 3, side, side]), ("logits", ["N", CLASSES]))
+
+
 def matmul_net(*, width: int = 64) -> onnx.ModelProto:
     """Two matrix products with a ReLU between: [N, width] to [N, 10]."""
     nodes = [

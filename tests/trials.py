@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from nets import save
 
 from mlopt.artifact import ONNX, Artifact, digest_of
@@ -51,3 +52,12 @@ def answers(artifact: Artifact, feed: dict[str, np.ndarray]) -> np.ndarray:
 
 def sqnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10((one**2).sum() / ((one - other) ** 2).sum()))
+
+
+def operators_that_run(model: Path, into: Path) -> list[str]:
+    """The operators that ONNX Runtime makes of a model, in order."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(into)
+    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(str(into)).graph.node]

@@ -16,7 +16,7 @@ class QuantizeStatic(Calibrated):
     """Insert QuantizeLinear/DequantizeLinear pairs (QDQ) around the operators that have int8 kernels."""
 
     name: ClassVar[str] = "quantize-static"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

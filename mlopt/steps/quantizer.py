@@ -14,6 +14,7 @@ from mlopt.artifact import Artifact
 from mlopt.errors import MloptError, UnsupportedModel
 from mlopt.onnx_file import note
 from mlopt.precision.groups import name_nodes
+from mlopt.precision.rewrites import pool_means
 
 _SAID = 300  # characters of a tool's own words
 _FLOATS = (1, 10, 11, 16)  # float, float16, double, bfloat16 in onnx.TensorProto
@@ -21,7 +22,8 @@ _FLOATS = (1, 10, 11, 16)  # float, float16, double, bfloat16 in onnx.TensorProt
 
 @contextmanager
 def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
-    """The source as an onnx.ModelProto, shapes inferred, nodes named; BatchNorm folded first when `optimize`.
+    """The source as an onnx.ModelProto, shapes inferred, nodes named; when `optimize`, BatchNorm folded
+    first and means made poolings.
 
     `value_info` is inferred anew: what exporters leave there may contradict the graph, and the quantizer dies
     of it. Raises `UnsupportedModel` when the model is quantized already or its shapes cannot be inferred.
@@ -41,6 +43,8 @@ def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
         name_nodes(model.graph)
         with third_party("onnxruntime's quantizer", source):
             inferred = onnx.shape_inference.infer_shapes(model)
+            if optimize and pool_means(inferred.graph):
+                inferred = onnx.shape_inference.infer_shapes(inferred)
             add_infer_metadata(inferred)
             yield inferred
 
