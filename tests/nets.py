@@ -62,6 +62,29 @@ def gated_net(*, side: int = 16, width: int = 16) -> onnx.ModelProto:
     return _model(nodes, initializers, ("image", ["N", 3, side, side]), ("logits", ["N", CLASSES]))
 
 
+def mobile_net(*, side: int = 16) -> onnx.ModelProto:
+    """A stem and depthwise-separable convolutions, as mobile nets begin: [N, 3, side, side] to [N, 10]."""
+    nodes: list[onnx.NodeProto] = []
+    initializers = []
+    name, channels = "image", 3
+    for number, (width, kernel, group) in enumerate(
+        ((8, 3, 1), (8, 3, 8), (16, 1, 1), (16, 3, 16), (64, 1, 1), (64, 3, 64), (32, 1, 1))
+    ):
+        fan = channels // group * kernel**2
+        initializers.append(weights(f"w{number}", width, channels // group, kernel, kernel, scale=(2 / fan) ** 0.5))
+        pads = [kernel // 2] * 4
+        nodes.append(
+            helper.make_node("Conv", [name, f"w{number}"], [f"c{number}"], name=f"conv{number}", pads=pads, group=group)
+        )
+        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"))
+        name, channels = f"r{number}", width
+    nodes.append(helper.make_node("GlobalAveragePool", [name], ["g"], name="pool"))
+    nodes.append(helper.make_node("Flatten", ["g"], ["f"], name="flatten"))
+    nodes.append(helper.make_node("Gemm", ["f", "w"], ["logits"], name="head", transB=1))
+    initializers.append(weights("w", CLASSES, channels))
+    return _model(nodes, initializers, ("image", ["N", 3, side, side]), ("logits", ["N", CLASSES]))
+
+
 def matmul_net(*, width: int = 64) -> onnx.ModelProto:
     """Two matrix products with a ReLU between: [N, width] to [N, 10]."""
     nodes = [

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """`scheme`, `per_channel` and `op_types` as in `Qdq`; `calibrator` and the options below it as in `Calibration`."""
+    """`scheme`, `per_channel`, `op_types` and `shortest_dot` as in `Qdq`; `calibrator` and the options below it as in
+    `Calibration`."""
 
     calibration: Samples
     scheme: Scheme = "u8s8"
@@ -25,6 +26,7 @@ class Calibrated:
     averaging_constant: float = 0.01
     bins: int = 2048
     quantized_bins: int = 128
+    shortest_dot: int = 0
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a value that no calibrator takes."""
@@ -33,7 +35,7 @@ class Calibrated:
     @property
     def qdq(self) -> Qdq:
         """How to quantize."""
-        return Qdq(self.scheme, self.per_channel, self.op_types)
+        return Qdq(self.scheme, self.per_channel, self.op_types, self.shortest_dot)
 
     @property
     def how(self) -> Calibration:

@@ -45,7 +45,7 @@ class MeasureSensitivity(Calibrated):
         with prepared(source, optimize=True) as model:
             import onnx
 
-            groups = groups_of(model.graph, qdq.operators)
+            groups = _groups(model.graph, qdq)
             if not groups:
                 raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
             ranges = qdq.observe(model, self.calibration, into, self.how)
@@ -55,6 +55,14 @@ class MeasureSensitivity(Calibrated):
             feeds = list(itertools.islice(self.calibration.feeds(batch=1), self.samples))
             measured = Measured(qdq, ranges, tuple(_each(qdq, model, ranges, groups, answers(result, feeds), feeds)))
         measured.write(into)
+
+
+def _groups(graph: Any, qdq: Qdq) -> tuple[Group, ...]:
+    """Those that a search may decide on: not what stays in floating point anyway."""
+    floating = set(qdq.floating(graph))
+    found = groups_of(graph, qdq.operators)
+    rest = (dataclasses.replace(one, nodes=tuple(n for n in one.nodes if n not in floating)) for one in found)
+    return tuple(group for group in rest if group.nodes)
 
 
 def _each(
@@ -92,7 +100,7 @@ class Measured:
             ) from None
         qdq = found["qdq"]
         return cls(
-            qdq=Qdq(qdq["scheme"], qdq["per_channel"], tuple(qdq["op_types"])),
+            qdq=Qdq(qdq["scheme"], qdq["per_channel"], tuple(qdq["op_types"]), qdq["shortest_dot"]),
             ranges={name: Range(**ends) for name, ends in found["ranges"].items()},
             groups=tuple(
                 Sensitivity(Group(**{**one["group"], "nodes": tuple(one["group"]["nodes"])}), one["power"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
+from mlopt.precision.head import short_head
 from mlopt.steps.histogram import Range
 from mlopt.steps.ranges import Calibration, observe
 from mlopt.steps.watched import NotFinite
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8"]
 
+_NAMED: Final = 6
 # What ONNX Runtime computes on integers, and what hands integers on unchanged (a test asks it). Its quantizer's own
 # list is another: it leaves out sums, products and means, and holds normalisations and transposed convolutions, which
 # then run in float32 between two conversions. Softmax has a kernel and is left out: its small values need the bits.
@@ -31,12 +33,29 @@ KERNELS: Final = frozenset({
 class Qdq:
     """How to quantize. `scheme` is activation type, weight type: `u8s8` where the CPU multiplies u8 by s8 without
     saturating (VNNI, dotprod), `u8s8-7bit` where it saturates (AVX2's vpmaddubsw): seven-bit weights cannot overflow.
-    `op_types` empty means `KERNELS`.
+    `op_types` empty means `KERNELS`. The convolutions that an input meets before one of `shortest_dot` terms stay in
+    floating point (`precision/head.py`); 0 quantizes them too.
     """
 
     scheme: Scheme
     per_channel: bool
     op_types: tuple[str, ...] = ()
+    shortest_dot: int = 0
+
+    def floating(self, graph: Any) -> tuple[str, ...]:
+        """The nodes that stay in floating point because integers would only cost time there."""
+        return short_head(graph, self.shortest_dot) if self.shortest_dot else ()
+
+    def notes(self, graph: Any) -> tuple[str, ...]:
+        """What a report says of that."""
+        floating = set(self.floating(graph))
+        kept = [node.name for node in graph.node if node.name in floating and node.op_type == "Conv"]
+        if not kept:
+            return ()
+        return (
+            f"{len(kept)} convolutions at the input stay in floating point, where int8 is slower (dot products of less "
+            f"than {self.shortest_dot} terms): {', '.join(kept[:_NAMED])}{' …' if len(kept) > _NAMED else ''}",
+        )
 
     @property
     def operators(self) -> frozenset[str]:
@@ -46,7 +65,7 @@ class Qdq:
     def write(self, model: Any, ranges: Mapping[str, Range], into: Path, *, keep: Iterable[str] = ()) -> None:
         """Quantize a copy of `model` (an onnx.ModelProto with shapes inferred) and write it.
 
-        The nodes named in `keep` stay in floating point.
+        The nodes named in `keep` stay in floating point, and `floating` ones.
         """
         import numpy as np
         import onnx
@@ -65,7 +84,7 @@ class Qdq:
             activation_qType=types[self.scheme[0]],
             tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
             nodes_to_quantize=[],
-            nodes_to_exclude=sorted(keep),
+            nodes_to_exclude=sorted({*keep, *self.floating(model.graph)}),
             op_types_to_quantize=sorted(self.operators),
             extra_options={"ActivationSymmetric": self.scheme[0] == "s", "WeightSymmetric": self.scheme[2] == "s"},
         )

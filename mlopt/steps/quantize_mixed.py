@@ -74,8 +74,9 @@ class QuantizeMixed:
             mix = search.run(everything)
             if mix is None:
                 raise UnsupportedModel(_infeasible(everything), where=str(source.main))
+            head = measured.qdq.notes(model.graph)
             measured.qdq.write(model, measured.ranges, result, keep=[n for group in mix.kept for n in group.nodes])
-        saved(result, notes=_notes(mix, measured, everything))
+        saved(result, notes=[*head, *_notes(mix, measured, everything)])
 
 
 def _notes(mix: Mix, measured: Measured, everything: Noise) -> Iterator[str]:

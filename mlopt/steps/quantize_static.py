@@ -26,4 +26,4 @@ class QuantizeStatic(Calibrated):
             ranges = self.qdq.observe(model, self.calibration, into, self.how)
             result = into / "model.onnx"
             self.qdq.write(model, ranges, result)
-            saved(result)
+            saved(result, notes=self.qdq.notes(model.graph))
