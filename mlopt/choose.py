@@ -173,6 +173,26 @@ def out_of_reach(verdicts: Mapping[str, Sequence[BudgetVerdict]]) -> tuple[str, 
     return tuple(found)
 
 
+def nearest(verdicts: Mapping[str, Sequence[BudgetVerdict]]) -> str:
+    """Which candidate comes nearest to keeping all budgets at once, and with which it would; empty when one keeps all.
+
+    Nearest is whose worst miss is the smallest part of its budget. What is unmeasured counts as neither.
+    """
+    misses = {
+        name: [verdict for verdict in given if verdict.outcome == "missed"] for name, given in verdicts.items() if given
+    }
+    if not misses or not all(misses.values()):
+        return ""
+    name = min(misses, key=lambda one: max(map(_excess, misses[one])))
+    needed = (f"{verdict.budget} {_show(verdict.budget)(verdict.actual or 0.0)}" for verdict in misses[name])
+    return f"{name} comes nearest: it keeps every budget with {' and '.join(needed)}"
+
+
+def _excess(verdict: BudgetVerdict) -> float:
+    actual = verdict.actual or 0.0
+    return abs(actual - verdict.limit) / max(abs(verdict.limit), 1e-3)  # of no drop at all: a tenth of a point
+
+
 def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device: str) -> str:
     for verdict in candidate.verdicts:
         if verdict.outcome == "missed":
@@ -198,18 +218,20 @@ def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device:
 
 def _missed(verdict: BudgetVerdict) -> str:
     assert verdict.actual is not None
-    show: Callable[[float], str] = _number
-    if verdict.budget == "max-drop":
-        show = format_points
-    elif verdict.budget == "min-agreement":
-        show = format_percent
-    elif verdict.budget in ("peak-memory", "file-size", "image-size"):
-        show = _size
-    elif verdict.budget.startswith("latency") or verdict.budget == "load-time":
-        show = format_seconds
+    show = _show(verdict.budget)
     bound = " at 95 % confidence" if verdict.budget in ("max-drop", "min-agreement") else ""
     note = f" ({verdict.note})" if verdict.note else ""
     return f"{verdict.budget} is {show(verdict.actual)}{bound}, the budget is {show(verdict.limit)}{note}"
+
+
+def _show(budget: str) -> Callable[[float], str]:
+    if budget == "max-drop":
+        return format_points
+    if budget == "min-agreement":
+        return format_percent
+    if budget in ("peak-memory", "file-size", "image-size"):
+        return _size
+    return format_seconds if budget.startswith("latency") or budget == "load-time" else _number
 
 
 def _times(speedup: Interval) -> str:

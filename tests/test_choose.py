@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mlopt.choose import Judged, choose, judge, out_of_reach, pareto
+from mlopt.choose import Judged, choose, judge, nearest, out_of_reach, pareto
 from mlopt.errors import UnsupportedModel
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Profile
@@ -195,3 +195,14 @@ def test_pareto_keeps_what_nothing_beats_on_all_three() -> None:
     worse = judged("worse", speed(1.5, 1.5, 1.5), size=120)
     small = judged("small", speed(1.2, 1.2, 1.2), size=40)
     assert pareto((good, worse, small)) == ("good", "small")
+
+
+def test_nearest_names_who_keeps_all_budgets_at_once_were_they_a_little_larger() -> None:
+    profile = Profile("p", "", budgets=Budgets(file_size=Bytes(100), max_drop=Fraction(0.01)))
+    small = judged("small", speed(1, 1, 1), size=50, profile=profile, drop=Interval(0.02, 0.01, 0.03, ""))
+    large = judged("large", speed(1, 1, 1), size=150, profile=profile, drop=Interval(0.0, 0.0, 0.0, ""))
+    said = nearest({one.name: one.verdicts for one in (small, large)})
+    assert said == "large comes nearest: it keeps every budget with file-size 150 B", "half over beats twice over"
+    kept = judged("kept", speed(1, 1, 1), size=100, profile=profile, drop=Interval(0.0, 0.0, 0.01, ""))
+    assert nearest({one.name: one.verdicts for one in (small, large, kept)}) == ""
+    assert nearest({}) == ""

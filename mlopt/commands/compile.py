@@ -92,23 +92,27 @@ def command(
 
 def _raise_for(bundles: list[Bundle], *, image: bool) -> None:
     """The exit code that what was written deserves; the bundles are there all the same."""
-    from mlopt.choose import out_of_reach
+    from mlopt.choose import nearest, out_of_reach
 
     impossible: list[str] = []
     missed: list[str] = []
+    near: list[str] = []
     for bundle in bundles:
         assert bundle.findings
-        impossible += out_of_reach({one.name: one.verdicts for one in bundle.findings.candidates})
+        verdicts = {one.name: one.verdicts for one in bundle.findings.candidates}
+        impossible += out_of_reach(verdicts)
+        near += [f"{said}; or " for said in [nearest(verdicts)] if said]
         missed += bundle.missed
     if impossible:
         raise BudgetInfeasible(
             f"No candidate of this model can keep the budget: {'; '.join(impossible)}.",
-            next="choose another profile (mlopt profiles list) or a smaller model; the bundle is written all the same",
+            next=f"{''.join(near)}choose another profile (mlopt profiles list) or a smaller model; the bundle is "
+            "written all the same",
         )
     if missed:
         raise BudgetMissed(
             f"What ships misses {len(missed)} budget{'s' if len(missed) > 1 else ''}: {'; '.join(missed)}.",
-            next="choose another profile (mlopt profiles list), give more samples, or another model",
+            next=f"{''.join(near)}choose another profile (mlopt profiles list), give more samples, or another model",
         )
     if without := [str(bundle.path) for bundle in bundles if image and bundle.image is None]:
         raise ImageFailed(
