@@ -23,9 +23,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[torch,serve]' scikit-learn
 	@touch $@
 
-# What the tests need: every framework that mlopt reads, and the tools of `make check`.
+# What the tests need: every framework that mlopt reads, every runtime, and the tools of `make check`.
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,docker,serve]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,docker,serve]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it

@@ -65,6 +65,11 @@ class Bundle:
         return self.path / "model" / "model.onnx"
 
     @property
+    def runtime(self) -> str:
+        """The runtime that the winner was measured in."""
+        return str(self.manifest["winner"]["runtime"])
+
+    @property
     def image(self) -> Path | None:
         """The OCI layout, if an image was assembled."""
         layout = self.path / "image"

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 BASELINE: Final = "baseline"
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
-# Containers: where the wheels of ONNX Runtime exist.
-_RUNTIME_PLATFORMS: Final = {"onnxruntime": ("linux/amd64", "linux/arm64")}
+# Where the wheels of a runtime exist.
+_RUNTIME_PLATFORMS: Final = {
+    "onnxruntime": ("linux/amd64", "linux/arm64"),
+    "openvino": ("linux/amd64", "linux/arm64"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
         return f"{recipe.runtime} has no build for {target.platform}"
     runner = registry.load("mlopt.runners", recipe.runtime)
     if missing := [name for name in runner.distributions if not installed(name)]:
-        return f"{missing[0]} is not installed here; see mlopt doctor"
+        return f"{missing[0]} is not installed here: {_command(recipe.runtime)}"
     quantized = sorted(operators & _QUANTIZED)
     if quantized and recipe.precision != "fp32":
         return f"the model is quantized already (it holds {quantized[0]})"
@@ -100,6 +104,12 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
     if recipe.needs_samples and calibration is None:
         return "it needs samples to observe ranges on; give --samples"
     return ""
+
+
+def _command(runtime: str) -> str:
+    """What brings a runtime: the extra of its name, if there is one."""
+    extra = runtime in (metadata("mlopt").get_all("Provides-Extra") or ())
+    return f"pip install 'mlopt[{runtime}]'" if extra else "see mlopt doctor"
 
 
 def _hopeless(recipe: Recipe, allowed: Allowed) -> str:

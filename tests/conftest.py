@@ -23,11 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") and not DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason="the real models and images are not beside the checkout"))
-        for framework in ("torch", "tensorflow"):
-            if item.get_closest_marker(framework) and not installed(framework):
-                item.add_marker(
-                    pytest.mark.skip(reason=f"{framework} is not installed: pip install mlopt[{framework}]")
-                )
+        for extra in ("torch", "tensorflow", "openvino"):
+            if item.get_closest_marker(extra) and not installed(extra):
+                item.add_marker(pytest.mark.skip(reason=f"{extra} is not installed: pip install mlopt[{extra}]"))
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,30 @@ def matmul_net(*, width: int = 64) -> onnx.ModelProto:
     return _model(nodes, initializers, ("x", ["N", width]), ("y", ["N", CLASSES]))
 
 
+def two_sided_net(*, width: int = 8) -> onnx.ModelProto:
+    """Two inputs, one of them whole numbers, to three outputs of three types: [N, width] and [N] in."""
+    nodes = [
+        helper.make_node("Gather", ["table", "index"], ["row"], name="lookup"),
+        helper.make_node("Add", ["x", "row"], ["sum"], name="add"),
+        helper.make_node("Gemm", ["sum", "w", "b"], ["scores"], name="head", transB=1),
+        helper.make_node("ArgMax", ["scores"], ["best"], name="best", axis=1, keepdims=0),
+        helper.make_node("Greater", ["sum", "row"], ["above"], name="above"),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [value("x", TensorProto.FLOAT, ["N", width]), value("index", TensorProto.INT64, ["N"])],
+        [
+            value("best", TensorProto.INT64, ["N"]),
+            value("scores", TensorProto.FLOAT, ["N", CLASSES]),
+            value("above", TensorProto.BOOL, ["N", width]),
+        ],
+        [weights("table", 5, width), weights("w", CLASSES, width), weights("b", CLASSES)],
+    )
+    return _checked(graph)
+
+
 def save(model: onnx.ModelProto, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(path))
@@ -115,6 +139,10 @@ def _model(
         [helper.make_tensor_value_info(result[0], TensorProto.FLOAT, result[1])],
         initializers,
     )
+    return _checked(graph)
+
+
+def _checked(graph: onnx.GraphProto) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model

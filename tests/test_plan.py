@@ -77,8 +77,11 @@ def _shown(value: object) -> object:
 
 @pytest.mark.parametrize("calibrated", [True, False], ids=["samples", "no-samples"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_golden(signature: tuple[str, Signature], target: str, calibrated: bool) -> None:
+def test_golden(
+    signature: tuple[str, Signature], target: str, calibrated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, facts = signature
+    monkeypatch.setattr("mlopt.plan.installed", lambda distribution: "1.0")  # the same files, whatever extras are here
     made = plan(facts, find_target(target), all_recipes(), samples(facts) if calibrated else None)
     file = GOLDEN / f"{name}-{target}{'' if calibrated else '-no-samples'}.txt"
     if os.environ.get("MLOPT_GOLDEN") == "write":
@@ -123,6 +126,15 @@ def test_every_reason_to_leave_a_recipe_out(conv: Signature, board: Target, reci
     made = plan(conv, board, [recipe], None)
     assert [candidate.name for candidate in made.candidates] == ["baseline"]
     assert words in reason(made)
+
+
+def test_a_recipe_whose_runtime_is_not_installed_is_left_out_and_says_what_to_install(
+    conv: Signature, board: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlopt.plan.installed", lambda distribution: None if distribution == "openvino" else "1.0")
+    made = plan(conv, board, [find_recipe("openvino-fp32"), find_recipe("fp32")], None)
+    assert [candidate.name for candidate in made.candidates] == ["baseline", "fp32"]
+    assert reason(made) == "openvino is not installed here: pip install 'mlopt[openvino]'"
 
 
 def test_a_search_is_left_out_where_no_samples_could_prove_its_result(conv: Signature, board: Target) -> None:

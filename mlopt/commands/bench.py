@@ -15,6 +15,9 @@ from mlopt.commands.options import progress_for, talking
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-t", "--target", default="host", metavar="NAME|FILE", help="Must be this machine.  [host]")
 @click.option("-p", "--profile", metavar="NAME|FILE", help="How to measure.  [balanced]")
+@click.option(
+    "--runtime", "runtimes", multiple=True, metavar="NAME", help="Run MODELS in it; may be repeated.  [onnxruntime]"
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @talking
@@ -22,6 +25,7 @@ def command(
     models: tuple[Path, ...],
     target: str,
     profile: str | None,
+    runtimes: tuple[str, ...],
     threads: int | None,
     batch: int | None,
     as_json: bool,
@@ -29,6 +33,9 @@ def command(
     verbose: bool,
 ) -> None:
     """Measure MODELS (ONNX files or bundles) side by side; speed-ups are against the first.
+
+    A bundle's model runs in the runtime that it was compiled for, unless --runtime names another. With several
+    runtimes each model runs in each.
 
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
     what disturbs the machine disturbs all of them.
@@ -52,8 +59,8 @@ def command(
     method = find_profile(profile or DEFAULT).method
     method = dataclasses.replace(method, threads=threads or method.threads, batch=batch or method.batch)
     progress = progress_for(quiet=quiet, verbose=verbose)
-    with progress.phase("measure", f"{len(models)} side by side"):
-        results = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores")
+    with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
+        results = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores", runtimes=runtimes)
     if as_json:
         click.echo(json.dumps({name: to_json(one) for name, one in results.items()}))
         return

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import Misused, ModelNotFound, UnsupportedModel, WorkerFailed
+from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel, WorkerFailed
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Measurement
 from mlopt.sniff import sniff
+from mlopt.step import installed
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
@@ -18,16 +20,20 @@ if TYPE_CHECKING:
 _FEEDS = 4
 
 
-def bench(models: Sequence[Path], *, method: Method, device: str) -> dict[str, Measurement]:
+def bench(
+    models: Sequence[Path], *, method: Method, device: str, runtimes: Sequence[str] = ()
+) -> dict[str, Measurement]:
     """Measurements by the name that the person gave, the first model the baseline of all.
 
-    Raises `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take
-    the same inputs, `WorkerFailed`.
+    Every model runs in each of `runtimes`, which then stand in its name if they are several; without any, in
+    the one that it was compiled for. Raises `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no
+    ONNX and when the models do not take the same inputs, `UnknownName`, `MissingDependency`, `WorkerFailed`.
     """
     from mlopt.convert.batch import free_size_of
     from mlopt.samples.generated import GeneratedSamples
     from mlopt.signature import signature_of
 
+    _check_runtimes(runtimes)
     files = {str(path): _model_file(path) for path in models}
     if len(files) < len(models):
         raise Misused("A model is named twice; side by side with itself it says nothing.", next="name each once")
@@ -42,7 +48,11 @@ def bench(models: Sequence[Path], *, method: Method, device: str) -> dict[str, M
     free = free_size_of(files[first_name], {})
     samples = GeneratedSamples(first, _FEEDS * method.batch, 0, free=free)
     offline = GeneratedSamples(first, method.offline_batch, 0, free=free)
-    subjects = [Subject(name, _artifact(file), "onnxruntime") for name, file in files.items()]
+    subjects = [
+        Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime)
+        for name, file in files.items()
+        for runtime in runtimes or (_own_runtime(Path(name)),)
+    ]
     measured, failures = measure_together(
         subjects[0],
         subjects[1:],
@@ -71,6 +81,24 @@ def _model_file(path: Path) -> Path:
             next=f"mlopt export {path}",
         )
     return path
+
+
+def _own_runtime(path: Path) -> str:
+    from mlopt.bundle import Bundle
+
+    return Bundle.load(path).runtime if path.is_dir() else "onnxruntime"
+
+
+def _check_runtimes(runtimes: Sequence[str]) -> None:
+    if len(set(runtimes)) < len(runtimes):
+        raise Misused("A runtime is named twice.", next="name each once")
+    for runtime in runtimes:
+        for distribution in registry.load("mlopt.runners", runtime).distributions:
+            if not installed(distribution):
+                raise MissingDependency(
+                    f"The runtime {runtime} needs {distribution}, which is not installed.",
+                    next=f"pip install 'mlopt[{runtime}]'",
+                )
 
 
 def _artifact(file: Path) -> Artifact:

@@ -37,6 +37,8 @@ class Loaded:
 
     def __init__(self, runtime: str, model: str, threads: int, single: str, offline: str) -> None:
         kind: type[Runner] = registry.load("mlopt.runners", runtime)
+        # OpenVINO's converter reports every import to its maker; without it openvino loads as it does in images.
+        sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
         for distribution in kind.distributions:
             __import__(distribution.replace("-", "_"))
         self.single, self.offline = _feeds(single), _feeds(offline)

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
-_TOOLS = ("mlopt", "numpy", "onnx", "onnxruntime", "onnxconverter-common", "pillow", "torch", "tensorflow", "tf2onnx")
+_TOOLS = (
+    *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "onnxconverter-common", "pillow"),
+    *("torch", "tensorflow", "tf2onnx"),
+)
 
 
 def describe(
