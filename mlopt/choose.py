@@ -126,10 +126,10 @@ def choose(
     """
     why_not = {other.name: _disqualified(other, baseline, profile, device) for other in others}
     eligible = [other for other in others if not why_not[other.name]]
-    best = min(eligible, key=lambda judged: _goal(judged, profile), default=baseline)
+    best = _best(eligible, profile) or baseline
     for other in eligible:
         if other is not best:
-            why_not[other.name] = f"{best.name} is better on {profile.minimize}"
+            why_not[other.name] = _behind(other, best, profile)
     chosen = next((judged for judged in (baseline, *others) if judged.name == (ship or best.name)), None)
     if chosen is None:
         reason = failures.get(str(ship), "no such candidate").rstrip(".")
@@ -252,8 +252,28 @@ def _goal(judged: Judged, profile: Profile) -> float:
     if judged.measurement is None:
         return float("inf")
     if profile.minimize == "memory":
-        return judged.measurement.peak_memory
+        return _memory(judged)
     return 1 / judged.measurement.speedup.value
+
+
+def _best(eligible: Sequence[Judged], profile: Profile) -> Judged | None:
+    """The best on the goal. Of those that are as fast as the fastest, but for what chance makes of it, the one that
+    takes least memory."""
+    first = min(eligible, key=lambda judged: _goal(judged, profile), default=None)
+    if first is None or profile.minimize != "latency":
+        return first
+    as_fast = [judged for judged in eligible if _goal(judged, profile) <= _goal(first, profile) * FASTER]
+    return min(as_fast, key=_memory)
+
+
+def _behind(other: Judged, best: Judged, profile: Profile) -> str:
+    if _goal(other, profile) < _goal(best, profile):
+        return f"{best.name} is as fast, within one part in a hundred, and takes less memory"
+    return f"{best.name} is better on {profile.minimize}"
+
+
+def _memory(judged: Judged) -> float:
+    return judged.measurement.peak_memory if judged.measurement else math.inf
 
 
 def _praise(chosen: Judged, baseline: Judged) -> str:

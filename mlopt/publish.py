@@ -15,8 +15,6 @@ from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
 from mlopt.choose import Choice, Judged, judge_image
 from mlopt.progress import Progress
 
-_SERVED = "onnxruntime"  # the runtime that images hold: docker/python.toml
-
 if TYPE_CHECKING:
     from mlopt.image.assemble import Image
     from mlopt.prepare import Prepared
@@ -42,7 +40,7 @@ def publish(
     with publishing(home) as folder:
         winner = artifacts[choice.winner]
         shutil.copytree(winner.path, folder / "model")
-        serving = _serving(prepared, winner, folder / "model")
+        serving = _serving(prepared, choice, winner, folder / "model")
         image, left_out = _image(prepared, choice, serving, folder, progress)
         judged = [_with_image(one, prepared, image) if one.name == choice.winner else one for one in judged]
         report = describe(prepared, artifacts, judged, failures, choice, progress, image=image, image_left_out=left_out)
@@ -58,7 +56,7 @@ def place(prepared: Prepared) -> Path:
     return (prepared.request.out or prepared.project.compile.out or Path("out")) / prepared.name / prepared.target.name
 
 
-def _serving(prepared: Prepared, winner: Artifact, folder: Path) -> dict[str, Any]:
+def _serving(prepared: Prepared, choice: Choice, winner: Artifact, folder: Path) -> dict[str, Any]:
     """serving.json: beside the model for `mlopt serve`, and in the image's model layer."""
     from mlopt.image.serving import describe_serving, encode_serving
 
@@ -70,6 +68,7 @@ def _serving(prepared: Prepared, winner: Artifact, folder: Path) -> dict[str, An
         preprocess=split.preprocess if split else _declared(prepared),
         classes=classes or None,
         threads=prepared.profile.method.threads,
+        runtime=prepared.runtimes[choice.winner],
     )
     (folder / "serving.json").write_bytes(encode_serving(serving))
     return serving
@@ -97,18 +96,19 @@ def _image(
     from mlopt.errors import ImageFailed
     from mlopt.image.assemble import ImageSpec, assemble
     from mlopt.image.fetch import inputs_from_environment
+    from mlopt.image.inputs import PLATFORMS
 
     candidate = next(found for found in prepared.plan.candidates if found.name == choice.winner)
-    if candidate.runtime != _SERVED:
-        return None, f"the server in the image runs {_SERVED}, and {candidate.name} needs {candidate.runtime}"
+    # The baseline's runtime answers the same everywhere; what another one gains is known for the target alone.
+    anywhere = candidate.runtime == prepared.plan.baseline.runtime
     spec = ImageSpec(
         name=_reference(prepared.name),
         model=folder / "model",
         serving=serving,
+        platforms=PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),),
         annotations={
             "io.mlopt.target": prepared.target.name,
             "io.mlopt.precision": candidate.precision,
-            "io.mlopt.runtime": candidate.runtime,
             "io.mlopt.recipe": candidate.name,
         },
     )

@@ -116,6 +116,8 @@ TABLE = [  # what is typed, exit code, words of the message
     ("bench empty.onnx", 11, "empty"),
     ("bench net.onnx net.onnx", 2, "named twice"),
     ("bench net.onnx -t rpi5", 2, "not this machine"),
+    ("bench net.onnx --runtime openvin", 18, "Did you mean openvino"),
+    ("bench net.onnx --runtime onnxruntime --runtime onnxruntime", 2, "runtime is named twice"),
     ("bench folder", 10, "not a bundle"),
     ("serve gone", 10, "no bundle at this path"),
     ("serve folder", 10, "not a bundle"),

@@ -78,6 +78,18 @@ def judged(
 BASELINE = judged("baseline", speed(1.0, 1.0, 1.0), NONE, size=400)
 
 
+def test_of_those_that_are_as_fast_the_one_with_least_memory_ships() -> None:
+    fastest = judged("fastest", speed(2.8, 3.0, 3.2), memory=200 * 10**6)
+    lean = judged("lean", speed(2.7, 2.98, 3.1), memory=120 * 10**6)
+    slower = judged("slower", speed(2.7, 2.96, 3.1), memory=50 * 10**6)
+    choice = choose(BASELINE, [fastest, lean, slower], PROFILE, ship=None, device="here")
+    assert choice.winner == "lean"
+    assert choice.why_not["fastest"] == "lean is as fast, within one part in a hundred, and takes less memory"
+    assert choice.why_not["slower"] == "lean is better on latency", "more than one part in a hundred is no tie"
+    without = choose(BASELINE, [fastest, slower], PROFILE, ship=None, device="here")
+    assert without.winner == "fastest"
+
+
 def choice(*others: Judged, profile: Profile = PROFILE, ship: str | None = None):  # type: ignore[no-untyped-def]
     return choose(BASELINE, others, profile, ship=ship, device="a machine")
 

@@ -271,6 +271,27 @@ def test_export_writes_beside_other_files_and_not_over_them(place: Path, tmp_pat
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.openvino
+def test_a_winner_in_openvino_is_served_and_timed_in_openvino(place: Path, tmp_path: Path) -> None:
+    recipes = ("--recipe", "openvino-int8", "--ship", "openvino-int8")
+    report, folder = compiled(place, "--samples", "samples.npz", *recipes, out=tmp_path)
+    assert {one["name"]: one["measurement"]["runtime"] for one in report["candidates"]} == {
+        "baseline": "onnxruntime",
+        "openvino-int8": "openvino",
+    }
+    assert shipped(report)["accuracy"]["drop"]["value"] < 0.2
+    assert json.loads((folder / "model" / "serving.json").read_text())["runtime"] == "openvino"
+    assert json.loads((folder / "bundle.json").read_text())["winner"]["runtime"] == "openvino"
+    measured = run(place, "bench", "net.onnx", folder, "-p", "./fast.toml", "--json", "-q")
+    assert measured.returncode == 0, measured.stderr
+    found = {name: one["runtime"] for name, one in json.loads(measured.stdout).items()}
+    assert found == {"net.onnx": "onnxruntime", str(folder): "openvino"}
+    both = ("--runtime", "onnxruntime", "--runtime", "openvino")
+    measured = run(place, "bench", "net.onnx", *both, "-p", "./fast.toml", "--json", "-q")
+    found = {name: one["runtime"] for name, one in json.loads(measured.stdout).items()}
+    assert found == {"net.onnx (onnxruntime)": "onnxruntime", "net.onnx (openvino)": "openvino"}
+
+
 def test_quantize_and_inspect_and_bench(place: Path, tmp_path: Path) -> None:
     asked = ("--samples", "samples.npz", "-o", tmp_path, "--json", "-q", "--project", place / "quick.toml")
     (place / "quick.toml").write_text(f'schema = 1\n[compile]\nprofile = "{place / "fast.toml"}"\n')

@@ -8,8 +8,12 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from mlopt.bundle import Bundle
 
 
 @click.command(name="serve")
@@ -33,7 +37,7 @@ def command(bundle: Path, port: int, engine: str) -> None:
 
     found = Bundle.load(bundle)
     if engine == "python":
-        _in_this_python(found.path / "model", port)
+        _in_this_python(found, port)
         return
     if found.image is None:
         raise ImageFailed(
@@ -49,10 +53,17 @@ def command(bundle: Path, port: int, engine: str) -> None:
         stopped.wait()
 
 
-def _in_this_python(folder: Path, port: int) -> None:
+def _in_this_python(bundle: Bundle, port: int) -> None:
+    from mlopt import registry
     from mlopt.errors import MissingDependency
     from mlopt.step import installed
 
+    folder, runtime = bundle.path / "model", bundle.runtime
+    if missing := [name for name in registry.load("mlopt.runners", runtime).distributions if not installed(name)]:
+        raise MissingDependency(
+            f"The model in this bundle runs in {runtime}, and {missing[0]} is not installed.",
+            next=f"pip install 'mlopt[{runtime}]', or serve the image: mlopt serve BUNDLE --engine auto",
+        )
     if missing := [name for name in ("starlette", "uvicorn") if not installed(name)]:
         raise MissingDependency(
             f"The server needs {missing[0]}, which is not installed.",

@@ -33,7 +33,8 @@ PORT: Final = 8080
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """What an image is made of. `model` is a folder (all its files ship) or one file; `serving` is serving.json.
+    """What an image is made of. `model` is a folder (all its files ship) or one file; `serving` is serving.json, which
+    names the runtime.
 
     `annotations` are added to the index, the manifests and the config's labels: `io.mlopt.target`, and so on.
     """
@@ -44,6 +45,11 @@ class ImageSpec:
     version: str = "1"
     platforms: tuple[str, ...] = PLATFORMS
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the model in the image."""
+        return str(self.serving["runtime"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,8 @@ def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
     application = application_layer(kitchen)
 
     def of(platform: str) -> tuple[Layer, ...]:
-        return base_layer(kitchen, platform=platform), runtime_layer(kitchen, platform=platform), application, model
+        runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
+        return base_layer(kitchen, platform=platform), runtime, application, model
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
@@ -214,7 +221,7 @@ def _annotations(spec: ImageSpec) -> dict[str, str]:
         "org.opencontainers.image.title": spec.name,
         "org.opencontainers.image.version": spec.version,
         "org.opencontainers.image.created": _created(),
-        "io.mlopt.runtime": "onnxruntime",
+        "io.mlopt.runtime": spec.runtime,
         **spec.annotations,
     }
 

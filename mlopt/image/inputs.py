@@ -66,12 +66,32 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Everything docker/ says about the Python image."""
+    """Everything docker/ says about the Python image. `runtime` is what every image holds beside one of `runtimes`."""
 
     suite: str
     python: str
     base: Wanted
     runtime: Wanted
+    runtimes: Mapping[str, Wanted]
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """What is locked: the distributions of every image, whatever it runs."""
+        return tuple(sorted({*self.runtime.packages, *(n for one in self.runtimes.values() for n in one.packages)}))
+
+    def running(self, runtime: str) -> Wanted:
+        """What the image of a model in `runtime` holds. Raises `ImageFailed` where there is no such image."""
+        if runtime not in self.runtimes:
+            raise ImageFailed(
+                f"No image holds the runtime {runtime}: there are {' and '.join(self.runtimes)}.",
+                next="serve it yourself, and compile with --no-image",
+            )
+        own = self.runtimes[runtime]
+        return Wanted(
+            packages=(*self.runtime.packages, *own.packages),
+            without=(*self.runtime.without, *own.without),
+            left_out=(*self.runtime.left_out, *own.left_out),
+        )
 
 
 def host_platform() -> str:
@@ -93,8 +113,9 @@ def read_wanted(folder: Path) -> Recorded:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         base, runtime = table["base"], table["runtime"]
-        return Recorded(base["suite"], runtime["python"], _wanted(base), _wanted(runtime))
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        runtimes = {name: _wanted(own) for name, own in table["runtimes"].items()}
+        return Recorded(base["suite"], runtime["python"], _wanted(base), _wanted(runtime), runtimes)
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ImageFailed(f"What the image is made from cannot be read: {error!r}", where=str(path)) from error
 
 

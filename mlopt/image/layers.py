@@ -19,7 +19,7 @@ from mlopt.errors import ImageFailed
 from mlopt.image.bytecode import Compiler
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import Lock, Package, Recorded, host_platform
+from mlopt.image.inputs import Lock, Package, Recorded, Wanted, host_platform
 from mlopt.image.tree import Entry, Tree, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
 
@@ -112,17 +112,18 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
     )
 
 
-def runtime_layer(kitchen: Kitchen, *, platform: str) -> Layer:
-    """ONNX Runtime, NumPy, Pillow and the web stack, from wheels."""
-    packages, wanted, compiler = kitchen.runtime.of(platform), kitchen.wanted, kitchen.compiler()
+def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
+    """One runtime, NumPy, Pillow and the web stack, from wheels."""
+    wanted, python, compiler = kitchen.wanted.running(runtime), kitchen.wanted.python, kitchen.compiler()
+    packages = tuple(package for package in kitchen.runtime.of(platform) if package.name in wanted.packages)
 
     def tree() -> Tree:
-        files = _runtime_tree(wanted, kitchen.inputs.wheels(packages, python=wanted.python))
+        files = _runtime_tree(wanted, python, kitchen.inputs.wheels(packages, python=python))
         return compiler.without_sources(files) if compiler else files
 
     return kitchen.cache.layer(
         "runtime",
-        key=[_digests(packages), wanted.runtime.left_out, wanted.python, compiler is not None],
+        key=[_digests(packages), wanted.left_out, python, compiler is not None],
         made_by=_named("wheels", packages),
         level=_LEVEL,
         tree=tree,
@@ -186,12 +187,12 @@ def _base_tree(wanted: Recorded, debs: Iterable[Path]) -> Tree:
     return tree
 
 
-def _runtime_tree(wanted: Recorded, wheels: Iterable[Path]) -> Tree:
+def _runtime_tree(wanted: Wanted, python: str, wheels: Iterable[Path]) -> Tree:
     tree: Tree = {}
     for wheel in wheels:
         tree |= unpack_wheel(wheel)
-    below = PYTHON_PATH.format(python=wanted.python)
-    return {f"{below}/{path}": entry for path, entry in without(tree, wanted.runtime.left_out).items()}
+    below = PYTHON_PATH.format(python=python)
+    return {f"{below}/{path}": entry for path, entry in without(tree, wanted.left_out).items()}
 
 
 def _digests(packages: Iterable[Package]) -> list[str]:

@@ -88,12 +88,12 @@ def lock_wheels(wanted: Recorded, platform: str, *, index_url: str | None = None
         command += ["--disable-pip-version-check", "--no-input", "--dest", scratch]
         command += wheel_tags(tags, python=wanted.python)
         command += ["--index-url", index_url] if index_url else []
-        done = subprocess.run([*command, *wanted.runtime.packages], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *wanted.wheels], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise ImageFailed(
                 f"The wheels for {platform} do not resolve: " + " ".join(lines[:2])[:500],
-                next="correct [runtime] in docker/python.toml, or name an index: --index-url URL",
+                next="correct [runtime] and [runtimes] in docker/python.toml, or name an index: --index-url URL",
             )
         return tuple(sorted((_wheel(path) for path in Path(scratch).glob("*.whl")), key=lambda package: package.name))
 

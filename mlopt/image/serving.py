@@ -37,6 +37,7 @@ def describe_serving(
     classes: Sequence[str] | None = None,
     task: str | None = None,
     threads: int | None = None,
+    runtime: str = "onnxruntime",
 ) -> dict[str, Any]:
     """The content of serving.json for an ONNX file.
 
@@ -59,6 +60,7 @@ def describe_serving(
         "preprocess": dict(preprocess) if preprocess is not None else None,
         "classes": list(classes) if classes is not None else None,
         "threads": threads,
+        "runtime": runtime,
     }
 
 

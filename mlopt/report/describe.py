@@ -83,7 +83,7 @@ def describe(
         image=_image(image) if image else None,
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
-        notes=_notes(prepared),
+        notes=_notes(prepared, choice, image),
     )
 
 
@@ -171,7 +171,7 @@ def _image(image: Image) -> ImageFacts:
     )
 
 
-def _notes(prepared: Prepared) -> tuple[str, ...]:
+def _notes(prepared: Prepared, choice: Choice, image: Image | None) -> tuple[str, ...]:
     """What a reader should know besides `verdict.warnings`, which every rendering derives from the report itself."""
     notes = []
     target = prepared.target
@@ -185,6 +185,10 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
                 f"Engines for {target.name} can only be built on it. This bundle holds the ONNX model and an image "
                 "that runs it with ONNX Runtime on the CPU until then."
             )
+    runtime = prepared.runtimes[choice.winner]
+    if image and runtime != prepared.plan.baseline.runtime:
+        platforms = " and ".join(found.platform for found in image.platforms)
+        notes.append(f"The image holds {runtime}, in which {choice.winner} was judged, and is for {platforms} alone.")
     if target.unverified:
         notes.append(f"Facts about {target.name} that nobody checked: {', '.join(target.unverified)}.")
     return tuple(notes)

@@ -96,8 +96,8 @@ def _losers(table: Table) -> list[Row]:
 
 def _evidence(table: Table) -> str:
     """How the clocks were taken, once, under the table."""
-    taken = next((row.candidate.measurement for row in table.rows if row.candidate.measurement), None)
-    return verdict.how_measured(taken) if taken else ""
+    taken = [row.candidate.measurement for row in table.rows if row.candidate.measurement]
+    return verdict.how_measured(taken[0], [one.runtime for one in taken]) if taken else ""
 
 
 def _candidates(table: Table, width: int, color: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -144,11 +145,12 @@ def warnings(report: Report) -> tuple[str, ...]:
     return tuple(found)
 
 
-def how_measured(measurement: Measurement) -> str:
-    """Device and method of a candidate's clocks, in full."""
+def how_measured(measurement: Measurement, runtimes: Sequence[str] = ()) -> str:
+    """Device and method of a candidate's clocks, in full; of several candidates' with all their `runtimes`."""
     queries = text.count(measurement.latency.queries)
+    ran_in = text.listed(dict.fromkeys(runtimes or (measurement.runtime,)))
     return (
-        f"{measurement.grade} on {measurement.device}, {measurement.runtime}, {measurement.scenario}, "
+        f"{measurement.grade} on {measurement.device}, {ran_in}, {measurement.scenario}, "
         f"batch {measurement.batch}, {_threads(measurement.threads)}, {queries} queries "
         f"in {measurement.rounds} rounds interleaved with the baseline"
     )

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import numpy as np
-import onnxruntime as ort
 import orjson
 
 from mlopt.serve.preprocess import Preprocess, preprocess_from_json
 from mlopt.serve.protocol import NUMPY_OF, Rejected, Tensor
+from mlopt.serve.runtimes import RUNTIMES
 
 SCHEMA: Final = 1
 
@@ -38,6 +36,7 @@ class Serving:
     classes: tuple[str, ...] | None
     task: str | None
     threads: int | None
+    runtime: str
 
     @property
     def classifies_pictures(self) -> bool:
@@ -49,7 +48,7 @@ class Serving:
         return {
             "name": self.name,
             "versions": [self.version],
-            "platform": "onnxruntime_onnx",
+            "platform": f"{self.runtime}_onnx",
             "inputs": [tensor.as_json() for tensor in self.inputs],
             "outputs": [tensor.as_json() for tensor in self.outputs],
         }
@@ -73,19 +72,15 @@ class Model:
     """A loaded model. `infer` may be called from several threads at once."""
 
     def __init__(self, folder: Path, serving: Serving) -> None:
-        """Load the model. Raises `NotServable` when ONNX Runtime refuses the file."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = serving.threads or available_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        """Load the model. Raises `NotServable` when its runtime refuses the file, or is not here."""
+        self.serving = serving
+        self.threads = serving.threads or available_cores()
         try:
-            self._session = ort.InferenceSession(
-                str(folder / serving.file), options, providers=["CPUExecutionProvider"]
-            )
+            self._run = RUNTIMES[serving.runtime](folder / serving.file, threads=self.threads)
+        except ImportError as error:
+            raise NotServable(f"{serving.runtime} is not installed here: {error}") from error
         except Exception as error:
             raise NotServable(f"{folder / serving.file} cannot be loaded: {error}") from error
-        self.serving = serving
-        self.threads: int = options.intra_op_num_threads
 
     def warm_up(self) -> None:
         """One inference on zeros (every free dimension 1), so that no client pays for first-time work.
@@ -106,7 +101,7 @@ class Model:
         """Arrays by output name. Raises `Rejected` when the model refuses these inputs."""
         names = list(outputs or (tensor.name for tensor in self.serving.outputs))
         try:
-            results = self._session.run(names, dict(feeds))
+            results = self._run(names, dict(feeds))
         except Exception as error:
             # Names, types and declared shapes were checked: what is left is a shape that some node cannot take.
             raise Rejected(f"the model refuses these inputs: {_first_line(error)}") from error
@@ -147,6 +142,9 @@ def _serving(spec: Mapping[str, Any]) -> Serving:
     file = spec.get("file", "model.onnx")
     if "/" in file or file.startswith("."):
         raise ValueError(f"file is {file!r}; it must lie in the folder itself")
+    runtime = spec.get("runtime", "onnxruntime")
+    if runtime not in RUNTIMES:
+        raise ValueError(f"its runtime is {runtime!r}; this server has {' and '.join(RUNTIMES)}")
     if threads is not None and not (type(threads) is int and threads > 0):
         raise ValueError(f"threads is {threads!r}; it must be a number above 0, or absent")
     return Serving(
@@ -159,6 +157,7 @@ def _serving(spec: Mapping[str, Any]) -> Serving:
         classes=tuple(str(name) for name in classes) if classes else None,
         task=spec.get("task"),
         threads=threads,
+        runtime=runtime,
     )
 
 

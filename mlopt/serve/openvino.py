@@ -14,13 +14,12 @@ _CONVERTER: Final = "openvino.tools.ovc"
 def library() -> Any:
     """The module openvino, without its converter: that one reports every import to its maker, and nothing here
     converts with it."""
-    if "openvino" not in sys.modules:
-        before = sys.modules.get(_CONVERTER)
-        sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # an import of it fails, which openvino expects
+    if sys.modules.get("openvino") is None:
+        sys.modules.setdefault(_CONVERTER, None)  # type: ignore[arg-type]  # importing it fails, which is expected
         try:
             import openvino
         finally:
-            if before is None:
+            if sys.modules[_CONVERTER] is None:
                 del sys.modules[_CONVERTER]
         return openvino
     return sys.modules["openvino"]

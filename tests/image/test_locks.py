@@ -43,7 +43,7 @@ def test_every_wanted_package_is_locked() -> None:
     assert set(wanted.base.packages) <= base
     assert not base.intersection(wanted.base.without)
     runtime = {package.name for package in read_lock(folder / "runtime.lock.json").of(PLATFORMS[0])}
-    assert set(wanted.runtime.packages) == runtime
+    assert set(wanted.wheels) == runtime
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ def post(url: str, body: bytes) -> Any:
         return json.load(reply)
 
 
-def test_it_runs_the_images_own_files_and_stops(image: Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", ["image", "openvino_image"])
+def test_it_runs_the_images_own_files_and_stops(made: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    image: Image = request.getfixturevalue(made)
     with serve_image(image.path, engine="none", root=tmp_path / "cache") as served:
         assert served.engine == "none"
         assert served.url.startswith("http://127.0.0.1:")
@@ -38,6 +40,8 @@ def test_it_runs_the_images_own_files_and_stops(image: Image, tmp_path: Path) ->
         libraries = {line.split()[-1] for line in loaded.splitlines() if ".so" in line}
         strangers = {path for path in libraries if not path.startswith(str(tmp_path))}
         assert strangers == set(), "the server took files of the host"
+        assert any("libopenvino_intel_cpu" in path for path in libraries) == (made == "openvino_image")
+        assert any("onnxruntime" in path for path in libraries) == (made == "image")
     assert not Path(f"/proc/{served.pid}").exists()
     with pytest.raises(OSError, match=r"."):
         urllib.request.urlopen(served.url, timeout=2)

@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 
 import pytest
 
+from mlopt.image.inputs import read_wanted
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Which extra each room of the code may lean on, besides the core.
@@ -91,8 +93,16 @@ def test_nothing_anywhere_is_imported_that_nobody_declares(project: dict[str, An
 
 
 def test_the_image_holds_all_that_its_server_imports() -> None:
-    wanted = tomllib.loads((ROOT / "docker" / "python.toml").read_text())["runtime"]["packages"]
-    assert not undeclared(imported(ROOT / "mlopt" / "serve"), {plain(name) for name in wanted} | {"openvino"})
+    """All but the runtimes that its model does not need: those are imported by name, from serving.json."""
+    wanted = read_wanted(ROOT / "docker")
+    runtimes = {"onnxruntime", "openvino"}
+    assert set(wanted.runtimes) == runtimes
+    needed = imported(ROOT / "mlopt" / "serve")
+    assert runtimes <= needed
+    for runtime in runtimes:
+        held = {plain(name) for name in wanted.running(runtime).packages}
+        assert not undeclared(needed - runtimes | {runtime}, held)
+        assert not held & (runtimes - {runtime}), "an image holds one runtime"
 
 
 def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""The runtimes that the server can run a model in. An image holds one of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from mlopt.serve.openvino import compiled, output_names
+
+
+class Run(Protocol):
+    """The outputs of these names, in that order, for arrays by input name; may be called from several threads."""
+
+    def __call__(self, names: Sequence[str], feeds: Mapping[str, np.ndarray], /) -> list[np.ndarray]: ...
+
+
+class Open(Protocol):
+    """Load an ONNX file. Raises whatever the runtime does, ImportError where it is not installed."""
+
+    def __call__(self, model: Path, /, *, threads: int) -> Run: ...
+
+
+def _onnxruntime(model: Path, *, threads: int) -> Run:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    run: Callable[..., list[np.ndarray]] = ort.InferenceSession(
+        str(model), options, providers=["CPUExecutionProvider"]
+    ).run
+    return run
+
+
+def _openvino(model: Path, *, threads: int) -> Run:
+    loaded = compiled(model, threads=threads)
+    places = {name: place for place, name in enumerate(output_names(loaded))}
+    mine = threading.local()  # one request runs one query at a time
+
+    def run(names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        request: Any = getattr(mine, "request", None) or loaded.create_infer_request()
+        mine.request = request
+        results = request.infer(dict(feeds), share_inputs=True).to_tuple()
+        return [results[places[name]] for name in names]
+
+    return run
+
+
+RUNTIMES: Final[Mapping[str, Open]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
