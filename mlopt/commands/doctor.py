@@ -48,7 +48,7 @@ def command(cache_dir: Path | None, as_json: bool) -> None:
             "extras": [asdict(extra) | {"complete": extra.complete, "command": extra.command} for extra in extras],
             "tools": [asdict(tool) for tool in tools],
             "store": store,
-            "telemetry": {"onnxruntime": _telemetry(), "mlopt": "has none"},
+            "telemetry": _telemetry(),
         }
         click.echo(json.dumps(facts, indent=1))
     else:
@@ -58,7 +58,7 @@ def command(cache_dir: Path | None, as_json: bool) -> None:
         _print_extras(extras)
         _print_tools(tools)
         _section("store", {"folder": str(store["path"]), "free": _free(store), "holds": _held(store)})
-        _section("telemetry", {"onnxruntime": _telemetry(), "mlopt": "has none"})
+        _section("telemetry", _telemetry())
     _refuse_broken(core)
 
 
@@ -129,9 +129,13 @@ def _held(store: Mapping[str, object]) -> str:
     return f"{store['entries']} entries, {format_bytes(held)}"
 
 
-def _telemetry() -> str:
+def _telemetry() -> dict[str, str]:
     value = os.environ.get("ORT_DISABLE_TELEMETRY", "1")  # the command line sets 1 where nothing is said
-    return "off" if value == "1" else f"on: ORT_DISABLE_TELEMETRY={value} in the environment; set it to 1"
+    return {
+        "onnxruntime": "off" if value == "1" else f"on: ORT_DISABLE_TELEMETRY={value} in the environment; set it to 1",
+        "openvino": "off: the part that reports is never loaded",
+        "mlopt": "has none",
+    }
 
 
 def _own_version() -> str:
