@@ -89,6 +89,13 @@ def test_an_answer_is_the_caller_s_own(tmp_path: Path) -> None:
         np.testing.assert_array_equal(first, kept)
 
 
+def test_an_input_that_does_not_lie_in_one_piece(tmp_path: Path) -> None:
+    model = nets.save(nets.conv_net(), tmp_path / "net.onnx")
+    last = np.random.default_rng(0).standard_normal((6, 32, 32, 3)).astype(np.float32)
+    expected, found = both(model, {"image": last.transpose(0, 3, 1, 2)[::3]})
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
 def test_weights_beside_the_file_are_found(tmp_path: Path) -> None:
     model = nets.conv_net()
     whole = nets.save(model, tmp_path / "whole" / "model.onnx")
