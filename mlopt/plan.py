@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import metadata
 from typing import TYPE_CHECKING, Any, Final
@@ -64,17 +64,22 @@ def plan(
     calibration: Samples | None,
     probe: Samples | GeneratedSamples,
     allowed: Allowed,
+    *,
+    asked: Collection[str] = (),
 ) -> Plan:
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
     model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
-    of a variant may lose, for steps that search inside it.
+    of a variant may lose, for steps that search inside it. `asked` are the recipes that somebody named.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
     for recipe in recipes:
-        if reason := _illegal(recipe, signature, target, calibration) or _hopeless(recipe, allowed):
+        reason = _illegal(recipe, signature, target, calibration) or _hopeless(recipe, allowed)
+        if not reason and recipe.on_request and recipe.name not in asked:
+            reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
+        if reason:
             left_out.append(LeftOut(recipe.name, reason))
         else:
             steps = tuple(_step(spec, recipe, target, calibration, probe, allowed) for spec in recipe.steps)
@@ -131,8 +136,8 @@ def _step(
     probe: Samples | GeneratedSamples,
     allowed: Allowed,
 ) -> Step:
-    """The step that a recipe names, with its options, the calibration samples, the target's int8 scheme and what
-    the profile allows.
+    """The step that a recipe names, with its options, the calibration samples, the target's int8 scheme and
+    width of kernels, and what the profile allows.
 
     Raises `ConfigInvalid` for an option that the step does not have or a value that it refuses, `UnknownName` for the
     step itself.
@@ -153,6 +158,8 @@ def _step(
         options[name] = tuple(value) if isinstance(value, list) else value
     if options.get("scheme") == "auto":
         options["scheme"] = target.int8_scheme
+    if options.get("multiple") == "auto":
+        options["multiple"] = target.channel_multiple
     if "calibration" in fields:
         options["calibration"] = calibration
     if "probe" in fields:

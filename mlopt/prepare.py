@@ -107,6 +107,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         split.calibration if split else None,
         split.calibration if split else evaluation,
         allowed(profile.budgets, len(evaluation), labelled=bool(split and split.source.labelled)),
+        asked=_asked(request, project, recipes),
     )
     _check_ship(request, candidates)
     machine = detect()
@@ -160,6 +161,13 @@ def _recipes(request: Request, project: Project) -> tuple[Request, tuple[Recipe,
     ship = find_recipe(request.ship)
     others = tuple(recipe for recipe in recipes if recipe.name != ship.name)
     return dataclasses.replace(request, ship=ship.name), (*others, ship)
+
+
+def _asked(request: Request, project: Project, recipes: tuple[Recipe, ...]) -> frozenset[str]:
+    """The recipes that somebody named, rather than all that there are."""
+    if request.recipes or project.compile.recipes:
+        return frozenset(recipe.name for recipe in recipes)
+    return frozenset({request.ship} if request.ship else ())
 
 
 def _check_ship(request: Request, candidates: Plan) -> None:

@@ -27,7 +27,8 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`needs_ops` and `needs_isa` are met by any one of theirs; empty needs nothing."""
+    """`needs_ops` and `needs_isa` are met by any one of theirs; empty needs nothing. `on_request`: made only when it
+    is asked for by name, because that takes long."""
 
     name: Annotated[str, GIVEN]
     summary: str
@@ -38,6 +39,7 @@ class Recipe:
     needs_ops: tuple[str, ...] = ()
     needs_isa: tuple[Isa, ...] = ()
     min_opset: int = 0
+    on_request: bool = False
 
     def __post_init__(self) -> None:
         if not self.steps:

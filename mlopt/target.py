@@ -131,8 +131,9 @@ class Detect:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`stacks` begins with the one to build for. `unverified` lists key paths of facts that nobody checked; a table's
-    path covers all below it. `sources` says where facts come from."""
+    """`stacks` begins with the one to build for. `channel_block` is how many channels the fast kernels take at a time,
+    where that does not follow from the instruction sets. `unverified` lists key paths of facts that nobody checked; a
+    table's path covers all below it. `sources` says where facts come from."""
 
     name: Annotated[str, GIVEN]
     summary: str
@@ -141,6 +142,7 @@ class Target:
     build_on: Literal["host", "device", "anywhere"] = "anywhere"
     aliases: tuple[str, ...] = ()
     memory: Bytes | None = None
+    channel_block: int | None = None
     gpu: Gpu | None = None
     stacks: Annotated[tuple[Stack, ...], Key("stack")] = ()
     power: Power | None = None
@@ -151,6 +153,8 @@ class Target:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"linux/(amd64|arm64)(/v[0-9])?", self.platform):
             raise ValueError(f"platform {self.platform!r} is not linux/amd64 or linux/arm64")
+        if self.channel_block is not None and self.channel_block < 1:
+            raise ValueError("channel-block is less than 1")
 
     @property
     def opset(self) -> int:
@@ -176,6 +180,18 @@ class Target:
         if self.platform.startswith("linux/arm64"):
             return "s8s8"
         return "u8s8" if self.int8_dot else "u8s8-7bit"
+
+    @property
+    def channel_multiple(self) -> int:
+        """What widths of layers must be multiples of to be as fast as their work lets them be.
+
+        ONNX Runtime's convolutions on x86 compute a vector register of channels at a time, 16 with AVX-512, else 8,
+        and leave that path where a width does not fit. Its wheels for Arm have no such layout; their products take 8
+        at a time. Tensor cores read 16 bytes: 8 channels of fp16, 16 of int8.
+        """
+        if self.channel_block is not None:
+            return self.channel_block
+        return 16 if "avx512" in self.cpu.isa or (self.gpu and self.gpu.sm >= (7, 0)) else 8
 
 
 def newest_opset(runtime: str, version: str) -> int:

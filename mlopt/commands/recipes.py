@@ -66,6 +66,7 @@ def _needs(recipe: Recipe) -> str:
     needs += [f"a model with {' or '.join(recipe.needs_ops)}"] if recipe.needs_ops else []
     needs += [f"a CPU with {' or '.join(recipe.needs_isa)}"] if recipe.needs_isa else []
     needs += [f"ONNX opset {recipe.min_opset} or newer"] if recipe.min_opset else []
+    needs += ["to be asked for with --recipe, because it takes long"] if recipe.on_request else []
     return ", ".join(needs) or "nothing"
 
 

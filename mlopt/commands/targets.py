@@ -92,6 +92,7 @@ def _facts(target: Target) -> dict[str, object]:
     return declared | {
         "opset": target.opset,
         "int8_scheme": target.int8_scheme,
+        "channel_multiple": target.channel_multiple,
         "this_machine": is_this_machine(target),
         "file": _file(target),
     }
@@ -168,6 +169,7 @@ def _buildable(target: Target) -> list[tuple[str, str]]:
         ("image", f"here, without the machine: a server with ONNX Runtime on its {architecture} CPU"),
         ("opset", f"{target.opset} at most: {_opset_reason(target)}"),
         ("int8 on the CPU", _int8_reason(target)),
+        ("pruned widths", f"multiples of {target.channel_multiple} channels"),
     ]
     if target.gpu:
         facts.append(("TensorRT engine", _engine_reason(target)))
@@ -228,5 +230,6 @@ def _recipes(target: Target) -> list[tuple[str, str]]:
             continue
         needs = ["samples"] if recipe.needs_samples else []
         needs += [f"a model with {' or '.join(recipe.needs_ops)}"] if recipe.needs_ops else []
+        needs += [f"--recipe {recipe.name}"] if recipe.on_request else []
         facts.append((recipe.name, f"yes, given {' and '.join(needs)}" if needs else "yes"))
     return facts
