@@ -53,9 +53,10 @@ def plan(
     recipes: Sequence[Recipe],
     calibration: Samples | None,
     allowed: Allowed = ALLOWED,
+    asked: Sequence[str] = (),
 ) -> Plan:
     probe = calibration or GeneratedSamples(signature, 4, 0)
-    return plan_of(signature, target, recipes, calibration, probe, allowed)
+    return plan_of(signature, target, recipes, calibration, probe, allowed, asked=asked)
 
 
 def as_text(made: Plan) -> str:
@@ -160,6 +161,26 @@ def test_the_scheme_is_what_the_target_computes_exactly(conv: Signature) -> None
         schemes[name] = options_of(made.candidates[1].steps[0])["scheme"]
     assert "auto" not in schemes.values()
     assert schemes["x86-64-avx2"] != schemes["x86-64-avx512-vnni"], "without VNNI products of two int8 saturate"
+
+
+def test_what_takes_long_is_made_when_it_is_asked_for(conv: Signature, board: Target) -> None:
+    pruned = find_recipe("pruned")
+    assert reason(plan(conv, board, [pruned], samples(conv))) == (
+        "it takes long to make; ask for it with --recipe pruned"
+    )
+    made = plan(conv, board, [pruned], samples(conv), asked=["pruned"])
+    assert [candidate.name for candidate in made.candidates] == ["baseline", "pruned"]
+    assert reason(plan(conv, board, [pruned], None, asked=["pruned"])) == (
+        "it needs samples to observe ranges on; give --samples"
+    )
+
+
+def test_widths_are_multiples_of_what_the_target_computes_at_a_time(conv: Signature) -> None:
+    multiples = {}
+    for name in ("x86-64-avx2", "x86-64-avx512-vnni", "rpi5"):
+        made = plan(conv, find_target(name), [find_recipe("pruned-int8")], samples(conv), asked=["pruned-int8"])
+        multiples[name] = options_of(made.candidates[1].steps[0])["multiple"]
+    assert multiples == {"x86-64-avx2": 8, "x86-64-avx512-vnni": 16, "rpi5": 8}
 
 
 def test_a_slip_in_an_option_is_found_before_anything_runs(conv: Signature, board: Target) -> None:

@@ -108,6 +108,21 @@ def test_the_int8_scheme_follows_from_instructions_alone(isa: tuple, platform: s
     assert Target(name="any", summary="", platform=platform, cpu=Cpu("any", isa)).int8_scheme == scheme
 
 
+@pytest.mark.parametrize(
+    ("name", "multiple"),
+    [("x86-64-avx2", 8), ("x86-64-avx512", 16), ("rpi5", 8), ("jetson-nano", 8), ("jetson", 16), ("h100", 16)],
+)
+def test_widths_are_multiples_of_what_kernels_take_at_a_time(name: str, multiple: int) -> None:
+    assert find_target(name).channel_multiple == multiple
+
+
+def test_a_file_may_say_how_many_channels_its_kernels_take() -> None:
+    board = Target(name="t", summary="", platform="linux/arm64", cpu=Cpu("any", ("neon",)), channel_block=4)
+    assert board.channel_multiple == 4
+    with pytest.raises(ValueError, match="channel-block is less than 1"):
+        Target(name="t", summary="", platform="linux/arm64", cpu=Cpu("any", ()), channel_block=0)
+
+
 def test_the_opset_is_what_every_runtime_of_the_first_stack_reads() -> None:
     def opset(**stack: object) -> int:
         first = Stack(**stack)  # type: ignore[arg-type]
