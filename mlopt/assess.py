@@ -64,6 +64,12 @@ def check_baseline(prepared: Prepared, progress: Progress) -> None:
     check_labels(outcomes, labels, offset=offset, where=prepared.split.source.where)
 
 
+def compared(prepared: Prepared, artifact: Artifact) -> Accuracy:
+    """How one more ONNX model answers against the baseline."""
+    outcomes = (_evaluated(prepared, BASELINE, one) for one in (prepared.exported, artifact))
+    return _compared(prepared, *outcomes)
+
+
 def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
     step = Evaluate(
         samples=prepared.evaluation,
@@ -90,18 +96,19 @@ def _accuracies(
                 raise
             failures[name] = error.what
     progress.about = ""
-    found = {
-        name: compare(
-            outcomes[BASELINE],
-            outcome,
-            labels=prepared.evaluation.labels,
-            generated=prepared.split is None,
-            device=prepared.device,
-            grade="measured" if prepared.on_this_machine else "estimated",
-        )
-        for name, outcome in outcomes.items()
-    }
+    found = {name: _compared(prepared, outcomes[BASELINE], outcome) for name, outcome in outcomes.items()}
     return {**found, BASELINE: _of_itself(found[BASELINE])}
+
+
+def _compared(prepared: Prepared, baseline: Artifact, outcome: Artifact) -> Accuracy:
+    return compare(
+        baseline,
+        outcome,
+        labels=prepared.evaluation.labels,
+        generated=prepared.split is None,
+        device=prepared.device,
+        grade="measured" if prepared.on_this_machine else "estimated",
+    )
 
 
 def _of_itself(accuracy: Accuracy) -> Accuracy:

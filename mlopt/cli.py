@@ -20,6 +20,7 @@ VERBS: Final = {
     "compile": "Take a trained model to a measured, judged image.",
     "export": "Convert a model to ONNX, checked against its source.",
     "quantize": "Make one recipe's candidate of a model, and judge it.",
+    "prune": "Remove channels as far as the accuracy budget lets.",
     "bench": "Measure models side by side.",
     "inspect": "Show what a model or a bundle holds.",
     "serve": "Serve a bundle on this machine.",

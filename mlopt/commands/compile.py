@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mlopt.commands.options import model_argument, progress_for, reading, sampling, storing, talking
-from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed, Misused
+from mlopt.commands.options import max_drop_option, model_argument, progress_for, reading, sampling, storing, talking
+from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed
 from mlopt.request import Request
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _INDENT: Final = " " * 4
 @click.option("-p", "--profile", metavar="NAME|FILE", help="Budgets to keep.  [default: balanced]")
 @click.option("-r", "--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Try these only (repeatable).")
 @click.option("--ship", metavar="NAME", help="Ship this candidate, whatever the judge says of it.")
-@click.option("--max-drop", metavar="0.5%", help="Top-1 that may be lost, proven at 95 % confidence.")
+@max_drop_option
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime while measuring.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where bundles go.  [default: out]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and every recipe left out with the reason.")
@@ -46,7 +46,7 @@ def command(
     /,
     model: Path,
     targets: tuple[str, ...],
-    max_drop: str | None,
+    max_drop: float | None,
     dry_run: bool,
     cache_dir: Path | None,
     as_json: bool,
@@ -72,7 +72,7 @@ def command(
     base = Request(
         model=model,
         store=cache_dir,
-        max_drop=_drop(max_drop) if max_drop else None,
+        max_drop=max_drop,
         command=("mlopt", *sys.argv[1:]),
         **asked,  # type: ignore[arg-type]
     )
@@ -120,15 +120,6 @@ def _raise_for(bundles: list[Bundle], *, image: bool) -> None:
             where=", ".join(without),
             next="mend that and compile again (no step is done twice), or say --no-image",
         )
-
-
-def _drop(text: str) -> float:
-    from mlopt.units import Fraction, parse
-
-    try:
-        return parse(Fraction, text)
-    except ValueError as error:
-        raise Misused(f"--max-drop: {error}.", next="--max-drop 0.5%, or 0% for no drop at all") from error
 
 
 def print_bundle(bundle: Bundle, *, color: bool) -> None:

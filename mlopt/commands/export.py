@@ -45,7 +45,7 @@ def command(
         model=model, target=target, factory=factory, trust=trust, project=project, store=cache_dir, recipes=("fp32",)
     )
     prepared = prepare(request, progress_for(quiet=quiet, verbose=verbose))
-    written = _write(prepared.exported, out or Path(f"{prepared.name}-onnx"), source=model, replace=out is None)
+    written = write(prepared.exported, out or Path(f"{prepared.name}-onnx"), source=model, replace=out is None)
     if as_json:
         facts = {"path": str(written), "digest": prepared.exported.digest, "parity": to_json(prepared.parity)}
         click.echo(json.dumps({**facts, "signature": to_json(prepared.signature)}))
@@ -58,7 +58,7 @@ def command(
         )
 
 
-def _write(exported: Artifact, out: Path, *, source: Path, replace: bool) -> Path:
+def write(exported: Artifact, out: Path, *, source: Path, replace: bool) -> Path:
     """Each file of the export in its place, whole or not at all; other files in the folder are left alone.
 
     A different model.onnx in a folder that the person named may be anybody's: it is replaced only when named itself.

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mlopt.errors import Misused
 from mlopt.progress import Progress
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -27,6 +28,16 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def max_drop_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--max-drop, as a fraction."""
+    return click.option(
+        "--max-drop",
+        metavar="0.5%",
+        callback=_max_drop,
+        help="Top-1 that may be lost, proven at 95 % confidence.",
+    )(command)
 
 
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,6 +75,17 @@ def talking(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def progress_for(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(quiet=quiet, verbose=verbose)
+
+
+def _max_drop(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    if not text:
+        return None
+    from mlopt.units import Fraction, parse
+
+    try:
+        return parse(Fraction, text)
+    except ValueError as error:
+        raise Misused(f"--max-drop: {error}.", next="--max-drop 0.5%, or 0% for no drop at all") from error
 
 
 def _no_color(context: click.Context, parameter: click.Parameter, value: bool) -> None:

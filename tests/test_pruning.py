@@ -1,0 +1,101 @@
+"""`mlopt prune`: the largest share that is proven to keep the budget, and what a person reads of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from graphs import GRAPHS
+from nets import save
+from walks import labelled, mlopt
+
+from mlopt.errors import BudgetInfeasible, Misused, SamplesInvalid, UnsupportedModel
+from mlopt.progress import Progress
+from mlopt.pruning import Pruning, prune_model
+from mlopt.request import Request
+
+AVX2 = "x86-64-avx2"  # widths in eights, whatever machine this is
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = save(GRAPHS["residual"](), tmp_path / "net.onnx")
+    labelled(tmp_path / "samples.npz", path, count=600, shape=(3, 8, 8))
+    return path
+
+
+def pruned(model: Path, *, share: float | None = None, max_drop: float | None = None, samples: bool = True) -> Pruning:
+    where = str(model.parent / "samples.npz") if samples else None
+    request = Request(model=model, target=AVX2, samples=where, max_drop=max_drop)
+    return prune_model(request, Progress(quiet=True), share=share)
+
+
+def test_the_last_share_that_keeps_the_budget(model: Path) -> None:
+    found = pruned(model, max_drop=0.15)
+    assert [trial.keeps(0.15) for trial in found.trials] == [True] * (len(found.trials) - 1) + [
+        found.chosen is found.trials[-1]
+    ]
+    gone = [trial.gone for trial in found.trials]
+    assert gone == sorted(set(gone)), "each goes further than the one before"
+    assert all(trial.gone >= trial.share for trial in found.trials)
+    assert found.chosen.accuracy.drop is not None
+    assert found.chosen.accuracy.drop.high <= 0.15
+    kept = {layer.name: layer.after for layer in found.chosen.layers}
+    assert all(width % 8 == 0 for name, width in kept.items() if name != "head")
+    assert {layer.name: layer.stays for layer in found.chosen.layers if layer.stays} == {"head": "output 'logits'"}
+
+
+def test_a_tighter_budget_prunes_no_more(model: Path) -> None:
+    assert pruned(model, max_drop=0.05).chosen.gone <= pruned(model, max_drop=0.3).chosen.gone
+
+
+def test_a_budget_that_nothing_keeps_names_the_nearest(model: Path) -> None:
+    with pytest.raises(BudgetInfeasible, match="No share keeps a drop of at most 1 points") as caught:
+        pruned(model, max_drop=0.01)
+    nearest = float(caught.value.next.split()[1].rstrip("%")) / 100
+    assert pruned(model, max_drop=nearest).chosen.gone > 0
+
+
+def test_a_budget_that_so_few_samples_prove_for_no_model(model: Path) -> None:
+    with pytest.raises(BudgetInfeasible, match=r"472 evaluation samples cannot prove a drop of at most 0\.2 points"):
+        pruned(model, max_drop=0.002)
+
+
+def test_what_is_missing_is_said(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(Misused, match="seen on samples, and there are none"):
+        pruned(model, samples=False)
+    with pytest.raises(UnsupportedModel, match=r"At most \d\d\.\d% of the model's work can be pruned"):
+        pruned(model, share=0.97)
+    import numpy as np
+
+    np.savez(tmp_path / "samples.npz", x=np.load(tmp_path / "samples.npz")["x"])
+    with pytest.raises(SamplesInvalid, match="the samples have no labels"):
+        pruned(model)
+    assert pruned(model, share=0.2).chosen.accuracy.agreement is not None
+
+
+def test_on_the_command_line(model: Path, tmp_path: Path) -> None:
+    done = mlopt(
+        *("prune", model, "--samples", "samples.npz", "-t", AVX2, "--max-drop", "30%", "-o", "small.onnx"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of the multiply-accumulates gone, drop of top-1 " in done.stdout
+    assert "multiply-accumulates" in done.stdout
+    assert "output 'logits'" in done.stdout
+    small = onnx.load(str(tmp_path / "small.onnx"))
+    assert small.ByteSize() < onnx.load(str(model)).ByteSize()
+
+
+def test_a_share_that_misses_the_budget_is_written_and_said(model: Path, tmp_path: Path) -> None:
+    done = mlopt(
+        *("prune", model, "--samples", "samples.npz", "-t", AVX2, "--share", "0.5", "--max-drop", "1%", "--json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "A drop of at most 1 points is not proven: drop of top-1 +" in done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["gone"] >= 0.5
+    assert facts["after"]["work"] < facts["before"]["work"]
+    assert (tmp_path / "net-pruned" / "model.onnx").is_file()
