@@ -50,6 +50,10 @@ class Store:
     root: Path
     observer: Observer = _unobserved
 
+    def __post_init__(self) -> None:
+        # Paths of results are used from other folders (links, other processes), so they hold wherever one stands.
+        object.__setattr__(self, "root", self.root.absolute())
+
     def run(self, step: Step, source: Artifact) -> Artifact:
         """The result of `step` on `source`: from the store if it was ever made there, else made now.
 

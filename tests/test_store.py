@@ -151,6 +151,21 @@ def test_killed_in_the_middle_leaves_no_result(store: Store, source: Artifact, m
     assert list((store.root / "scratch").iterdir()) == [], "the dead process's scratch is swept"
 
 
+def test_results_of_a_relative_store_are_found_from_anywhere(
+    source: Artifact, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path("beside"))
+    made = store.run(Shout(str(mark)), source)
+    adopted = store.adopt(made.main, TEXT)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "text").symlink_to(adopted.main)
+    monkeypatch.chdir("/")
+    assert (tmp_path / "link" / "text").read_bytes() == made.main.read_bytes()
+    assert (tmp_path / "beside" / "results").is_dir()
+    assert store.run(Shout(str(mark)), source) == made
+
+
 def test_full_disk_is_one_clear_error(store: Store, source: Artifact, mark: Path) -> None:
     class Full(Shout):
         def run(self, source: Artifact, into: Path) -> None:
