@@ -84,14 +84,14 @@ def prune_model(request: Request, progress: Progress, *, share: float | None) ->
     Hothorn and Lehmacher 1995). Raises `BudgetInfeasible` where not even the smallest share keeps the budget.
     """
     prepared = prepare(dataclasses.replace(request, recipes=(RECIPE,), ship=None, image=False), progress)
-    step = _step(prepared)
+    step, whole = _step(prepared), _followed(prepared.exported)
     if share is not None:
-        trial = _trial(prepared, dataclasses.replace(step, share=share), progress)
+        trial = _trial(prepared, whole, dataclasses.replace(step, share=share), progress)
         return Pruning(prepared, trial, (trial,), request.max_drop)
     budget = _budget(prepared)
     check_baseline(prepared, progress)
     trials: list[Trial] = []
-    for trial in _rising(prepared, step, progress):
+    for trial in _rising(prepared, whole, step, progress):
         trials.append(trial)
         if not trial.keeps(budget):
             break
@@ -140,14 +140,14 @@ def _budget(prepared: Prepared) -> float:
     return budgets.max_drop
 
 
-def _rising(prepared: Prepared, step: PruneChannels, progress: Progress) -> Iterator[Trial]:
+def _rising(prepared: Prepared, whole: Channels, step: PruneChannels, progress: Progress) -> Iterator[Trial]:
     """Trials that each prune more than the last one, until the model has no more to give."""
     gone = 0.0
     for share in SHARES:
         if share <= gone:
             continue  # the last one went as far, because widths are multiples
         try:
-            trial = _trial(prepared, dataclasses.replace(step, share=share), progress)
+            trial = _trial(prepared, whole, dataclasses.replace(step, share=share), progress)
         except UnsupportedModel:
             if not gone:
                 raise
@@ -156,12 +156,12 @@ def _rising(prepared: Prepared, step: PruneChannels, progress: Progress) -> Iter
         yield trial
 
 
-def _trial(prepared: Prepared, step: PruneChannels, progress: Progress) -> Trial:
+def _trial(prepared: Prepared, whole: Channels, step: PruneChannels, progress: Progress) -> Trial:
     progress.about = f"{step.share:.0%}"
     artifact = prepared.store.run(step, prepared.exported)
     accuracy = compared(prepared, artifact)
     progress.about = ""
-    whole, narrow = _followed(prepared.exported), _followed(artifact)
+    narrow = _followed(artifact)
     return Trial(step.share, artifact, accuracy, _size(whole), _size(narrow), tuple(_layers(whole, narrow)))
 
 

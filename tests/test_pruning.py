@@ -16,6 +16,7 @@ from mlopt.progress import Progress
 from mlopt.pruning import Pruning, prune_model
 from mlopt.request import Request
 
+pytestmark = pytest.mark.slow
 AVX2 = "x86-64-avx2"  # widths in eights, whatever machine this is
 
 

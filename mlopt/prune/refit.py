@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -68,13 +68,17 @@ def refit(
 
 
 def _fits(channels: Channels, node: Any) -> bool:
-    """Whether it mixes channels by constant weights, few enough to be fitted."""
+    """Whether it has constant weights, few enough for each output to be fitted."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in channels.constants:
         return False
     shape = channels.constants[node.input[1]].dims
     if node.op_type == "Conv":
-        return math.prod(shape[1:]) < LARGEST and not (groups_of(node) > 1 and shape[1] == 1)
+        return math.prod(shape[1:]) < LARGEST and not (_is_depthwise(node, shape) and groups_of(node) < shape[0])
     return len(shape) == 2 and max(shape) < LARGEST
+
+
+def _is_depthwise(node: Any, shape: Sequence[int]) -> bool:
+    return groups_of(node) > 1 and shape[1] == 1
 
 
 def _goal(channels: Channels, node: Any) -> _Goal:
@@ -110,9 +114,13 @@ def _parts(
     """The fitted matrix of each group."""
     import numpy as np
 
-    shape, groups = channels.constants[node.input[1]].dims, groups_of(node)
+    shape = channels.constants[node.input[1]].dims
+    narrow = next(one for one in pruned.graph.node if one.name == node.name)
     goal, stay = _goal(channels, node), kept_outputs(channels, node, gone)
-    sums = [_Sums(biased=len(node.input) > 2) for _ in range(groups)]
+    groups = np.arange(groups_of(node))
+    if _is_depthwise(node, shape) and stay is not None:
+        groups = groups[stay]
+    sums = [_Sums(biased=len(node.input) > 2) for _ in groups]
     with (
         tensors(whole, [goal.tensor], scratch) as run_whole,
         tensors(pruned, [node.input[0], *([goal.other] if goal.other else [])], scratch) as run_pruned,
@@ -125,9 +133,11 @@ def _parts(
             wanted = wanted if stay is None else wanted[:, stay]
             if goal.other:
                 wanted = wanted - written_rows(node, values[goal.other], where)
-            for number, part in enumerate(np.split(wanted, groups, axis=1)):
-                sums[number].add(read_rows(node, shape, read, number, where), part, half=query % 2)
-    return [one.fitted(_start(channels, node, gone, weights, number)) for number, one in enumerate(sums)]
+            for number, part in enumerate(np.split(wanted, len(groups), axis=1)):
+                sums[number].add(read_rows(narrow, shape, read, number, where), part, half=query % 2)
+    return [
+        one.fitted(_start(channels, node, gone, weights, int(number))) for number, one in zip(groups, sums, strict=True)
+    ]
 
 
 def _start(
