@@ -42,9 +42,13 @@ def cut(model: Any, channels: Channels, gone: Collection[int], weights: Mapping[
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
+    inputs = [value for value in copy.graph.input if value.name not in channels.constants]
+    del copy.graph.input[:]
+    copy.graph.input.extend(inputs)  # old models list their weights there too, with their sizes
     for tensor in copy.graph.initializer:
         if tensor.name in weights:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name].astype(dtype), tensor.name))
             continue
         stays = [kept(channels, axis, gone) for axis in channels.axes.get(tensor.name, ())]
         if any(stay is not None and not stay.all() for stay in stays):

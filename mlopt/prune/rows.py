@@ -76,7 +76,7 @@ def read_rows(node: Any, shape: Sequence[int], read: np.ndarray, number: int, wh
     import numpy as np
 
     if node.op_type != "Conv":
-        flat: np.ndarray = read.reshape(-1, read.shape[-1])[where]
+        flat: np.ndarray = read.reshape(-1, read.shape[-1])[where].astype(np.float32, copy=False)
         return flat
     begins, ends = _pads(node, shape, read)
     groups = int(attribute(node, "group", 1))
@@ -91,7 +91,7 @@ def read_rows(node: Any, shape: Sequence[int], read: np.ndarray, number: int, wh
         index.append(taps.reshape(len(where), *(1,) * axis, -1, *(1,) * (spatial - axis - 1)))
     index = [sample.reshape(-1, *(1,) * spatial), slice(None), *index]
     rows: np.ndarray = padded[tuple(index)]  # channels come last
-    return np.moveaxis(rows, -1, 1).reshape(len(where), -1)
+    return np.moveaxis(rows, -1, 1).reshape(len(where), -1).astype(np.float32, copy=False)
 
 
 def written_rows(node: Any, written: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def written_rows(node: Any, written: np.ndarray, where: np.ndarray) -> np.ndarra
 
     if node.op_type == "Conv":
         written = np.moveaxis(written, 1, -1)
-    rows: np.ndarray = written.reshape(-1, written.shape[-1])[where]
+    rows: np.ndarray = written.reshape(-1, written.shape[-1])[where].astype(np.float32, copy=False)
     return rows
 
 

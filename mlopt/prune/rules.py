@@ -314,8 +314,9 @@ def _softmax(channels: Channels, node: Any) -> bool:
     axes = channels.of(node.input[0])
     if axes is None:
         return False
-    # LayerNormalization and Softmax before opset 13 take all axes from the one named.
-    for axis in axes[int(attribute(node, "axis", -1)) % len(axes) :]:
+    # LayerNormalization, and Softmax before opset 13, take all axes from the one named; there the default was 1.
+    first = int(attribute(node, "axis", -1 if node.op_type == "LayerNormalization" else min(1, len(axes) - 1)))
+    for axis in axes[first % len(axes) :]:
         channels.freeze(axis, _why(node))
     for name in node.input[1:]:
         for axis in channels.of(name) or ():
@@ -331,6 +332,8 @@ def _reshape(channels: Channels, node: Any) -> bool:
         return False
     if all(axis is None for axis in axes):
         return _put(channels, node, (None,) * len(made))
+    if shape.count(None) > 1:  # what the one loses, the other could win
+        return False
     if node.op_type == "Reshape" and node.input[1] not in channels.constants and not _ends_free(channels, node):
         return False
     before = [(size, axis) for size, axis in zip(shape, axes, strict=True) if size != 1]

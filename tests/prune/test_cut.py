@@ -101,6 +101,25 @@ def test_an_operator_that_is_not_known_stops_its_channels_and_is_named() -> None
     assert held == {"a": "node sums (CumSum)", "head": "output 'logits'"}
 
 
+def test_weights_that_are_listed_as_inputs_are_cut_all_the_same(tmp_path: Path) -> None:
+    model = GRAPHS["plain"]()
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith(("a_", "b_")):
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, 1, tensor.dims))
+    channels = follow(model)
+    narrow = cut(model, channels, first_quarter(cells_of(channels, 4)[0]), {})
+    assert answers(narrow, tmp_path).shape == (5, 10)
+
+
+@pytest.mark.parametrize(("axis", "held"), [({"axis": 1}, True), ({}, True), ({"axis": 3}, False)])
+def test_a_softmax_over_channels_stops_them(axis: dict[str, int], held: bool) -> None:
+    model = GRAPHS["plain"]()
+    node = next(node for node in model.graph.node if node.name == "ra")
+    node.op_type = "Softmax"
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in axis.items())
+    assert ("a" in stopped(follow(model))) == held
+
+
 def test_what_a_sub_graph_reads_stays() -> None:
     model = GRAPHS["plain"]()
     branch = onnx.helper.make_graph(
