@@ -120,6 +120,55 @@ def two_sided_net(*, width: int = 8) -> onnx.ModelProto:
     return _checked(graph)
 
 
+def depthwise_net(*, width: int = 16, side: int = 16) -> onnx.ModelProto:
+    """Separable convolutions with one addition around two of them: [N, 3, side, side] to [N, 10]."""
+    nodes = [helper.make_node("Conv", ["image", "w0", "b0"], ["c0"], name="stem", pads=[1, 1, 1, 1])]
+    nodes.append(helper.make_node("Relu", ["c0"], ["r0"], name="relu0"))
+    initializers = [weights("w0", width, 3, 3, 3, scale=(2 / 27) ** 0.5), weights("b0", width, scale=0.1)]
+    for number in (1, 2, 3):
+        read = "sum" if number == 3 else f"r{number - 1}"
+        nodes += [
+            helper.make_node(
+                "Conv", [read, f"d{number}", f"e{number}"], [f"a{number}"], name=f"depth{number}", group=width,
+                pads=[1, 1, 1, 1],
+            ),
+            helper.make_node("Relu", [f"a{number}"], [f"s{number}"], name=f"relu_depth{number}"),
+            helper.make_node("Conv", [f"s{number}", f"w{number}", f"b{number}"], [f"c{number}"], name=f"point{number}"),
+            helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"),
+        ]  # fmt: skip
+        if number == 2:
+            nodes.append(helper.make_node("Add", ["r0", "r2"], ["sum"], name="add"))
+        initializers += [
+            weights(f"d{number}", width, 1, 3, 3, scale=(2 / 9) ** 0.5),
+            weights(f"e{number}", width, scale=0.1),
+            weights(f"w{number}", width, width, 1, 1, scale=(2 / width) ** 0.5),
+            weights(f"b{number}", width, scale=0.1),
+        ]
+    nodes += [
+        helper.make_node("GlobalAveragePool", ["r3"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["logits"], name="head", transB=1),
+    ]
+    initializers += [weights("w4", CLASSES, width), weights("b4", CLASSES)]
+    return _model(nodes, initializers, ("image", ["N", 3, side, side]), ("logits", ["N", CLASSES]))
+
+
+def unbalanced(model: onnx.ModelProto, *, seed: int = 0, octaves: float = 4) -> onnx.ModelProto:
+    """The same function with the channels between layers scaled by 2^U(-octaves, octaves): only a quantizer minds."""
+    from mlopt.repair.chains import pairs_of, scale
+
+    random = np.random.default_rng(seed)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in copy.graph.initializer}
+    for pair in pairs_of(copy.graph):
+        scale(pair, constants, 2 ** random.uniform(-octaves, octaves, pair.first.channels_out))
+    for tensor in copy.graph.initializer:
+        array = constants[tensor.name]
+        tensor.CopyFrom(numpy_helper.from_array(array.astype(numpy_helper.to_array(tensor).dtype), tensor.name))
+    return copy
+
+
 def save(model: onnx.ModelProto, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(path))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
 from mlopt.precision.head import short_head
+from mlopt.repair.repair import WeightGrid
 from mlopt.steps.histogram import Range
 from mlopt.steps.ranges import Calibration, observe
 from mlopt.steps.watched import NotFinite
@@ -58,14 +61,28 @@ class Qdq:
         )
 
     @property
+    def seven_bits(self) -> bool:
+        """Whether weights have seven bits only."""
+        return self.scheme.endswith("7bit")
+
+    @property
     def operators(self) -> frozenset[str]:
         """The operators that get pairs around them."""
         return frozenset(self.op_types) or KERNELS
 
-    def write(self, model: Any, ranges: Mapping[str, Range], into: Path, *, keep: Iterable[str] = ()) -> None:
+    def write(
+        self,
+        model: Any,
+        ranges: Mapping[str, Range],
+        into: Path,
+        *,
+        keep: Iterable[str] = (),
+        grids: Mapping[str, WeightGrid] | None = None,
+    ) -> None:
         """Quantize a copy of `model` (an onnx.ModelProto with shapes inferred) and write it.
 
-        The nodes named in `keep` stay in floating point, and `floating` ones.
+        The nodes named in `keep` stay in floating point, and `floating` ones. `grids` are the scales of weights that are
+        not to be found anew from their extremes.
         """
         import numpy as np
         import onnx
@@ -79,20 +96,27 @@ class Qdq:
         quantizer = QDQQuantizer(
             copy,
             per_channel=self.per_channel,
-            reduce_range=self.scheme.endswith("7bit"),
+            reduce_range=self.seven_bits,
             weight_qType=types[self.scheme[2]],
             activation_qType=types[self.scheme[0]],
             tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
             nodes_to_quantize=[],
             nodes_to_exclude=sorted({*keep, *self.floating(model.graph)}),
             op_types_to_quantize=sorted(self.operators),
-            extra_options={"ActivationSymmetric": self.scheme[0] == "s", "WeightSymmetric": self.scheme[2] == "s"},
+            extra_options={
+                "ActivationSymmetric": self.scheme[0] == "s",
+                "WeightSymmetric": self.scheme[2] == "s",
+                "TensorQuantOverrides": {name: _overrides(grid) for name, grid in (grids or {}).items()},
+            },
         )
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(into))
 
-    def observe(self, model: Any, samples: Samples, scratch: Path, how: Calibration) -> dict[str, Range]:
-        """Ranges of every floating-point tensor that an operator to be quantized reads or writes.
+    def observe(
+        self, model: Any, samples: Samples, scratch: Path, how: Calibration, *, first: int | None = None
+    ) -> dict[str, Range]:
+        """Ranges of every floating-point tensor that an operator to be quantized reads or writes, over all samples
+        or the `first` few.
 
         Raises `SamplesInvalid` when a sample leads to NaN or infinity.
         """
@@ -101,20 +125,14 @@ class Qdq:
         ready = scratch / "prepared.onnx"
         onnx.save(model, str(ready))
         try:
-            return observe(
-                ready,
-                self.activations(model.graph),
-                lambda: samples.feeds(batch=1),
-                how,
-                symmetric=self.scheme[0] == "s",
-            )
-        except NotFinite as error:
-            sample = samples.source.describe(samples.indices[error.query])
-            raise SamplesInvalid(
-                f"Calibration sample {sample} leads to NaN or infinity at {error}; no range can hold them.",
-                where=samples.source.where,
-                next="remove the broken samples, or look at the model with mlopt inspect",
-            ) from error
+            with blamed(samples):
+                return observe(
+                    ready,
+                    self.activations(model.graph),
+                    lambda: itertools.islice(samples.feeds(batch=1), first),
+                    how,
+                    symmetric=self.scheme[0] == "s",
+                )
         finally:
             ready.unlink()
 
@@ -134,3 +152,28 @@ class Qdq:
             if name and name not in constants
         }
         return {name for name in touched if kinds.get(name) == onnx.TensorProto.FLOAT}
+
+
+@contextmanager
+def blamed(samples: Samples) -> Iterator[None]:
+    """`NotFinite` from a query as `SamplesInvalid` that names the sample."""
+    try:
+        yield
+    except NotFinite as error:
+        sample = samples.source.describe(samples.indices[error.query])
+        raise SamplesInvalid(
+            f"Calibration sample {sample} leads to NaN or infinity at {error}; no range can hold them.",
+            where=samples.source.where,
+            next="remove the broken samples, or look at the model with mlopt inspect",
+        ) from error
+
+
+def _overrides(grid: WeightGrid) -> list[dict[str, Any]]:
+    """A grid as the quantizer takes it: one entry for the tensor, or one for each channel."""
+    import numpy as np
+
+    axis = {} if grid.axis is None else {"axis": grid.axis}
+    return [
+        {"scale": np.float32(scale), "zero_point": zero, **axis}
+        for scale, zero in zip(grid.scale, grid.zero_point, strict=True)
+    ]

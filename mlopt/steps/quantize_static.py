@@ -9,11 +9,16 @@ from typing import ClassVar
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.steps.calibrated import Calibrated
 from mlopt.steps.quantizer import prepared, saved
+from mlopt.steps.repairing import write_repaired
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeStatic(Calibrated):
-    """Insert QuantizeLinear/DequantizeLinear pairs (QDQ) around the operators that have int8 kernels."""
+    """Insert QuantizeLinear/DequantizeLinear pairs (QDQ) around the operators that have int8 kernels.
+
+    With `repair`, weights are rounded, scaled and biases corrected so that every layer makes good for the errors
+    before it, on the same samples (`repair/repair.py`).
+    """
 
     name: ClassVar[str] = "quantize-static"
     version: ClassVar[int] = 4
@@ -21,9 +26,14 @@ class QuantizeStatic(Calibrated):
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
+    repair: bool = False
+
     def run(self, source: Artifact, into: Path) -> None:
         with prepared(source, optimize=True) as model:
             ranges = self.qdq.observe(model, self.calibration, into, self.how)
             result = into / "model.onnx"
-            self.qdq.write(model, ranges, result)
+            if self.repair:
+                write_repaired(self.qdq, model, ranges, self.calibration, result)
+            else:
+                self.qdq.write(model, ranges, result)
             saved(result, notes=self.qdq.notes(model.graph))

@@ -1,0 +1,1 @@
+"""Accuracy brought back before anything is kept in floating point: equalisation, learned rounding, bias correction."""

@@ -1,0 +1,213 @@
+"""A model's weights for a quantized copy of it, layer after layer, each made good for the errors before it."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlopt.repair.layers import Layer, layers_of
+from mlopt.repair.rounding import Grid, damped, rounded
+from mlopt.repair.shelf import Shelf
+from mlopt.repair.walk import Walk
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Feeds = Iterable[Mapping[str, np.ndarray]]
+
+_MEMORY: Final = 1 << 28  # bytes of values between layers; more goes to disk
+_SAMPLES: Final = 64  # twice as many were seen to change little, and to take twice the time
+_POSITIONS: Final = 8192  # of a layer's output are looked at, and four for each of its columns
+_PER_COLUMN: Final = 4
+_HOLD: Final = 10.0  # of the mean power of an input, where there are as many positions as columns
+_PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of a layer's patches x in floating point and q in the quantized model: means [groups, columns], `wanted` the
+    sum of (W x) q^T [groups, rows, columns], `gram` of q q^T, both without the means where the layer has a bias."""
+
+    count: int
+    exact: np.ndarray
+    quantized: np.ndarray
+    wanted: np.ndarray
+    gram: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGrid:
+    """The scales of one weight tensor in the quantized model: one, or one for each entry of `axis`."""
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None
+
+
+def with_biases(model: Any) -> None:
+    """Give every convolution and product that takes one a bias of zeros, so that it can be corrected."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    layers = {layer.name: layer for layer in layers_of(model.graph)}
+    for node in model.graph.node:
+        layer = layers.get(node.name)
+        if layer is None or layer.operator == "MatMul" or any(node.input[2:]):
+            continue
+        name = f"{layer.weight}__bias"
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(layer.channels_out, np.float32), name))
+        del node.input[2:]
+        node.input.append(name)
+
+
+def repair(model: Any, quantized: Any, feeds: Feeds, *, seven_bits: bool = False) -> dict[str, WeightGrid]:
+    """Change the weights and biases of `model` to values that its quantized copy represents exactly.
+
+    `quantized` is the copy as an onnx.ModelProto with QuantizeLinear/DequantizeLinear pairs, nodes named as in
+    `model`. Returns the grids by the names of the weights.
+    """
+    from onnx import numpy_helper
+
+    layers = layers_of(model.graph)
+    grids: dict[str, WeightGrid] = {}
+    changed: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory(prefix="mlopt-repair-") as scratch:
+        exact, copy = _walks(model, quantized, feeds, Path(scratch))
+        copied = {node.name: node for node in quantized.graph.node}
+        dequantizers = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+        for layer in layers:
+            node = copied.get(layer.name)
+            stored = dequantizers.get(node.input[1]) if node is not None else None
+            if node is None or stored is None or stored.input[0] not in copy.constants:
+                continue
+            weights = layer.matrix(exact.constants[layer.weight].astype("float64"))
+            pairs = zip(exact.reach(layer.input), copy.reach(node.input[0]), strict=True)
+            moments = _moments(layer, weights, pairs, exact.samples)
+            grid = _grid(layer, copy.constants, stored, seven_bits)
+            values, grid, bias = _repaired(layer, weights, exact.constants.get(layer.bias), moments, grid)
+            grids[layer.weight] = _as_stored(layer, grid, copy.constants[stored.input[1]].ndim)
+            changed[layer.weight] = layer.tensor(values).astype("float32")
+            copy.constants[node.input[1]] = changed[layer.weight]
+            if bias is not None:
+                changed[layer.bias] = copy.constants[node.input[2]] = bias.astype("float32")
+    for tensor in model.graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
+    return grids
+
+
+def _walks(model: Any, quantized: Any, feeds: Feeds, scratch: Path) -> tuple[Walk, Walk]:
+    walks = []
+    for number, proto in enumerate((model, quantized)):
+        folder = scratch / str(number)
+        folder.mkdir()
+        walks.append(Walk(proto, Shelf(folder, _MEMORY // 2), 0))
+    for sample, feed in enumerate(itertools.islice(feeds, _SAMPLES)):
+        for walk in walks:
+            walk.start(sample, feed)
+            walk.samples = sample + 1
+    return walks[0], walks[1]
+
+
+def _moments(
+    layer: Layer, weights: np.ndarray, pairs: Iterator[tuple[np.ndarray, np.ndarray]], samples: int
+) -> Moments:
+    import numpy as np
+
+    each = -(-max(_POSITIONS, _PER_COLUMN * weights.shape[-1]) // samples)
+    random = np.random.default_rng([0, *layer.name.encode()])
+    sums = _Sums(weights)
+    for x, q in pairs:
+        every = layer.positions(x.shape)
+        chosen = np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
+        sums.add(layer.patches(x, chosen), layer.patches(q, chosen))
+    return sums.moments(centred=bool(layer.bias))
+
+
+class _Sums:
+    """Moments of patches that come in small pieces: products of matrices are taken of many at once."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        import numpy as np
+
+        groups, rows, columns = weights.shape
+        self.weights, self.count, self.waiting = weights.astype(np.float32), 0, 0
+        self.exact, self.quantized = np.zeros((groups, columns)), np.zeros((groups, columns))
+        self.wanted, self.gram = np.zeros((groups, rows, columns)), np.zeros((groups, columns, columns))
+        self.pieces: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, exact: np.ndarray, quantized: np.ndarray) -> None:
+        self.pieces.append((exact, quantized))
+        self.waiting += exact.nbytes
+        if self.waiting > _PIECE:
+            self._take()
+
+    def _take(self) -> None:
+        import numpy as np
+
+        one, other = (
+            np.ascontiguousarray(np.swapaxes(np.concatenate(pieces), 0, 1)) for pieces in zip(*self.pieces, strict=True)
+        )
+        self.pieces, self.waiting = [], 0
+        self.count += one.shape[1]
+        self.exact += one.sum(axis=1, dtype=np.float64)
+        self.quantized += other.sum(axis=1, dtype=np.float64)
+        self.gram += np.swapaxes(other, 1, 2) @ other
+        self.wanted += self.weights @ (np.swapaxes(one, 1, 2) @ other)
+
+    def moments(self, *, centred: bool) -> Moments:
+        if self.pieces:
+            self._take()
+        exact, quantized = self.exact / self.count, self.quantized / self.count
+        gram, wanted = self.gram, self.wanted
+        if centred:
+            gram = gram - self.count * quantized[:, :, None] * quantized[:, None, :]
+            wanted = wanted - self.count * (self.weights @ exact[:, :, None]) * quantized[:, None, :]
+        return Moments(self.count, exact, quantized, wanted, gram)
+
+
+def _repaired(
+    layer: Layer, weights: np.ndarray, bias: np.ndarray | None, moments: Moments, grid: Grid
+) -> tuple[np.ndarray, Grid, np.ndarray | None]:
+    """Values on a grid, the grid, and the bias."""
+    import numpy as np
+
+    gram = damped(moments.gram)
+    # Least squares, held to the weights that were trained the more the fewer samples there are for each of them.
+    size = gram.shape[-1]
+    ridge = _HOLD * np.einsum("gcc->gc", gram).mean(axis=1) * min(1.0, size / moments.count)
+    held = gram + ridge[:, None, None] * np.eye(size)
+    told = moments.wanted + weights @ (held - moments.gram)
+    wanted = np.swapaxes(np.linalg.solve(held, np.swapaxes(told, 1, 2)), 1, 2)
+    codes, grid = rounded(wanted, gram, grid)
+    values = grid.values(codes)
+    if bias is None:
+        return values, grid, None
+    apart = weights @ moments.exact[:, :, None] - values @ moments.quantized[:, :, None]
+    return values, grid, bias + apart.ravel()
+
+
+def _grid(layer: Layer, constants: Mapping[str, np.ndarray], stored: Any, seven_bits: bool) -> Grid:
+    import numpy as np
+
+    codes, scale = constants[stored.input[0]], constants[stored.input[1]].astype(np.float64)
+    zero = constants[stored.input[2]].astype(np.float64)
+    shape = (layer.groups, layer.channels_out // layer.groups, 1)
+    scale, zero = (np.full(shape, each) if each.size == 1 else each.reshape(shape) for each in (scale, zero))
+    signed = codes.dtype == np.int8
+    if seven_bits:
+        low, high = (-64, 64) if signed else (0, 127)
+    else:
+        low, high = (-127, 127) if signed else (0, 255)
+    return Grid(scale, zero, low, high, constants[stored.input[1]].ndim == 0)
+
+
+def _as_stored(layer: Layer, grid: Grid, rank: int) -> WeightGrid:
+    scale, zero = grid.scale.ravel(), grid.zero.ravel()
+    if rank == 0:
+        return WeightGrid((float(scale[0]),), (int(zero[0]),), None)
+    return WeightGrid(tuple(float(each) for each in scale), tuple(int(each) for each in zero), 1 if layer.turned else 0)

@@ -1,0 +1,151 @@
+"""Weights onto a grid of integers, so that what a layer computes changes least: rounding that knows its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DAMPING: Final = 1e-2  # of the mean power of an input, against directions that samples hardly show
+_SHRINKS: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
+_SWEEPS: Final = 3
+_BLOCK: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """(code - zero) * scale for codes from `low` to `high`; `scale` and `zero` are [groups, rows, 1]. Where one scale
+    holds for the whole tensor (`shared`), all of them are equal."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+    low: int
+    high: int
+    shared: bool
+
+    def codes(self, weights: np.ndarray) -> np.ndarray:
+        """The nearest ones, float64."""
+        import numpy as np
+
+        result: np.ndarray = np.clip(np.rint(weights / self.scale) + self.zero, self.low, self.high)
+        return result
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        """What codes stand for."""
+        result: np.ndarray = (codes - self.zero) * self.scale
+        return result
+
+
+def damped(gram: np.ndarray) -> np.ndarray:
+    """A Gram matrix [groups, columns, columns] that can be inverted whatever the samples were."""
+    import numpy as np
+
+    columns = gram.shape[-1]
+    power = np.trace(gram, axis1=1, axis2=2) / columns
+    least = max(float(power.max()), 1e-30) * 1e-6
+    damp = np.maximum(_DAMPING * power, least)
+    result: np.ndarray = gram + damp[:, None, None] * np.eye(columns)
+    return result
+
+
+def rounded(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+    """Codes and the grid they are on, so that sum over groups and rows of e G e^T is small, for e = values - wanted.
+
+    `wanted` is [groups, rows, columns], `gram` the damped G. The scale is shrunk where clipping a few costs less than
+    rounding many; columns are rounded one after the other, each error made good in those still to come (GPTQ, Frantar
+    et al. 2022, arXiv:2210.17323); then the scale is fitted by least squares, and single codes are moved as long as
+    that helps.
+    """
+    grid = _shrunk(wanted, gram, grid)
+    codes = _compensated(wanted, gram, grid)
+    for _ in range(2):
+        grid = _fitted(codes, wanted, gram, grid)
+        codes = _descended(codes, wanted, gram, grid)
+    return codes, grid
+
+
+def cost(values: np.ndarray, wanted: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """e G e^T by group and row."""
+    import numpy as np
+
+    apart = values - wanted
+    result: np.ndarray = np.einsum("grc,grc->gr", apart @ gram, apart)
+    return result
+
+
+def _shrunk(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> Grid:
+    import numpy as np
+
+    costs = []
+    for shrink in _SHRINKS:
+        tried = replace(grid, scale=grid.scale * shrink)
+        costs.append(cost(tried.values(tried.codes(wanted)), wanted, gram))
+    seen = np.stack(costs)
+    if grid.shared:
+        return replace(grid, scale=grid.scale * _SHRINKS[int(seen.sum(axis=(1, 2)).argmin())])
+    return replace(grid, scale=grid.scale * np.asarray(_SHRINKS)[seen.argmin(axis=0)][..., None])
+
+
+def _compensated(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray:
+    """Column after column, those with the most power first."""
+    import numpy as np
+
+    columns = wanted.shape[-1]
+    order = np.argsort(-np.einsum("gcc->gc", gram).sum(axis=0), kind="stable")
+    left = np.ascontiguousarray(wanted[:, :, order])
+    inverse = np.linalg.inv(gram[:, order][:, :, order])
+    upper = np.swapaxes(np.linalg.cholesky((inverse + np.swapaxes(inverse, 1, 2)) / 2), 1, 2)
+    codes = np.empty_like(left)
+    for start in range(0, columns, _BLOCK):
+        stop = min(start + _BLOCK, columns)
+        errors = np.empty_like(left[:, :, start:stop])
+        for column in range(start, stop):
+            now = left[:, :, column : column + 1]
+            codes[:, :, column : column + 1] = best = grid.codes(now)
+            error = (now - grid.values(best)) / upper[:, None, column, column, None]
+            left[:, :, column:stop] -= error * upper[:, None, column, column:stop]
+            errors[:, :, column - start : column - start + 1] = error
+        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    back = np.empty_like(codes)
+    back[:, :, order] = codes
+    return back
+
+
+def _fitted(codes: np.ndarray, wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> Grid:
+    """The scale with the least cost for these codes."""
+    import numpy as np
+
+    steps = codes - grid.zero
+    seen = steps @ gram
+    along, own = (np.einsum("grc,grc->gr", seen, each) for each in (wanted, steps))
+    if grid.shared:
+        along, own = (np.full_like(each, each.sum()) for each in (along, own))
+    fits = (along > 0) & (own > 0)
+    scale = np.where(fits, along / np.where(fits, own, 1.0), grid.scale[..., 0])[..., None]
+    # Scales are stored in single precision, and codes must be right for what is stored.
+    return replace(grid, scale=scale.astype(np.float32).astype(np.float64))
+
+
+def _descended(codes: np.ndarray, wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray:
+    """Each code to its best value given the others, column after column, until nothing moves."""
+    import numpy as np
+
+    codes = codes.copy()
+    slope = (grid.values(codes) - wanted) @ gram
+    power = np.einsum("gcc->gc", gram)
+    for _ in range(_SWEEPS):
+        moved = False
+        for column in range(codes.shape[-1]):
+            step = slope[:, :, column] / (power[:, None, column] * grid.scale[..., 0])
+            best = np.clip(np.rint(codes[:, :, column] - step), grid.low, grid.high)
+            change = best - codes[:, :, column]
+            if not change.any():
+                continue
+            moved = True
+            codes[:, :, column] = best
+            slope += (change * grid.scale[..., 0])[..., None] * gram[:, None, column]
+        if not moved:
+            break
+    return codes

@@ -1,0 +1,82 @@
+"""Equalisation on nets with depthwise convolutions, residual additions and shared tensors: the same answers, and
+channels that were far apart are no longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from nets import conv_net, depthwise_net, unbalanced
+from trials import answers, calibration, run, source, sqnr
+
+from mlopt.errors import SamplesInvalid
+from mlopt.steps.equalize import Equalize
+from mlopt.steps.quantize_static import QuantizeStatic
+
+
+def picture(seed: int) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(seed).standard_normal((8, 3, 16, 16)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_channels_far_apart_are_brought_together_and_answers_stay(tmp_path: Path, per_channel: bool) -> None:
+    model = unbalanced(depthwise_net())
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    made = run(Equalize(samples, per_channel=per_channel), base, tmp_path / "e")
+    exact = answers(base, picture(3))
+    assert sqnr(exact, answers(made, picture(3))) > 100
+    plain = run(QuantizeStatic(samples, per_channel=per_channel), base, tmp_path / "q")
+    better = run(QuantizeStatic(samples, per_channel=per_channel), made, tmp_path / "qe")
+    assert sqnr(exact, answers(better, picture(3))) > sqnr(exact, answers(plain, picture(3))) + 6
+
+
+def test_what_a_residual_addition_reads_is_left_as_it_is(tmp_path: Path) -> None:
+    model = unbalanced(depthwise_net())
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    made = run(Equalize(samples), base, tmp_path / "e")
+    names = [name for node in model.graph.node if node.op_type == "Add" for name in (*node.input, *node.output)]
+    assert len(names) == 3
+    for name in names:
+        one, other = (inner(artifact.main, name) for artifact in (base, made))
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+
+
+def inner(path: Path, name: str) -> np.ndarray:
+    import onnxruntime as ort
+
+    model = onnx.load(str(path))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    value: np.ndarray = ort.InferenceSession(model.SerializeToString()).run(None, picture(1))[0]
+    return value
+
+
+def test_a_balanced_net_gets_no_worse_and_bytes_are_the_same_twice(tmp_path: Path) -> None:
+    model = conv_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    one, two = (run(Equalize(samples), base, tmp_path / f"e{number}") for number in range(2))
+    assert one.digest == two.digest
+    feed = {"image": np.random.default_rng(5).standard_normal((8, 3, 32, 32)).astype(np.float32)}
+    plain, better = (run(QuantizeStatic(samples), base_, tmp_path / name) for base_, name in ((base, "q"), (one, "qe")))
+    exact = answers(base, feed)
+    assert sqnr(exact, answers(better, feed)) > sqnr(exact, answers(plain, feed)) - 0.5
+
+
+def test_broken_samples_are_named(tmp_path: Path) -> None:
+    model = conv_net()
+    base = source(tmp_path / "m", model)
+    with pytest.raises(SamplesInvalid, match=r"sample number \d+ leads to NaN or infinity at input 'image'"):
+        run(Equalize(calibration(tmp_path, model, broken=True)), base, tmp_path / "e")
+
+
+def test_values_that_overflow_inside_name_the_node(tmp_path: Path) -> None:
+    model = conv_net()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w2":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 16, 3, 3), 3e38, np.float32), "w2"))
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    for step in (Equalize(samples), QuantizeStatic(samples, repair=True)):
+        with pytest.raises(SamplesInvalid, match=r"NaN or infinity at node 'conv2' \(Conv\)"):
+            run(step, base, tmp_path / step.name)
