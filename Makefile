@@ -9,7 +9,7 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench generate dist clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -57,6 +57,9 @@ test-emulation: $(VENV)/.all  ## run the arm64 image under qemu-user 10 or newer
 
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
+
+head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
+	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
 
 generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-codes.md, the JSON Schemas
 	$(BIN)/python docs/generate.py

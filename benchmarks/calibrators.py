@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from watched import cpu
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 MODELS = ("squeezenet1_0.onnx",)
@@ -160,7 +162,7 @@ def publish(said: argparse.Namespace, compared: dict[str, Any], memory: dict[int
     facts = {
         "command": f"python benchmarks/calibrators.py {' '.join(model.name for model in said.models)} "
         f"--samples {said.samples.name} --count {said.count} --cores {said.cores} --rounds {said.rounds}",
-        "machine": f"{_cpu()}, {said.cores} of {len(os.sched_getaffinity(0))} cores, "
+        "machine": f"{cpu()}, {said.cores} of {len(os.sched_getaffinity(0))} cores, "
         f"{platform.system()} {platform.release()}",
         "versions": {name: metadata.version(name) for name in ("mlopt", "onnxruntime", "onnx", "numpy")},
         "bins": BINS,
@@ -207,11 +209,6 @@ def _row(name: str, found: dict[str, Any]) -> str:
         f"({faster['least']:.1f} to {faster['most']:.1f}) | at most {found['most_bins_apart']:.2g} in "
         f"{found['tensors']} tensors | {peak['ours']} | {peak['peer']} |"
     )
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from watched import machine, watch
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -81,51 +78,10 @@ def one_round(model: Path, samples: Path) -> dict[str, dict[str, float]]:
 
 def timed(command: list[str]) -> dict[str, float]:
     """Wall seconds and the largest sum of resident memory over the process and its descendants, in bytes."""
-    began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
-    peak = Peak(process.pid)
-    code = process.wait()
-    seconds = time.monotonic() - began
-    if code:
-        sys.exit(f"{command} ended with {code}")
-    return {"seconds": seconds, "peak_memory": peak.stop()}
-
-
-class Peak:
-    """Samples the proportional set size of a process tree every 50 ms: shared pages count once."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid, self.most, self.done = pid, 0, threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def _watch(self) -> None:
-        while not self.done.wait(0.05):
-            self.most = max(self.most, sum(_pss(pid) for pid in _tree(self.pid)))
-
-    def stop(self) -> int:
-        self.done.set()
-        self.thread.join()
-        return self.most
-
-
-def _tree(pid: int) -> list[int]:
-    found = [pid]
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return found
-    for child in children:
-        found += _tree(int(child))
-    return found
-
-
-def _pss(pid: int) -> int:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+    ended = watch(command)
+    if ended.code:
+        sys.exit(f"{command} ended with {ended.code}\n{ended.stderr}")
+    return {"seconds": ended.seconds, "peak_memory": ended.peak_memory}
 
 
 def publish(model: Path, samples: Path, rounds: list[dict[str, dict[str, float]]]) -> None:
@@ -136,7 +92,7 @@ def publish(model: Path, samples: Path, rounds: list[dict[str, dict[str, float]]
     facts: dict[str, Any] = {
         "command": f"mlopt compile {model.name} --samples {samples.name} --no-image "
         + " ".join(f"--recipe {name}" for name in RECIPES),
-        "machine": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "versions": {name: metadata.version(name) for name in ("mlopt", "onnxruntime", "onnx", "numpy")},
         "rounds": rounds,
         "best": best,
@@ -170,11 +126,6 @@ def publish(model: Path, samples: Path, rounds: list[dict[str, dict[str, float]]
     ]
     (into / "compile.md").write_text("\n".join(rows))
     print("\n".join(rows))
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What `benchmarks/head_to_head.py` is made of: cases, environments, runs, judgement, table."""

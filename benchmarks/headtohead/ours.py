@@ -1,0 +1,91 @@
+"""mlopt's rows: what `mlopt compile` ships with its default recipes, each int8 candidate of that walk, and what it
+ships of `int8-mixed` for the budget that NNCF's accuracy control gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from watched import watch
+
+from headtohead.cases import Case
+from headtohead.tools import MAX_DROP, Kept, failure_of, keep, kept, say
+
+_NOISE: Final = Path(__file__).with_name("noise.toml")
+SHIPS: Final = "mlopt.ships"
+BUDGET: Final = "mlopt.budget"
+
+
+def mlopt_variants(case: Case, home: Path) -> list[Kept]:
+    _walk(home, SHIPS, [] if case.trained else ["--profile", str(_NOISE)], candidates=True)
+    if case.trained:
+        _walk(home, BUDGET, ["--recipe", "int8-mixed", "--max-drop", f"{MAX_DROP:.0%}"], candidates=False)
+    found = [one for one in map(kept, sorted(home.glob("mlopt.*"))) if one]
+    for one in found:
+        say(one)
+    return found
+
+
+def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> None:
+    """From an empty store, which is gone afterwards; a walk is kept once all that it gave is."""
+    folder = home / name
+    if kept(folder):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    ready = json.loads((home / "ready.json").read_text())
+    given = ["--samples", str(home / "samples.npz"), "--calibration", str(ready["calibration"])]
+    flags = ["--no-image", "-q", "--json", "--cache-dir", str(folder / "store"), "--out", str(folder / "out")]
+    ended = watch([sys.executable, "-m", "mlopt", "compile", str(home / "model.onnx"), *given, *options, *flags])
+    facts: dict[str, Any] = {"tool": "mlopt", "variant": name.partition(".")[2], "seconds": ended.seconds,
+                             "peak_memory": ended.peak_memory}  # fmt: skip
+    if not ended.stdout.strip():
+        keep(folder, facts | {"failure": failure_of(ended) or "it printed no report"})
+        return
+    report = json.loads(ended.stdout)
+    by_name = {one["name"]: one for one in report["candidates"]}
+    if candidates:
+        for candidate in by_name.values():
+            _candidate(candidate, folder / "store", home / f"mlopt.{candidate['name']}")
+    winner = by_name[report["winner"]]
+    facts |= _facts_of(winner, folder / "store", folder)
+    facts |= {
+        "chosen": report["winner"],
+        "why": report["why"],
+        "measuring": sum(step["seconds"] for step in report["steps"] if step["step"] == "measure"),
+        "tried": [f"{one['name']}: {one['failure'] or one['why_not'] or 'ships'}" for one in by_name.values()],
+        "versions": dict(report["tools"]),
+    }
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    keep(folder, facts)
+
+
+def _candidate(candidate: Mapping[str, Any], store: Path, folder: Path) -> None:
+    if candidate["precision"] != "int8" and candidate["runtime"] == "onnxruntime":
+        return
+    facts = {"tool": "mlopt", "variant": candidate["name"], "seconds": None, "peak_memory": None}
+    if candidate["failure"]:
+        keep(folder, facts | {"failure": candidate["failure"]})
+    else:
+        keep(folder, facts | _facts_of(candidate, store, folder))
+
+
+def _facts_of(candidate: Mapping[str, Any], store: Path, folder: Path) -> dict[str, Any]:
+    """Copies the model out of the store."""
+    results = (path for path in store.glob("results/*/result.json"))
+    data = next(
+        path.parent / "data" for path in results if json.loads(path.read_text())["digest"] == candidate["digest"]
+    )
+    shutil.copytree(data, folder / "model", dirs_exist_ok=True)
+    return {
+        "failure": "",
+        "runtime": candidate["runtime"],
+        "file": "model/model.onnx",
+        "bytes": candidate["file_size"],
+        "precision": candidate["precision"],
+        "notes": list(candidate["notes"]),
+    }

@@ -1,0 +1,109 @@
+"""The head-to-head benchmark without any peer: programs parse, the table comes from JSON alone, figures add up."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from headtohead.goals import goals  # noqa: E402
+from headtohead.rendered import render  # noqa: E402
+from headtohead.tools import TOOLS  # noqa: E402
+
+PEERS = sorted(path for path in (ROOT / "benchmarks" / "peers").glob("*.py") if path.stem != "given")
+
+
+def interval(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "method": "made up"}
+
+
+def row(tool: str, variant: str, *, drop: float, speedup: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "name": f"{tool}.{variant}", "tool": tool, "variant": variant, "runtime": "onnxruntime", "samples": 828,
+        "seconds": 10.0, "peak_memory": 5e8, "bytes": 500_000, "sqnr": 26.0, "agreement": interval(0.9, 0.88, 0.92),
+        "drop": interval(drop, drop - 0.01, drop + 0.01), "precision": "int8",
+        "speedup": interval(speedup, speedup - 0.1, speedup + 0.1) if speedup else None, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    model = {
+        "trained": True, "flatters": "", "calibration": 128, "evaluation": 828, "best_peer": "ort.min-max",
+        "int8": "mlopt.ships", "int8_against_best_peer": interval(0.002, -0.01, 0.014),
+        "openvino": {"original": interval(1.1, 1.0, 1.2)},
+        "latency": {"rounds": 15, "threads": 1, "load": [0.2, 1.1], "failures": {}, "again": interval(1, 0.99, 1.01)},
+        "rows": [
+            row("mlopt", "ships", drop=0.001, speedup=2.0, chosen="int8-static", measuring=20.0),
+            row("mlopt", "budget", drop=0.004, speedup=2.0, chosen="int8-mixed", measuring=20.0),
+            row("ort", "min-max", drop=-0.001, speedup=2.01),
+            row("nncf_onnx", "accuracy-control", drop=0.02, speedup=None, evaluations=12, seconds=60.0),
+            {"name": "modelopt_onnx.max", "tool": "modelopt_onnx", "variant": "max", "failure": "a | b\nc",
+             "samples": None, "drop": None, "agreement": None, "sqnr": None, "speedup": None},
+        ],
+    }  # fmt: skip
+    return {
+        "schema": 1, "command": "python benchmarks/head_to_head.py", "machine": "a machine", "max_drop": 0.01,
+        "versions": {"ort": {"onnxruntime": "1.31.1"}}, "skipped": {"olive": "it does not install"},
+        "models": {"net": model},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PEERS, ids=lambda path: path.stem)
+def test_each_peer_is_a_program_that_parses_with_a_requirements_file(program: Path) -> None:
+    tree = ast.parse(program.read_text())
+    assert any(isinstance(node, ast.FunctionDef) and node.name == "quantise" for node in tree.body)
+    pinned = [line for line in program.with_suffix(".txt").read_text().splitlines() if "==" in line]
+    assert pinned, "a peer's version is part of its result"
+    assert program.stem in TOOLS
+
+
+def test_plain_torch_is_nowhere_required() -> None:
+    for requirements in (ROOT / "benchmarks" / "peers").glob("*.txt"):
+        asked = [line for line in requirements.read_text().splitlines() if line.startswith("torch")]
+        assert all("==" in line for line in asked), requirements
+
+
+def test_the_table_is_made_from_json_alone(facts: dict[str, Any]) -> None:
+    text = render(json.loads(json.dumps(facts)))
+    assert "| **mlopt** | ships (int8-static) | +0.10 [-0.9, +1.1] | 26.0 dB | 0.50 MB | 2.00× [1.90, 2.10] |" in text
+    assert "failed: a / b c" in text
+    assert "12 evaluations" in text
+    assert "* olive: it does not install" in text or "* Olive: it does not install" in text
+    assert "| OpenVINO runs | original |" in text
+    columns = {line.count("|") for line in text.partition("## net")[2].splitlines() if line.startswith("|")}
+    assert columns == {9}
+
+
+def test_a_goal_is_reached_only_by_its_figures(facts: dict[str, Any]) -> None:
+    found = {goal.line: goal.reached for goal in goals(facts)}
+    assert found["int8 loses no more than the best peer on any model (paired)"] is True
+    assert found["worst drop of int8 ≤ 1.0 point, median ≤ 0.2"] is True
+    assert found["wall time to a budget ≤ 2/3 of NNCF's accuracy control"] is True
+    assert found["resnet50-shape ≥ 3.8× and SQNR ≥ 25 dB"] is None
+    worse = copy.deepcopy(facts)
+    model = worse["models"]["net"]
+    model["int8_against_best_peer"] = interval(0.03, 0.01, 0.05)
+    model["rows"][0] |= {"drop": interval(0.02, 0.0, 0.04), "speedup": interval(0.9, 0.85, 0.95)}
+    model["rows"][3]["seconds"] = 12.0
+    found = {goal.line: goal.reached for goal in goals(worse)}
+    assert found["int8 loses no more than the best peer on any model (paired)"] is False
+    assert found["worst drop of int8 ≤ 1.0 point, median ≤ 0.2"] is False
+    assert found["wall time to a budget ≤ 2/3 of NNCF's accuracy control"] is False
+    assert found["variants chosen that are slower than their baseline: 0"] is False
+    assert found["never behind the fastest peer that keeps accuracy (1 point, or 25 dB) by more than 3 %"] is False
+
+
+def test_what_is_published_is_what_its_json_says() -> None:
+    published = ROOT / "reports" / "published" / "head-to-head.json"
+    if not published.is_file():
+        pytest.skip("nothing is published yet")
+    assert published.with_suffix(".md").read_text() == render(json.loads(published.read_text()))
