@@ -17,8 +17,6 @@ import shutil
 import sys
 from pathlib import Path
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 from headtohead.cases import CASES, Case, prepare
 from headtohead.collected import collect
 from headtohead.judging import judge_answers, judge_speed, openvino_missing, untimed
@@ -38,6 +36,7 @@ def main() -> None:
     options.add_argument("--again", action="store_true", help="do not reuse what was kept")
     options.add_argument("--out", type=Path, default=ROOT / "out")
     said = options.parse_args()
+    bring_runtimes()
     models, peers = said.models.split(","), said.peers.split(",")
     if unknown := sorted({*models, *peers} - {*CASES, *TOOLS, "mlopt"}):
         sys.exit(f"no model or peer is named {', '.join(unknown)}")
@@ -53,6 +52,14 @@ def main() -> None:
     facts = collect(said.out)
     PUBLISHED.write_text(json.dumps(facts, indent=1) + "\n")
     PUBLISHED.with_suffix(".md").write_text(render(facts))
+
+
+def bring_runtimes() -> None:
+    """Workers are processes of their own, and find the runtimes of this folder as they find any plug-in's."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    runners = str(Path(__file__).with_name("runners"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [runners, os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, runners)
 
 
 def one_model(case: Case, out: Path, peers: list[str], only: str | None, *, again: bool) -> str:

@@ -29,7 +29,7 @@ CALIBRATION: Final = 128
 _IMAGENET: Final = ("nips17_imagenet", "imagenet500")
 _CIFAR: Final = ("cifar10/test_2000.npz",)
 _TORCHVISION: Final = PreprocessSpec(preset="torchvision", resize=256, crop=(224, 224))
-_OPSET: Final = 17
+_OPSET: Final = 18
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,6 @@ def collect(out: Path) -> dict[str, Any]:
 
 def _missing(out: Path, models: Mapping[str, Any]) -> dict[str, str]:
     missing = {"OpenVINO as a runtime": why} if (why := openvino_missing()) else {}
-    missing["LiteRT as a runtime"] = "mlopt has no runner for it, and its models are not ONNX: not compared yet"
     tools = {row["tool"] for model in models.values() for row in model["rows"]}
     for tool in TOOLS.values():
         if tool.name not in tools:

@@ -144,7 +144,7 @@ def _budget(models: Mapping[str, Any], limit: float) -> Goal:
 def _times(models: Mapping[str, Any]) -> Iterator[Goal]:
     for line, peer, share in (
         ("wall time to a budget ≤ 2/3 of NNCF's accuracy control", "nncf_onnx.accuracy-control", 2 / 3),
-        ("wall time to a budget ≤ 1/3 of Olive's", "olive.static", 1 / 3),
+        ("wall time to a budget ≤ 1/3 of Olive's", "olive_onnx.static", 1 / 3),
     ):
         ratios = {}
         for name, model in models.items():

@@ -47,7 +47,8 @@ TOOLS: Final[Mapping[str, Tool]] = {
         Tool("ort", "ONNX Runtime", _ort),
         Tool("nncf_onnx", "NNCF", _nncf),
         Tool("modelopt_onnx", "modelopt", lambda _: ("entropy", "max")),
-        Tool("olive", "Olive", lambda _: ("static",)),
+        Tool("olive_onnx", "Olive", lambda _: ("static",)),
+        Tool("litert", "LiteRT", lambda case: ("fp32", "int8") if case.keras else ()),
         Tool("neural_compressor", "onnx-neural-compressor", lambda _: ("per-tensor", "per-channel")),
     )
 }
@@ -88,8 +89,9 @@ def kept(folder: Path) -> Kept | None:
 
 
 def peer_variants(case: Case, tool: Tool, home: Path, environments: Path) -> list[Kept]:
-    """Every variant that `tool` makes of the case, made now or kept from before. Nothing is kept of a tool that does
-    not install: it is asked again next time."""
+    """Every variant that `tool` makes of the case, made now or kept from before."""
+    if not tool.variants(case):
+        return []
     python, why = environment(tool.name, environments)
     if python is None:
         print(f"  {tool.shown}: skipped: {why}", file=sys.stderr)

@@ -10,6 +10,7 @@ from given import Given, run
 from olive.workflows import run as workflow
 
 SCRIPT = """
+import numpy as np
 from olive.data.registry import Registry
 
 class Samples:
