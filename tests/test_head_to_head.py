@@ -5,19 +5,23 @@ from __future__ import annotations
 import ast
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import nets
+import numpy as np
+import onnx
 import pytest
+from headtohead.collected import best_peer, our_int8
+from headtohead.goals import goals
+from headtohead.imbalanced import imbalance
+from headtohead.rendered import render
+from headtohead.tools import TOOLS
+from onnx import numpy_helper
+
+from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from headtohead.goals import goals  # noqa: E402
-from headtohead.rendered import render  # noqa: E402
-from headtohead.tools import TOOLS  # noqa: E402
-
 PEERS = sorted(path for path in (ROOT / "benchmarks" / "peers").glob("*.py") if path.stem != "given")
 
 
@@ -100,6 +104,52 @@ def test_a_goal_is_reached_only_by_its_figures(facts: dict[str, Any]) -> None:
     assert found["wall time to a budget ≤ 2/3 of NNCF's accuracy control"] is False
     assert found["variants chosen that are slower than their baseline: 0"] is False
     assert found["never behind the fastest peer that keeps accuracy (1 point, or 25 dB) by more than 3 %"] is False
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("shape", "parameters"),
+    [
+        ("resnet50", 25_557_032),
+        ("mobilenet_v2", 3_504_872),
+        ("mobilenet_v3_large", 5_483_032),
+        ("efficientnet_b0", 5_288_548),
+        ("vit_small", 22_050_664),
+        ("deit_tiny", 5_717_416),
+    ],
+)
+def test_a_shape_has_the_published_number_of_parameters(shape: str, parameters: int) -> None:
+    from headtohead.shapes import BUILDERS
+
+    assert sum(one.numel() for one in BUILDERS[shape]().parameters()) == parameters
+
+
+def test_imbalance_changes_channels_and_not_the_function(tmp_path: Path) -> None:
+    source = nets.save(nets.conv_net(), tmp_path / "model.onnx")
+    assert imbalance(source, tmp_path / "imbalanced.onnx") == 1
+    feeds = {"image": np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)}
+    answers, weights = [], []
+    for path in (source, tmp_path / "imbalanced.onnx"):
+        with OnnxRuntimeRunner(path, threads=1) as runner:
+            answers.append(runner.infer(feeds)[0])
+        model = onnx.load(path)
+        first = next(numpy_helper.to_array(one) for one in model.graph.initializer if one.name == "w1")
+        weights.append(np.abs(first).max(axis=(1, 2, 3)))
+    np.testing.assert_allclose(answers[1], answers[0], rtol=1e-4, atol=1e-4)
+    assert np.ptp(np.log2(weights[1])) > np.ptp(np.log2(weights[0])) + 2
+
+
+def test_the_best_peer_loses_least_and_our_int8_is_int8(facts: dict[str, Any]) -> None:
+    rows = facts["models"]["net"]["rows"]
+    best = best_peer(rows)
+    assert best is not None
+    assert best["name"] == "ort.min-max"
+    rows[0] |= {"precision": "fp32"}  # the original ships: then the small candidate counts, not the one of a few nodes
+    rows += [row("mlopt", "int8-static", drop=0.01, speedup=1.0), row("mlopt", "few", drop=0, speedup=1, bytes=900_000)]
+    rows.remove(rows[1])
+    int8 = our_int8(rows, 1_100_000)
+    assert int8 is not None
+    assert int8["name"] == "mlopt.int8-static"
 
 
 def test_what_is_published_is_what_its_json_says() -> None:

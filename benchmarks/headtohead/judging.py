@@ -28,6 +28,7 @@ from mlopt.steps.evaluate import Evaluate
 
 BASELINE: Final = "original"
 AGAIN: Final = "original, again"
+_IN_OPENVINO: Final = ("mlopt.ships", "nncf_onnx.default", "nncf_onnx.accurate-bias", "ort.min-max")
 _METHOD: Final = Method(rounds=15, seconds=45.0, warm_up=3, offline_batch=4)
 
 
@@ -124,9 +125,9 @@ def openvino_missing() -> str:
 def _in_openvino(found: Sequence[Kept], original: Artifact) -> list[Subject]:
     if openvino_missing():
         return []
-    files = [(one.name, one.file) for one in found if one.made and one.facts["runtime"] == "onnxruntime"]
+    files = {one.name: one.file for one in found if one.made and one.facts["runtime"] == "onnxruntime"}
     return [Subject("openvino: original", original, "openvino")] + [
-        Subject(f"openvino: {name}", _artifact(file), "openvino") for name, file in files if not name.startswith("ort.")
+        Subject(f"openvino: {name}", _artifact(files[name]), "openvino") for name in _IN_OPENVINO if name in files
     ]
 
 
