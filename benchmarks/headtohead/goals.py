@@ -69,12 +69,10 @@ def _drops(models: Mapping[str, Any]) -> Iterator[Goal]:
 
 def _imbalanced(model: Mapping[str, Any] | None) -> Iterator[Goal]:
     line = f"depthwise net with seeded channel imbalance: int8 drop ≤ {_IMBALANCED} point"
-    candidates = [one for one in model["rows"] if one["tool"] == "mlopt" and one["drop"]] if model else []
-    int8 = [one for one in candidates if one.get("precision") == "int8"]
-    if not model or not int8:
+    best = row(model, model["int8"]) if model and model["int8"] else None
+    if model is None or best is None:
         yield Goal(line, "no int8 row", None)
         return
-    best = min(int8, key=lambda one: one["drop"]["value"])
     peers = [one["drop"]["value"] for one in model["rows"] if one["tool"] != "mlopt" and one["drop"]]
     theirs = f"; peers {100 * min(peers):+.2f} to {100 * max(peers):+.2f}" if peers else ""
     found = f"{best['name']} {points(best['drop'])}{theirs}"
