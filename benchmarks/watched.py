@@ -15,11 +15,13 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended. `peak_memory` is in bytes, over the process and its descendants."""
+    """How a command ended. `peak_memory` is in bytes, over the process and its descendants; `load` is the machine's
+    over the last minute, of which the command itself is a part."""
 
     code: int
     seconds: float
     peak_memory: int
+    load: float
     stdout: str
     stderr: str
 
@@ -42,7 +44,7 @@ def watch(command: list[str], *, cwd: Path | None = None, limit: float | None = 
             process.kill()
             process.communicate()
             raise
-    return Ended(process.returncode, time.monotonic() - began, peak.most, stdout, stderr)
+    return Ended(process.returncode, time.monotonic() - began, peak.most, os.getloadavg()[0], stdout, stderr)
 
 
 class Peak:

@@ -40,8 +40,8 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
     given = ["--samples", str(home / "samples.npz"), "--calibration", str(ready["calibration"])]
     flags = ["--no-image", "-q", "--json", "--cache-dir", str(folder / "store"), "--out", str(folder / "out")]
     ended = watch([sys.executable, "-m", "mlopt", "compile", str(home / "model.onnx"), *given, *options, *flags])
-    facts: dict[str, Any] = {"tool": "mlopt", "variant": name.partition(".")[2], "seconds": ended.seconds,
-                             "peak_memory": ended.peak_memory}  # fmt: skip
+    facts: dict[str, Any] = {"tool": "mlopt", "variant": name.partition(".")[2]}
+    facts |= {"seconds": ended.seconds, "peak_memory": ended.peak_memory, "load": ended.load}
     if not ended.stdout.strip():
         keep(folder, facts | {"failure": failure_of(ended) or "it printed no report"})
         return

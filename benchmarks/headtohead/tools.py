@@ -126,7 +126,8 @@ def _made(case: Case, tool: Tool, variant: str, python: Path, home: Path, folder
         )
     except subprocess.TimeoutExpired:
         return keep(folder, facts | {"failure": f"not done after {_LIMIT:.0f} s"})
-    facts |= {"seconds": ended.seconds, "peak_memory": ended.peak_memory, "failure": failure_of(ended)}
+    facts |= {"seconds": ended.seconds, "peak_memory": ended.peak_memory, "load": ended.load}
+    facts["failure"] = failure_of(ended)
     if (folder / "said.json").is_file():
         facts |= json.loads((folder / "said.json").read_text())
     if not facts["failure"]:
