@@ -18,8 +18,8 @@ from headtohead.tools import MAX_DROP, TOOLS, Kept, kept
 SCHEMA: Final = 1
 _ACCURACY: Final = ("top1", "baseline_top1", "drop", "agreement", "sqnr", "samples")
 _FACTS: Final = (
-    "tool", "variant", "runtime", "failure", "seconds", "peak_memory", "load", "bytes", "measuring", "chosen", "precision",
-    "evaluations", "samples_evaluated", "notes", "tried",
+    "tool", "variant", "runtime", "failure", "seconds", "peak_memory", "load", "bytes", "measuring", "chosen",
+    "precision", "evaluations", "samples_evaluated", "notes", "tried",
 )  # fmt: skip
 Row = dict[str, Any]
 
