@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """`scheme`, `per_channel`, `op_types` and `shortest_dot` as in `Qdq`; `calibrator` and the options below it as in
-    `Calibration`."""
+    """`scheme` to `outputs` as in `Qdq`; `calibrator` and the options below it as in `Calibration`."""
 
     calibration: Samples
     scheme: Scheme = "u8s8"
     per_channel: bool = True
     op_types: tuple[str, ...] = ()
+    shortest_dot: int = 0
+    outputs: bool = True
     calibrator: Calibrator = "min-max"
     percentile: float = 99.999
     averaging_constant: float = 0.01
     bins: int = 2048
     quantized_bins: int = 128
-    shortest_dot: int = 0
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a value that no calibrator takes."""
@@ -35,7 +35,7 @@ class Calibrated:
     @property
     def qdq(self) -> Qdq:
         """How to quantize."""
-        return Qdq(self.scheme, self.per_channel, self.op_types, self.shortest_dot)
+        return Qdq(self.scheme, self.per_channel, self.op_types, self.shortest_dot, self.outputs)
 
     @property
     def how(self) -> Calibration:

@@ -100,7 +100,7 @@ class Measured:
             ) from None
         qdq = found["qdq"]
         return cls(
-            qdq=Qdq(qdq["scheme"], qdq["per_channel"], tuple(qdq["op_types"]), qdq["shortest_dot"]),
+            qdq=Qdq(qdq["scheme"], qdq["per_channel"], tuple(qdq["op_types"]), qdq["shortest_dot"], qdq["outputs"]),
             ranges={name: Range(**ends) for name, ends in found["ranges"].items()},
             groups=tuple(
                 Sensitivity(Group(**{**one["group"], "nodes": tuple(one["group"]["nodes"])}), one["power"])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8"]
 
 _NAMED: Final = 6
+_PRODUCTS: Final = ("Conv", "Gemm", "MatMul")
 # What ONNX Runtime computes on integers, and what hands integers on unchanged (a test asks it). Its quantizer's own
 # list is another: it leaves out sums, products and means, and holds normalisations and transposed convolutions, which
 # then run in float32 between two conversions. Softmax has a kernel and is left out: its small values need the bits.
@@ -37,13 +38,16 @@ class Qdq:
     """How to quantize. `scheme` is activation type, weight type: `u8s8` where the CPU multiplies u8 by s8 without
     saturating (VNNI, dotprod), `u8s8-7bit` where it saturates (AVX2's vpmaddubsw): seven-bit weights cannot overflow.
     `op_types` empty means `KERNELS`. The convolutions that an input meets before one of `shortest_dot` terms stay in
-    floating point (`precision/head.py`); 0 quantizes them too.
+    floating point (`precision/head.py`); 0 quantizes them too. Without `outputs`, products have pairs where they read
+    and none where they write: runtimes that compute activations and sums inside a product's kernel (OpenVINO) then need
+    not stop in between, and ONNX Runtime would not find the integer product.
     """
 
     scheme: Scheme
     per_channel: bool
     op_types: tuple[str, ...] = ()
     shortest_dot: int = 0
+    outputs: bool = True
 
     def floating(self, graph: Any) -> tuple[str, ...]:
         """The nodes that stay in floating point because integers would only cost time there."""
@@ -81,8 +85,8 @@ class Qdq:
     ) -> None:
         """Quantize a copy of `model` (an onnx.ModelProto with shapes inferred) and write it.
 
-        The nodes named in `keep` stay in floating point, and `floating` ones. `grids` are the scales of weights that are
-        not to be found anew from their extremes.
+        The nodes named in `keep` stay in floating point, and `floating` ones. `grids` are the scales of weights that
+        are not to be found anew from their extremes.
         """
         import numpy as np
         import onnx
@@ -106,6 +110,7 @@ class Qdq:
             extra_options={
                 "ActivationSymmetric": self.scheme[0] == "s",
                 "WeightSymmetric": self.scheme[2] == "s",
+                "OpTypesToExcludeOutputQuantization": [] if self.outputs else list(_PRODUCTS),
                 "TensorQuantOverrides": {name: _overrides(grid) for name, grid in (grids or {}).items()},
             },
         )
