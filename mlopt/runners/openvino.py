@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from mlopt.errors import UnsupportedModel
-from mlopt.serve.openvino import compiled, library, output_names
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from mlopt.serve.openvino import Network
 
 # "No conversion rule found for operations: acme.Mystery, Unique-17", "Conversion is failed for: Conv-17"
 _OPERATORS: Final = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): ([^\n]+)")
@@ -33,12 +34,13 @@ class OpenVinoRunner:
 
     model: Path
     threads: int = field(kw_only=True)
-    _request: Any = field(default=None, init=False, repr=False)
-    _outputs: tuple[str, ...] = field(default=(), init=False, repr=False)
+    _network: Network | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
+        from mlopt.serve.openvino import Network, library
+
         try:
-            loaded = compiled(self.model, threads=self.threads)
+            self._network = Network(self.model, threads=self.threads)
         except RuntimeError as error:
             raise UnsupportedModel(
                 f"OpenVINO {library().__version__.partition('-')[0]} cannot load the model: "
@@ -46,28 +48,26 @@ class OpenVinoRunner:
                 where=str(self.model),
                 next=_NEXT,
             ) from error
-        self._outputs = output_names(loaded)
-        self._request = loaded.create_infer_request()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = None
+        self._network = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return self._outputs
+        assert self._network is not None
+        return self._network.outputs
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        assert self._network is not None
         try:
-            # Inputs are read where they lie; outputs are copied, for the next query writes over them.
-            found = self._request.infer(dict(feeds), share_inputs=True)
+            return list(self._network.infer(feeds))
         except (RuntimeError, TypeError, ValueError) as error:
             raise UnsupportedModel(
                 f"OpenVINO failed while running the model: {_last_words(str(error))}", where=str(self.model)
             ) from error
-        return list(found.to_tuple())
 
 
 def _reason(said: str, model: Path) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
-from mlopt.serve.openvino import compiled, output_names
+from mlopt.serve.openvino import Network
 
 
 class Run(Protocol):
@@ -40,14 +39,11 @@ def _onnxruntime(model: Path, *, threads: int) -> Run:
 
 
 def _openvino(model: Path, *, threads: int) -> Run:
-    loaded = compiled(model, threads=threads)
-    places = {name: place for place, name in enumerate(output_names(loaded))}
-    mine = threading.local()  # one request runs one query at a time
+    network = Network(model, threads=threads)
+    places = {name: place for place, name in enumerate(network.outputs)}
 
     def run(names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        request: Any = getattr(mine, "request", None) or loaded.create_infer_request()
-        mine.request = request
-        results = request.infer(dict(feeds), share_inputs=True).to_tuple()
+        results = network.infer(feeds)
         return [results[places[name]] for name in names]
 
     return run

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.onnx_file import load_graph, save
-from mlopt.serve.openvino import PRECISION
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class SetPrecision:
             raise ValueError(f"precision is {self.precision!r}, and there are 'f32' and 'bf16'")
 
     def run(self, source: Artifact, into: Path) -> None:
+        from mlopt.serve.openvino import PRECISION
+
         model = load_graph(source.main)
         for entry in [entry for entry in model.metadata_props if entry.key == PRECISION]:
             model.metadata_props.remove(entry)

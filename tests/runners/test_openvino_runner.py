@@ -20,7 +20,7 @@ from mlopt.host import detect
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 from mlopt.runners.openvino import OpenVinoRunner
 from mlopt.runners.trial import survive
-from mlopt.serve.openvino import compiled, output_names
+from mlopt.serve.openvino import Network
 from mlopt.steps.quantize_static import QuantizeStatic
 from mlopt.steps.set_precision import SetPrecision
 
@@ -47,7 +47,7 @@ def kinds(model: Path) -> Counter[tuple[str, str]]:
         facts = node.get_rt_info()
         return facts["layerType"].value, facts["runtimePrecision"].value
 
-    return Counter(of(node) for node in compiled(model, threads=1).get_runtime_model().get_ordered_ops())
+    return Counter(of(node) for node in Network(model, threads=1).compiled.get_runtime_model().get_ordered_ops())
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -198,8 +198,8 @@ def test_its_maker_hears_nothing(tmp_path: Path) -> None:
     """`import openvino` alone reports itself, through the converter that it brings along."""
     model = nets.save(nets.conv_net(), tmp_path / "net.onnx")
     code = (
-        "import sys, pathlib; from mlopt.serve.openvino import compiled; "
-        f"compiled(pathlib.Path({str(model)!r}), threads=1); "
+        "import sys, pathlib; from mlopt.serve.openvino import Network; "
+        f"Network(pathlib.Path({str(model)!r}), threads=1); "
         "print([name for name in sys.modules if 'telemetry' in name or name.startswith('openvino.tools')])"
     )
     ended = subprocess.run(
@@ -210,5 +210,44 @@ def test_its_maker_hears_nothing(tmp_path: Path) -> None:
 
 
 def test_names_of_outputs(tmp_path: Path) -> None:
-    loaded = compiled(nets.save(nets.two_sided_net(), tmp_path / "net.onnx"), threads=1)
-    assert output_names(loaded) == ("best", "scores", "above")
+    network = Network(nets.save(nets.two_sided_net(), tmp_path / "net.onnx"), threads=1)
+    assert network.outputs == ("best", "scores", "above")
+
+
+def shapes(network: Network) -> list[str]:
+    return [str(entry.get_partial_shape()) for entry in network.compiled.inputs]
+
+
+def test_a_batch_of_one_has_kernels_of_its_own(tmp_path: Path) -> None:
+    free = Network(nets.save(nets.conv_net(), tmp_path / "free.onnx"), threads=1)
+    assert shapes(free) == ["[1,3,32,32]"]
+    fixed = Network(nets.save(nets.conv_net(batch=4), tmp_path / "fixed.onnx"), threads=1)
+    assert shapes(fixed) == ["[4,3,32,32]"]
+    assert fixed.infer(feeds(4, image=(3, 32, 32)))[0].shape == (4, nets.CLASSES)
+    two = Network(nets.save(nets.two_sided_net(), tmp_path / "two.onnx"), threads=1)
+    assert shapes(two) == ["[1,8]", "[1]"]
+
+
+def test_a_model_that_cannot_take_a_batch_of_one_is_compiled_for_any(tmp_path: Path) -> None:
+    """Pairs of rows become one row: an odd number of them is no shape."""
+    value = helper.make_tensor_value_info
+    pairs = onnx.numpy_helper.from_array(np.array([-1, 2, 4]), "pairs")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "pairs"], ["y"], name="pair")],
+        "net",
+        [value("x", TensorProto.FLOAT, ["N", 4])],
+        [value("y", TensorProto.FLOAT, ["M", 2, 4])],
+        [pairs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = Network(nets.save(model, tmp_path / "net.onnx"), threads=1)
+    assert network.infer(feeds(4, x=(4,)))[0].shape == (2, 2, 4)
+
+
+def test_other_free_dimensions_than_the_batch_stay_free(tmp_path: Path) -> None:
+    model = nets.conv_net()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    network = Network(nets.save(model, tmp_path / "net.onnx"), threads=1)
+    for height in (32, 48):
+        given = np.zeros((1, 3, height, 32), np.float32)
+        assert network.infer({"image": given})[0].shape == (1, nets.CLASSES)
