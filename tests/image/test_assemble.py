@@ -105,25 +105,6 @@ def test_it_runs_as_nobody_without_telemetry_or_shell(image: Image) -> None:
         assert {member.uid for member in found.values()} == {0}
 
 
-def test_an_image_holds_the_one_runtime_that_its_model_needs(openvino_image: Image) -> None:
-    for platform in ("linux/amd64", "linux/arm64"):
-        found = files(openvino_image.path, platform)
-        assert not [path for path in found if "/onnxruntime" in path]
-        libraries = sorted({Path(path).name.partition(".")[0] for path in found if "/openvino/libs/" in path})
-        libraries = [name for name in libraries if name.startswith("libopenvino")]
-        cpu = "libopenvino_intel_cpu_plugin" if platform == "linux/amd64" else "libopenvino_arm_cpu_plugin"
-        assert libraries == sorted(["libopenvino", cpu, "libopenvino_onnx_frontend"])
-        assert not [path for path in found if "openvino_telemetry" in path or "/openvino/tools" in path]
-        config = json.loads(read_blob(openvino_image.path, manifest_of(openvino_image.path, platform)["config"]))
-        assert config["config"]["Labels"]["io.mlopt.runtime"] == "openvino"
-
-
-def test_a_runtime_that_no_image_holds_is_named(make_spec: Make, inputs: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(ImageFailed, match="No image holds the runtime onnx-reference") as refused:
-        assemble(make_spec(runtime="onnx-reference"), tmp_path / "image", inputs=inputs)
-    assert "--no-image" in refused.value.next
-
-
 def test_every_licence_is_in_it(image: Image, inputs: Inputs) -> None:
     found = files(image.path, "linux/arm64")
     for name in ("libc6", "libssl3", "libpython3.11-stdlib", "zlib1g", "gcc-12-base"):

@@ -18,6 +18,7 @@ from nets import conv_net, save
 
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import WorkerFailed
+from mlopt.measure.bench import bench
 from mlopt.measure.interleave import Subject, measure_together, percentile, ratio
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.profile import Method
@@ -141,3 +142,13 @@ def test_ratio_interval_covers_the_truth() -> None:
         covered += found.low <= 2.0 <= found.high
         assert statistics.median(a / b for a, b in zip(one, other, strict=True)) == found.value
     assert covered >= 180
+
+
+@pytest.mark.openvino
+def test_one_model_in_two_runtimes(tmp_path: Path, method: Method) -> None:
+    model = save(conv_net(), tmp_path / "net.onnx")
+    found = bench([model], method=method, device="d", runtimes=("onnxruntime", "openvino"))
+    assert {name: one.runtime for name, one in found.items()} == {
+        f"{model} (onnxruntime)": "onnxruntime",
+        f"{model} (openvino)": "openvino",
+    }

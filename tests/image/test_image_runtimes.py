@@ -1,0 +1,45 @@
+"""The runtime in an image: the one that its model was judged in, and nothing of any other."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlopt.errors import ImageFailed
+from mlopt.image.assemble import Image, ImageSpec, assemble
+from mlopt.image.fetch import Inputs
+from mlopt.image.layout import blob_path, read_blob
+from mlopt.image.load import manifest_of
+
+Make = Callable[..., ImageSpec]
+
+
+def paths(layout: Path, platform: str) -> set[str]:
+    found = set[str]()
+    for layer in manifest_of(layout, platform)["layers"]:
+        with tarfile.open(blob_path(layout, layer), "r:gz") as tar:
+            found |= set(tar.getnames())
+    return found
+
+
+def test_an_image_holds_the_one_runtime_that_its_model_needs(openvino_image: Image) -> None:
+    for platform in ("linux/amd64", "linux/arm64"):
+        found = paths(openvino_image.path, platform)
+        assert not [path for path in found if "/onnxruntime" in path]
+        libraries = sorted({Path(path).name.partition(".")[0] for path in found if "/openvino/libs/" in path})
+        libraries = [name for name in libraries if name.startswith("libopenvino")]
+        cpu = "libopenvino_intel_cpu_plugin" if platform == "linux/amd64" else "libopenvino_arm_cpu_plugin"
+        assert libraries == sorted(["libopenvino", cpu, "libopenvino_onnx_frontend"])
+        assert not [path for path in found if "openvino_telemetry" in path or "/openvino/tools" in path]
+        config = json.loads(read_blob(openvino_image.path, manifest_of(openvino_image.path, platform)["config"]))
+        assert config["config"]["Labels"]["io.mlopt.runtime"] == "openvino"
+
+
+def test_a_runtime_that_no_image_holds_is_named(make_spec: Make, inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(ImageFailed, match="No image holds the runtime onnx-reference") as refused:
+        assemble(make_spec(runtime="onnx-reference"), tmp_path / "image", inputs=inputs)
+    assert "--no-image" in refused.value.next
