@@ -223,7 +223,8 @@ def _gains(report: Report, winner: CandidateFacts) -> list[str]:
     first = baseline(report)
     if first is not None and first.file_size and winner.file_size:
         ratio = first.file_size / winner.file_size
-        gains.append(f"{text.times(ratio)} smaller" if ratio >= 1 else f"{text.times(1 / ratio)} larger")
+        sizes = f"{text.times(ratio)} smaller" if ratio >= 1 else f"{text.times(1 / ratio)} larger"
+        gains.append(sizes if text.times(ratio) != text.times(1.0) else "of the same size")
     cost = _cost(quality_of(report), winner)
     return [*gains, cost] if cost else gains
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from report import made_reports
 
+from mlopt.report import verdict
 from mlopt.report.html import to_html
 from mlopt.report.markdown import to_markdown
 from mlopt.report.terminal import columns_of, to_terminal
@@ -34,6 +35,15 @@ def test_terminal_is_golden(name: str) -> None:
 @pytest.mark.parametrize("width", [40, 66, 120, 200])
 def test_terminal_is_golden_at_other_widths(width: int) -> None:
     _golden(f"labelled.{width}.txt", to_terminal(made_reports.labelled(), width=width, color=False) + "\n")
+
+
+def test_a_file_that_is_larger_by_its_metadata_alone_is_of_the_same_size() -> None:
+    report = made_reports.labelled()
+    first = next(one for one in report.candidates if one.name == report.baseline)
+    same = tuple(
+        replace(one, file_size=first.file_size + 35) if one.name == report.winner else one for one in report.candidates
+    )
+    assert ", of the same size," in verdict.headline(replace(report, candidates=same))
 
 
 @pytest.mark.parametrize("name", made_reports.ALL)
