@@ -96,7 +96,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     )
     exported = store.run(step, source)
     facts = signature(exported)
-    split = _split(request, project, facts)
+    split = split_samples(request, project, facts)
     evaluation: Samples | GeneratedSamples = split.evaluation if split else _generated(exported, facts, project)
     real = list(itertools.islice(split.evaluation.feeds(batch=1), _PARITY_SAMPLES)) if split else None
     parity = check_parity(source, exported, store=store, factory=factory, root=root, inputs=project.inputs, feeds=real)
@@ -180,7 +180,8 @@ def _check_ship(request: Request, candidates: Plan) -> None:
             )
 
 
-def _split(request: Request, project: Project, facts: Signature) -> Split | None:
+def split_samples(request: Request, project: Project, facts: Signature) -> Split | None:
+    """The samples that the request or mlopt.toml name; None when nobody named any."""
     said = project.samples
     where = request.samples
     if where is None and said.path is not None:

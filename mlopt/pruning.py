@@ -13,9 +13,12 @@ from mlopt.assess import check_baseline, compared
 from mlopt.errors import BudgetInfeasible, Misused, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import allowed
 from mlopt.measurement import Accuracy
-from mlopt.prepare import Prepared, prepare
+from mlopt.prepare import Prepared, prepare, split_samples
 from mlopt.progress import Progress
 from mlopt.request import Request
+from mlopt.samples.generated import GeneratedSamples
+from mlopt.samples.samples import digest_samples
+from mlopt.step import Step
 from mlopt.steps.prune_channels import PruneChannels
 from mlopt.steps.quantizer import prepared as prepared_graph
 from mlopt.units import format_percent, format_points
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from mlopt.prune.channels import Channels
 
 RECIPE: Final = "pruned"
+_FEWEST: Final = 20  # samples to train on
 SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -76,7 +80,15 @@ class Pruning:
     max_drop: float | None
 
 
-def prune_model(request: Request, progress: Progress, *, share: float | None) -> Pruning:
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Fine-tune on the samples of `where` for so many passes."""
+
+    where: str
+    epochs: int = 4
+
+
+def prune_model(request: Request, progress: Progress, *, share: float | None, tuning: Tuning | None = None) -> Pruning:
     """Prune `share` of the work; without one, the largest share of `SHARES` that keeps the budget of accuracy.
 
     Shares are tried in rising order and the first that is not proven ends it. That is a test of hypotheses in a fixed
@@ -85,13 +97,14 @@ def prune_model(request: Request, progress: Progress, *, share: float | None) ->
     """
     prepared = prepare(dataclasses.replace(request, recipes=(RECIPE,), ship=None, image=False), progress)
     step, whole = _step(prepared), _followed(prepared.exported)
+    then = _then(prepared, tuning)
     if share is not None:
-        trial = _trial(prepared, whole, dataclasses.replace(step, share=share), progress)
+        trial = _trial(prepared, whole, dataclasses.replace(step, share=share), then, progress)
         return Pruning(prepared, trial, (trial,), request.max_drop)
     budget = _budget(prepared)
     check_baseline(prepared, progress)
     trials: list[Trial] = []
-    for trial in _rising(prepared, whole, step, progress):
+    for trial in _rising(prepared, whole, step, then, progress):
         trials.append(trial)
         if not trial.keeps(budget):
             break
@@ -118,6 +131,30 @@ def _step(prepared: Prepared) -> PruneChannels:
     return step
 
 
+def _then(prepared: Prepared, tuning: Tuning | None) -> tuple[Step, ...]:
+    """Fine-tuning on everything that is there but what judges it."""
+    from mlopt.steps.fine_tune import FineTune
+
+    if tuning is None:
+        return ()
+    asked = dataclasses.replace(prepared.request, samples=tuning.where, calibration=None)
+    split = split_samples(asked, prepared.project, prepared.signature)
+    assert split
+    assert not isinstance(prepared.evaluation, GeneratedSamples)
+    judges = {prepared.evaluation.source.content(index) for index in prepared.evaluation.indices}
+    every = sorted((*split.calibration.indices, *split.evaluation.indices))
+    indices = tuple(index for index in every if split.source.content(index) not in judges)
+    if len(indices) < _FEWEST:
+        raise SamplesInvalid(
+            f"Only {len(indices)} of {len(every)} samples to train on are not among those that judge.",
+            where=split.source.where,
+            next="give --finetune samples that --samples does not hold",
+        )
+    digest = digest_samples(split.source, indices, split.calibration.constants)
+    training = dataclasses.replace(split.calibration, indices=indices, digest=digest)
+    return (FineTune(training, prepared.exported, epochs=tuning.epochs),)
+
+
 def _budget(prepared: Prepared) -> float:
     """What may be lost. Raises where that cannot be judged, or proven for any model."""
     budgets, evaluation = prepared.profile.budgets, prepared.evaluation
@@ -140,14 +177,16 @@ def _budget(prepared: Prepared) -> float:
     return budgets.max_drop
 
 
-def _rising(prepared: Prepared, whole: Channels, step: PruneChannels, progress: Progress) -> Iterator[Trial]:
+def _rising(
+    prepared: Prepared, whole: Channels, step: PruneChannels, then: tuple[Step, ...], progress: Progress
+) -> Iterator[Trial]:
     """Trials that each prune more than the last one, until the model has no more to give."""
     gone = 0.0
     for share in SHARES:
         if share <= gone:
             continue  # the last one went as far, because widths are multiples
         try:
-            trial = _trial(prepared, whole, dataclasses.replace(step, share=share), progress)
+            trial = _trial(prepared, whole, dataclasses.replace(step, share=share), then, progress)
         except UnsupportedModel:
             if not gone:
                 raise
@@ -156,9 +195,13 @@ def _rising(prepared: Prepared, whole: Channels, step: PruneChannels, progress: 
         yield trial
 
 
-def _trial(prepared: Prepared, whole: Channels, step: PruneChannels, progress: Progress) -> Trial:
+def _trial(
+    prepared: Prepared, whole: Channels, step: PruneChannels, then: tuple[Step, ...], progress: Progress
+) -> Trial:
     progress.about = f"{step.share:.0%}"
-    artifact = prepared.store.run(step, prepared.exported)
+    artifact = prepared.exported
+    for one in (step, *then):
+        artifact = prepared.store.run(one, artifact)
     accuracy = compared(prepared, artifact)
     progress.about = ""
     narrow = _followed(artifact)

@@ -12,9 +12,11 @@ from nets import save
 from walks import labelled, mlopt
 
 from mlopt.errors import BudgetInfeasible, Misused, SamplesInvalid, UnsupportedModel
+from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
-from mlopt.pruning import Pruning, prune_model
+from mlopt.pruning import Pruning, Tuning, prune_model
 from mlopt.request import Request
+from mlopt.samples.generated import GeneratedSamples
 
 pytestmark = pytest.mark.slow
 AVX2 = "x86-64-avx2"  # widths in eights, whatever machine this is
@@ -27,10 +29,17 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def pruned(model: Path, *, share: float | None = None, max_drop: float | None = None, samples: bool = True) -> Pruning:
+def pruned(
+    model: Path,
+    *,
+    share: float | None = None,
+    max_drop: float | None = None,
+    samples: bool = True,
+    tuning: Tuning | None = None,
+) -> Pruning:
     where = str(model.parent / "samples.npz") if samples else None
     request = Request(model=model, target=AVX2, samples=where, max_drop=max_drop)
-    return prune_model(request, Progress(quiet=True), share=share)
+    return prune_model(request, Progress(quiet=True), share=share, tuning=tuning)
 
 
 def test_the_last_share_that_keeps_the_budget(model: Path) -> None:
@@ -75,6 +84,22 @@ def test_what_is_missing_is_said(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SamplesInvalid, match="the samples have no labels"):
         pruned(model)
     assert pruned(model, share=0.2).chosen.accuracy.agreement is not None
+
+
+@pytest.mark.torch
+def test_fine_tuning_trains_on_nothing_that_judges(model: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    with pytest.raises(SamplesInvalid, match="Only 0 of 472 samples to train on are not among those that judge"):
+        held = pruned(model, share=0.2).prepared.evaluation
+        assert not isinstance(held, GeneratedSamples)
+        x = np.load(tmp_path / "samples.npz")["x"][list(held.indices)]
+        np.savez(tmp_path / "judges.npz", x=x)
+        pruned(model, share=0.2, tuning=Tuning(str(tmp_path / "judges.npz")))
+    labelled(tmp_path / "more.npz", model, count=900, shape=(3, 8, 8))
+    found = pruned(model, share=0.5, tuning=Tuning(str(tmp_path / "more.npz"), epochs=1))
+    assert [link.step for link in found.chosen.artifact.lineage][-2:] == ["prune-channels", "fine-tune"]
+    assert "fine-tuned on " in notes_in(found.chosen.artifact.main)[-1]
 
 
 def test_on_the_command_line(model: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @model_argument
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Of the work, to remove.")
 @max_drop_option
+@click.option("--finetune", metavar="WHERE", help="Samples to train on with torch, as --samples are given.")
+@click.option("--epochs", type=click.IntRange(1), default=4, help="Passes over them.  [4]")
 @click.option("-t", "--target", default="host", metavar="NAME|FILE", help="Its kernels decide the widths.  [host]")
 @click.option("-p", "--profile", metavar="NAME|FILE", help="Budget of accuracy without --max-drop.  [balanced]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder, or FILE.onnx.  [MODEL-pruned]")
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 @talking
 @click.pass_context
 def command(
-    context: click.Context, /, model: Path, share: float | None, max_drop: float | None, out: Path | None,
-    cache_dir: Path | None, as_json: bool, quiet: bool, verbose: bool, **asked: object,
+    context: click.Context, /, model: Path, share: float | None, max_drop: float | None, finetune: str | None,
+    epochs: int, out: Path | None, cache_dir: Path | None, as_json: bool, quiet: bool, verbose: bool, **asked: object,
 ) -> None:  # fmt: skip
     """Write MODEL with fewer channels, the layers fitted anew on calibration samples, and say what that costs.
 
@@ -40,11 +42,12 @@ def command(
       mlopt prune model.onnx --samples images/ --share 0.3 --target rpi5
     """
     from mlopt.commands.export import write
-    from mlopt.pruning import prune_model
+    from mlopt.pruning import Tuning, prune_model
     from mlopt.request import Request
 
     request = Request(model=model, store=cache_dir, max_drop=max_drop, **asked)  # type: ignore[arg-type]
-    found = prune_model(request, progress_for(quiet=quiet, verbose=verbose), share=share)
+    tuning = Tuning(finetune, epochs) if finetune else None
+    found = prune_model(request, progress_for(quiet=quiet, verbose=verbose), share=share, tuning=tuning)
     written = write(
         found.chosen.artifact, out or Path(f"{found.prepared.name}-pruned"), source=model, replace=out is None
     )
