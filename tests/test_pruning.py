@@ -90,11 +90,10 @@ def test_what_is_missing_is_said(model: Path, tmp_path: Path) -> None:
 def test_fine_tuning_trains_on_nothing_that_judges(model: Path, tmp_path: Path) -> None:
     import numpy as np
 
+    held = pruned(model, share=0.2).prepared.evaluation
+    assert not isinstance(held, GeneratedSamples)
+    np.savez(tmp_path / "judges.npz", x=np.load(tmp_path / "samples.npz")["x"][list(held.indices)])
     with pytest.raises(SamplesInvalid, match="Only 0 of 472 samples to train on are not among those that judge"):
-        held = pruned(model, share=0.2).prepared.evaluation
-        assert not isinstance(held, GeneratedSamples)
-        x = np.load(tmp_path / "samples.npz")["x"][list(held.indices)]
-        np.savez(tmp_path / "judges.npz", x=x)
         pruned(model, share=0.2, tuning=Tuning(str(tmp_path / "judges.npz")))
     labelled(tmp_path / "more.npz", model, count=900, shape=(3, 8, 8))
     found = pruned(model, share=0.5, tuning=Tuning(str(tmp_path / "more.npz"), epochs=1))
