@@ -178,6 +178,47 @@ def mlp() -> onnx.ModelProto:
     return net.classify(h, WIDTH)
 
 
+def attention() -> onnx.ModelProto:
+    """Four heads of eight over six tokens, as exporters write them, with the input added back."""
+    net, wide = Net(), 32
+    net.source = ("image", ["N", 6, WIDTH])
+    net.constant("apart", np.array([0, 6, 4, 8]))
+    net.constant("together", np.array([0, 6, wide]))
+    heads = {}
+    for name, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])):
+        net.initializers += [weights(f"{name}_w", WIDTH, wide, scale=0.3), weights(f"{name}_b", wide)]
+        h = net.add("MatMul", "image", f"{name}_w", name=name)
+        h = net.add("Reshape", net.add("Add", h, f"{name}_b", name=f"{name}_bias"), "apart", name=f"{name}_heads")
+        heads[name] = net.add("Transpose", h, name=f"{name}_turned", perm=order)
+    h = net.add("Softmax", net.add("MatMul", heads["query"], heads["key"], name="scores"), name="softmax", axis=-1)
+    h = net.add("MatMul", h, heads["value"], name="mixed")
+    h = net.add("Reshape", net.add("Transpose", h, name="back", perm=[0, 2, 1, 3]), "together", name="joined")
+    net.initializers += [weights("out_w", wide, WIDTH, scale=0.3), weights("out_b", WIDTH)]
+    h = net.add("Add", net.add("MatMul", h, "out_w", name="out"), "out_b", name="out_bias")
+    h = net.add("ReduceMean", net.add("Add", h, "image", name="sum"), name="mean", axes=[1], keepdims=0)
+    return net.classify(h, WIDTH)
+
+
+def fused_attention() -> onnx.ModelProto:
+    """Query, key and value of two heads from one product, told apart by an axis of three that vanishes."""
+    net, wide = Net(), 16
+    net.source = ("image", ["N", 6, WIDTH])
+    net.initializers += [weights("all_w", WIDTH, 3 * wide, scale=0.3), weights("out_w", wide, WIDTH, scale=0.3)]
+    h = net.add("MatMul", "image", "all_w", name="all")
+    h = net.add("Reshape", h, net.constant("apart", np.array([0, 6, 3, 2, 8])), name="parts")
+    h = net.add("Transpose", h, name="turned", perm=[2, 0, 3, 1, 4])
+    names = ("query", "key", "value")
+    net.add("Split", h, net.constant("each", np.array([1, 1, 1])), name="split", axis=0, outputs=names)
+    first = net.constant("first", np.array([0]))
+    query, key, value = (net.add("Squeeze", name, first, name=f"{name}_squeezed") for name in names)
+    key = net.add("Transpose", key, name="key_turned", perm=[0, 1, 3, 2])
+    h = net.add("Softmax", net.add("MatMul", query, key, name="scores"), name="softmax", axis=-1)
+    h = net.add("Transpose", net.add("MatMul", h, value, name="mixed"), name="back", perm=[0, 2, 1, 3])
+    h = net.add("Reshape", h, net.constant("together", np.array([0, 6, wide])), name="joined")
+    h = net.add("ReduceMean", net.add("MatMul", h, "out_w", name="out"), name="mean", axes=[1], keepdims=0)
+    return net.classify(h, WIDTH)
+
+
 def unknown() -> onnx.ModelProto:
     """A cumulative sum over channels: nothing here knows what that needs."""
     net = Net()
@@ -191,6 +232,6 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     made.__name__: made
     for made in (
         *(plain, residual, padded_residual, depthwise, grouped, concatenated, squeeze_excite, flattened, split),
-        *(mlp, unknown),
+        *(mlp, attention, unknown),
     )
 }

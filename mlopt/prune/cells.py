@@ -6,14 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.prune.rules import attribute
+from mlopt.prune.nodes import attribute
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlopt.prune.channels import Channels
+
+_PRODUCTS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def products_of(channels: Channels) -> tuple[Product, ...]:
     """Every convolution and matrix product with constant weights, with what it costs."""
     found = []
     for node in channels.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[1] not in channels.constants:
+        if node.op_type not in _PRODUCTS or node.input[1] not in channels.constants:
             continue
         weight, shape = channels.of(node.input[1]), channels.shapes[node.input[1]]
         assert weight is not None
@@ -112,13 +114,14 @@ def cells_of(channels: Channels, multiple: int) -> tuple[Cell, ...]:
     for number, consumer in enumerate(consumers):
         for root in set(consumer.roots.tolist()):
             read.setdefault(root, []).append(number)
+    columns = _columns(channels)
     cells: dict[tuple[tuple[tuple[str, int], int], ...], list[int]] = {}
     for root in sorted(where):
         if root in makers and root in read and channels.frozen(root) is None:
             cells.setdefault(tuple(sorted(where[root].items())), []).append(root)
     found = []
     for signature, roots in cells.items():
-        positions = math.gcd(*(count for (name, _), count in signature if name not in channels.constants))
+        positions = math.gcd(*(count for place, count in signature if place in columns))
         step = multiple // math.gcd(multiple, positions)
         kept = (len(roots), *range((len(roots) - 1) // step * step, 0, -step))
         if len(kept) > 1:
@@ -148,8 +151,19 @@ def _makers(channels: Channels) -> dict[int, str]:
     return makers
 
 
+def _columns(channels: Channels) -> set[tuple[str, int]]:
+    """The axes of activations whose sizes decide which kernels run: those that products read and write."""
+    found = set()
+    for node in channels.graph.node:
+        if node.op_type in _PRODUCTS and node.input[1] in channels.constants:
+            for name in (node.input[0], node.output[0]):
+                rank = len(channels.of(name) or ())
+                found.add((name, 1 if node.op_type.startswith("Conv") else rank - 1))
+    return found
+
+
 def _made(channels: Channels, node: Any) -> list[int]:
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[1] not in channels.constants:
+    if node.op_type not in _PRODUCTS or node.input[1] not in channels.constants:
         return []
     axes = channels.of(node.output[0]) or (None,)
     axis = axes[1] if node.op_type.startswith("Conv") and len(axes) > 1 else axes[-1]

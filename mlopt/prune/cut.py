@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlopt.prune.rules import attribute, constant
+from mlopt.prune.nodes import attribute, constant
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlopt.prune.cut import kept
-from mlopt.prune.rules import attribute, groups_of
+from mlopt.prune.nodes import attribute, groups_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt.prune.cut import cut
 from mlopt.prune.importance import LARGEST
 from mlopt.prune.matrices import assembled, kept_inputs, kept_outputs, matrix
+from mlopt.prune.nodes import groups_of
 from mlopt.prune.rows import picked, read_rows, tensors, written_rows
-from mlopt.prune.rules import groups_of
 
 if TYPE_CHECKING:
     import numpy as np

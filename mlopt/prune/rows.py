@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlopt.prune.rules import attribute
+from mlopt.prune.nodes import attribute
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:

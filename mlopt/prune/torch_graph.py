@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.prune.rules import attribute, groups_of
+from mlopt.prune.nodes import attribute, groups_of
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import GRAPHS
+from graphs import GRAPHS, fused_attention
 from onnx import numpy_helper
 
 from mlopt.prune.cells import Cell, cells_of, consumers_of, products_of, stopped
@@ -28,6 +28,7 @@ CELLS = {
     "flattened": {"a": 16, "hidden": 16},
     "split": {"a": 16, "b": 16},
     "mlp": {"up_product": 64},
+    "attention": {"query": 4},
     "unknown": {"b": 16, "c": 16},
 }
 
@@ -118,6 +119,12 @@ def test_a_softmax_over_channels_stops_them(axis: dict[str, int], held: bool) ->
     node.op_type = "Softmax"
     node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in axis.items())
     assert ("a" in stopped(follow(model))) == held
+
+
+def test_query_key_and_value_from_one_product_stay_whole() -> None:
+    channels = follow(fused_attention())
+    assert {cell.name for cell in cells_of(channels, 1)} == {"out"}
+    assert stopped(channels)["all"].startswith("node query_squeezed")
 
 
 def test_what_a_sub_graph_reads_stays() -> None:
