@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mlopt.prune.channels import Channels
 
+_WIDTHS: Final = 64  # of a cell that are considered
 _PRODUCTS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -123,6 +124,8 @@ def cells_of(channels: Channels, multiple: int) -> tuple[Cell, ...]:
     for signature, roots in cells.items():
         positions = math.gcd(*(count for place, count in signature if place in columns))
         step = multiple // math.gcd(multiple, positions)
+        while len(roots) // step > _WIDTHS:
+            step *= 2
         kept = (len(roots), *range((len(roots) - 1) // step * step, 0, -step))
         if len(kept) > 1:
             found.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlopt.steps.histogram import Range
 
 _NAMED: Final = 6
+_HELD: Final = 1 << 28  # bytes of samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def pruner(source: Artifact, calibration: Samples, multiple: int) -> Iterator[Pr
     with tempfile.TemporaryDirectory(prefix="mlopt-prune-") as folder:
         scratch = Path(folder)
         try:
-            yield Pruner(model, lambda: calibration.feeds(batch=1), len(calibration), scratch, multiple=multiple)
+            yield Pruner(model, _feeds(calibration), len(calibration), scratch, multiple=multiple)
         except OutOfReach as error:
             raise UnsupportedModel(
                 f"At most {error.most:.1%} of the model's work can be pruned.{_because(error.stays)}",
@@ -87,6 +88,18 @@ def pruner(source: Artifact, calibration: Samples, multiple: int) -> Iterator[Pr
             path = scratch / "prepared.onnx"
             onnx.save(model, str(path))
             raise _broken(path, calibration, error) from error
+
+
+def _feeds(calibration: Samples) -> Callable[[], Iterable[Mapping[str, np.ndarray]]]:
+    """For one pass after another: from memory where they are few, else read anew each time."""
+    held: list[Mapping[str, np.ndarray]] = []
+    size = 0
+    for feed in calibration.feeds(batch=1):
+        held.append(feed)
+        size += sum(value.nbytes for value in feed.values())
+        if size > _HELD:
+            return lambda: calibration.feeds(batch=1)
+    return lambda: held
 
 
 def _broken(path: Path, calibration: Samples, error: NotFinite) -> SamplesInvalid:
