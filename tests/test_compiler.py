@@ -298,3 +298,17 @@ def test_quantize_and_inspect_and_bench(place: Path, tmp_path: Path) -> None:
     measured = run(place, "bench", "net.onnx", tmp_path / "net" / "host", "-p", "./fast.toml", "--json", "-q")
     assert measured.returncode == 0, measured.stderr
     assert list(json.loads(measured.stdout)) == ["net.onnx", str(tmp_path / "net" / "host")]
+
+
+def test_quantize_to_a_budget(place: Path, tmp_path: Path) -> None:
+    (place / "quick.toml").write_text(f'schema = 1\n[compile]\nprofile = "{place / "fast.toml"}"\n')
+    asked = ("--samples", "samples.npz", "-o", tmp_path, "--json", "-q", "--project", place / "quick.toml")
+    ended = run(place, "quantize", "net.onnx", "--max-drop", "40%", *asked)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["winner"] == "int8-mixed"
+    ended = run(place, "quantize", "net.onnx", "--max-drop", "0.1%", *asked)
+    assert ended.returncode == 2
+    assert "cannot prove the budget for any model that changes an answer" in ended.stderr
+    ended = run(place, "quantize", "net.onnx", "-r", "int8-static", "--max-drop", "0.1%", *asked)
+    assert ended.returncode == 1
+    assert "int8-static is written, and it misses a budget: max-drop" in ended.stderr

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import click
 
-from mlopt.commands.options import model_argument, progress_for, reading, sampling, storing, talking
+from mlopt.commands.options import max_drop_option, model_argument, progress_for, reading, sampling, storing, talking
+from mlopt.errors import BudgetMissed
 
 
 @click.command(name="quantize")
 @model_argument
-@click.option("-r", "--recipe", default="int8-static", metavar="NAME|FILE", help="Which kind.  [int8-static]")
+@click.option(
+    "-r",
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Which kind.  [int8-static; with --max-drop int8-mixed, which keeps to it]",
+)
+@max_drop_option
 @click.option("-t", "--target", default="host", metavar="NAME|FILE", help="Its CPU decides the scheme.  [host]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where the bundle goes.  [out]")
 @reading
@@ -22,18 +29,19 @@ from mlopt.commands.options import model_argument, progress_for, reading, sampli
 @talking
 @click.pass_context
 def command(
-    context: click.Context, /, model: Path, recipe: str, cache_dir: Path | None, as_json: bool, quiet: bool,
+    context: click.Context, /, model: Path, recipe: str | None, cache_dir: Path | None, as_json: bool, quiet: bool,
     verbose: bool, **asked: object,
 ) -> None:  # fmt: skip
     """Make RECIPE's variant of MODEL and say how it answers and how fast it is; no image.
 
     What `mlopt compile --recipe R --ship R --no-image` does: the verdict is printed, and the variant is
-    written whatever it says.
+    written whatever it says. With --max-drop the nodes that need it stay in floating point, and are named.
     """
     from mlopt.commands.compile import print_bundle
     from mlopt.compiler import compile_model
     from mlopt.request import Request
 
+    recipe = recipe or ("int8-mixed" if asked["max_drop"] is not None else "int8-static")
     request = Request(
         model=model,
         recipes=(recipe,),
@@ -48,3 +56,8 @@ def command(
         click.echo(json.dumps(bundle.report))
     else:
         print_bundle(bundle, color=context.color is not False and sys.stdout.isatty())
+    if request.max_drop is not None and bundle.missed:
+        raise BudgetMissed(
+            f"{recipe} is written, and it misses a budget: {'; '.join(bundle.missed)}.",
+            next="allow more with --max-drop, or give more samples",
+        )
