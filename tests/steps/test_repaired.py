@@ -113,3 +113,14 @@ def test_digits_with_seeded_channel_imbalance_lose_at_most_a_third_of_a_point(tm
         repaired = run(step, equal, tmp_path / f"r{per_channel}")
         assert right(answers(plain, judges)) < exact - 10
         assert right(answers(repaired, judges)) >= exact - 0.3
+
+
+def test_what_needs_no_repair_stays_the_static_model(tmp_path: Path) -> None:
+    """All weights are zero: there is no error to make good."""
+    model = conv_net()
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(array), tensor.name))
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    plain = run(QuantizeStatic(samples), base, tmp_path / "q")
+    assert run(QuantizeStatic(samples, repair=True), base, tmp_path / "r").digest == plain.digest
