@@ -27,7 +27,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 DATA: Final = ROOT.parent / "shared" / "data"
 CALIBRATION: Final = 128
 _IMAGENET: Final = ("nips17_imagenet", "imagenet500")
-_CIFAR: Final = ("cifar10/test_2000.npz",)
+CIFAR: Final = ("cifar10/test_2000.npz",)
 _TORCHVISION: Final = PreprocessSpec(preset="torchvision", resize=256, crop=(224, 224))
 _OPSET: Final = 18
 
@@ -62,12 +62,12 @@ CASES: Final[Mapping[str, Case]] = {
     case.name: case
     for case in (
         Case("mobilenetv1_x0_25", "models/onnx/mobilenetv1_x0_25.onnx", _IMAGENET, _TORCHVISION),
-        Case("resnet20", "models/torch/resnet20_cifar10.pth", _CIFAR, PreprocessSpec(preset="torchvision"),
+        Case("resnet20", "models/torch/resnet20_cifar10.pth", CIFAR, PreprocessSpec(preset="torchvision"),
              "resnet20_cifar"),
-        Case("resnet8", "mlperf_tiny/pretrainedResnet.h5", _CIFAR, PreprocessSpec(preset="raw")),
+        Case("resnet8", "mlperf_tiny/pretrainedResnet.h5", CIFAR, PreprocessSpec(preset="raw")),
         Case("mobilenetv1_imbalanced", "models/onnx/mobilenetv1_x0_25.onnx", _IMAGENET, _TORCHVISION, imbalanced=True),
         Case("squeezenet1_0", "models/onnx/squeezenet1_0.onnx", _IMAGENET, _TORCHVISION, flatters=_GRID),
-        Case("resnet32", "models/torch/resnet32_cifar10.pth", _CIFAR, PreprocessSpec(preset="torchvision"),
+        Case("resnet32", "models/torch/resnet32_cifar10.pth", CIFAR, PreprocessSpec(preset="torchvision"),
              "resnet32_cifar"),
         Case("mobilenetv1_keras", "models/keras/mobilenet_v1_025_224.keras", _IMAGENET,
              PreprocessSpec(preset="keras-tf", resize=256, crop=(224, 224))),
