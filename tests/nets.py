@@ -153,6 +153,49 @@ def depthwise_net(*, width: int = 16, side: int = 16) -> onnx.ModelProto:
     return _model(nodes, initializers, ("image", ["N", 3, side, side]), ("logits", ["N", CLASSES]))
 
 
+def transformer_net(*, width: int = 32, tokens: int = 8, outliers: float = 1.0, fused: bool = True) -> onnx.ModelProto:
+    """One block of a transformer, [N, tokens, width] to [N, tokens, width]. Two channels behind each normalisation are
+    `outliers` times as large as the others, and what reads them undoes that. Not `fused`: the normalisations end in
+    their own multiplication and addition."""
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[onnx.TensorProto] = []
+    size = np.where(np.isin(np.arange(width), (3, width - 5)), np.float32(outliers), np.float32(1))
+
+    def constant(name: str, array: np.ndarray) -> str:
+        initializers.append(numpy_helper.from_array(array.astype(np.float32), name))
+        return name
+
+    def norm(read: str, made: str) -> str:
+        scale, bias = (numpy_helper.to_array(weights(f"{made}_{part}", width, scale=0.2)) for part in ("g", "b"))
+        own = [constant(f"{made}_gamma", (1 + scale) * size), constant(f"{made}_beta", bias * size)]
+        if fused:
+            nodes.append(helper.make_node("LayerNormalization", [read, *own], [made], name=made))
+            return made
+        plain = constant(f"{made}_one", np.ones(width))
+        nodes.append(helper.make_node("LayerNormalization", [read, plain], [f"{made}_n"], name=f"{made}_n"))
+        nodes.append(helper.make_node("Mul", [f"{made}_n", own[0]], [f"{made}_m"], name=f"{made}_m"))
+        nodes.append(helper.make_node("Add", [f"{made}_m", own[1]], [made], name=made))
+        return made
+
+    def product(read: str, made: str, rows: int, columns: int, undone: bool = False) -> str:
+        array = numpy_helper.to_array(weights(f"{made}_w", rows, columns, scale=rows**-0.5))
+        weight = constant(f"{made}_weight", array / size[:, None] if undone else array)
+        nodes.append(helper.make_node("MatMul", [read, weight], [made], name=made))
+        return made
+
+    first = norm("x", "norm1")
+    query, key, value = (product(first, made, width, width, undone=True) for made in ("query", "key", "value"))
+    nodes.append(helper.make_node("Transpose", [key], ["turned"], name="turned", perm=[0, 2, 1]))
+    nodes.append(helper.make_node("MatMul", [query, "turned"], ["scores"], name="scores"))
+    nodes.append(helper.make_node("Softmax", ["scores"], ["attention"], name="attention", axis=-1))
+    nodes.append(helper.make_node("MatMul", ["attention", value], ["mixed"], name="mixed"))
+    nodes.append(helper.make_node("Add", ["x", product("mixed", "out", width, width)], ["added"], name="added"))
+    wide = product(norm("added", "norm2"), "wide", width, 2 * width, undone=True)
+    nodes.append(helper.make_node("Relu", [wide], ["relu"], name="relu"))
+    nodes.append(helper.make_node("Add", ["added", product("relu", "narrow", 2 * width, width)], ["y"], name="last"))
+    return _model(nodes, initializers, ("x", ["N", tokens, width]), ("y", ["N", tokens, width]))
+
+
 def unbalanced(model: onnx.ModelProto, *, seed: int = 0, octaves: float = 4) -> onnx.ModelProto:
     """The same function with the channels between layers scaled by 2^U(-octaves, octaves): only a quantizer minds."""
     from mlopt.repair.chains import pairs_of, scale

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
@@ -13,6 +15,7 @@ from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.precision.noise import answers, noise
 from mlopt.repair.chains import Pair, pairs_of
 from mlopt.repair.equalization import Balance, equalize
+from mlopt.repair.migration import Norm, migrate, norms_of
 from mlopt.steps.calibrated import Calibrated
 from mlopt.steps.qdq import blamed
 from mlopt.steps.quantizer import prepared, saved
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from mlopt.steps.histogram import Range
 
+    Change = Callable[[dict[str, np.ndarray]], None]
+
 _SAME: Final = 80.0  # dB between the answers before and after, at least: what is left is rounding in float32
 
 
@@ -30,9 +35,10 @@ _SAME: Final = 80.0  # dB between the answers before and after, at least: what i
 class Equalize(Calibrated):
     """Scale channels against what reads them, where that leaves every answer as it is; the model stays fp32.
 
-    Three balances are tried (`repair/equalization.py`), and none: the one whose quantized model is nearest to the
-    original on the first `samples` of `calibration` is kept. The other options say how that model is quantized, and
-    are those of the `quantize-static` that follows.
+    Three balances between layers are tried (`repair/equalization.py`), and none, then outliers behind normalisations
+    moved into the products that read them (`repair/migration.py`), and not: what makes the quantized model nearest to
+    the original on the first `samples` of `calibration` is kept. The other options say how that model is quantized,
+    and are those of the `quantize-static` that follows.
     """
 
     name: ClassVar[str] = "equalize"
@@ -48,69 +54,81 @@ class Equalize(Calibrated):
 
         result = into / "model.onnx"
         with prepared(source, optimize=True) as model:
-            pairs = pairs_of(model.graph)
+            pairs, norms = pairs_of(model.graph), norms_of(model.graph)
             onnx.save(model, str(result))
-            if pairs:
-                onnx.save(self._best(model, pairs, result), str(result))
+            if pairs or norms:
+                onnx.save(self._best(model, pairs, norms, result), str(result))
         saved(result)
 
-    def _best(self, model: Any, pairs: tuple[Pair, ...], original: Path) -> Any:
+    def _best(self, model: Any, pairs: tuple[Pair, ...], norms: tuple[Norm, ...], original: Path) -> Any:
         """`original` is where `model` lies."""
         import onnx
 
         feeds = list(itertools.islice(self.calibration.feeds(batch=1), self.samples))
         exact = answers(original, feeds)
         with tempfile.TemporaryDirectory(prefix="mlopt-equalize-") as scratch:
-            reach = self._reach(original, pairs)
+            path = Path(scratch) / "model.onnx"
 
             def power(tried: Any) -> float:
+                """Infinite where rounding in float32 changed the answers already."""
+                onnx.save(tried, str(path))
+                if noise(exact, answers(path, feeds)).sqnr < _SAME:
+                    return math.inf
                 ranges = self.qdq.observe(tried, self.calibration, Path(scratch), self.how, first=self.samples)
-                quantized = Path(scratch) / "quantized.onnx"
-                self.qdq.write(tried, ranges, quantized)
-                return noise(exact, answers(quantized, feeds)).power
+                self.qdq.write(tried, ranges, path)
+                return noise(exact, answers(path, feeds)).power
 
             best, least = model, power(model)
-            for balance in get_args(Balance):
-                tried = _balanced(model, pairs, reach, balance)
-                path = Path(scratch) / "equalized.onnx"
-                onnx.save(tried, str(path))
-                if noise(exact, answers(path, feeds)).sqnr >= _SAME and (found := power(tried)) < least:
-                    best, least = tried, found
+            for rivals in self._changes(original, pairs, norms):
+                start = best
+                for change in rivals:
+                    tried = _changed(start, change)
+                    if (found := power(tried)) < least:
+                        best, least = tried, found
         return best
 
-    def _reach(self, model: Path, pairs: tuple[Pair, ...]) -> Mapping[str, np.ndarray]:
-        watched = Watched(model, {pair.between[-1] for pair in pairs})
+    def _changes(self, model: Path, pairs: tuple[Pair, ...], norms: tuple[Norm, ...]) -> Iterator[list[Change]]:
+        """Changes of which at most one is made, for one such choice after the other."""
+        axes = {pair.between[-1]: 1 for pair in pairs} | {norm.output: -1 for norm in norms}
+        watched = Watched(model, axes)
         feeds = itertools.islice(self.calibration.feeds(batch=1), self.samples)
         with blamed(self.calibration):
-            seen = watched.collect(feeds, lambda name: _Reach())
-        return {name: keeper.most for name, keeper in seen.items()}
+            seen = watched.collect(feeds, lambda name: _Reach(axes[name]))
+        reach = {name: keeper.most for name, keeper in seen.items()}
+        if pairs:
+            yield [partial(equalize, pairs, reach=reach, balance=balance) for balance in get_args(Balance)]
+        if norms:
+            yield [partial(migrate, norms, reach=reach)]
 
 
 class _Reach:
-    """The largest magnitude of every channel."""
+    """The largest magnitude at every place of one axis."""
 
-    def __init__(self) -> None:
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
         self.most: np.ndarray
 
     def add(self, value: np.ndarray, extremes: Range) -> None:
         import numpy as np
 
-        now = np.abs(value).max(axis=tuple(axis for axis in range(value.ndim) if axis != 1))
+        kept = self.axis % value.ndim
+        now = np.abs(value).max(axis=tuple(axis for axis in range(value.ndim) if axis != kept))
         self.most = np.maximum(self.most, now) if hasattr(self, "most") else now
 
 
-def _balanced(model: Any, pairs: tuple[Pair, ...], reach: Mapping[str, np.ndarray], balance: Balance) -> Any:
-    """A copy of the model with its channels in balance."""
+def _changed(model: Any, change: Change) -> Any:
+    """A copy of the model with other constants."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
 
-    touched = {name for pair in pairs for layer in (pair.first, pair.second) for name in (layer.weight, layer.bias)}
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    tensors = {tensor.name: tensor for tensor in copy.graph.initializer if tensor.name in touched}
-    constants = {name: numpy_helper.to_array(tensor).astype(np.float64) for name, tensor in tensors.items()}
-    equalize(pairs, constants, reach, balance)
-    for name, tensor in tensors.items():
-        tensor.CopyFrom(numpy_helper.from_array(constants[name].astype(np.float32), name))
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    before = {name: numpy_helper.to_array(tensor).astype(np.float64) for name, tensor in tensors.items()}
+    after = dict(before)
+    change(after)
+    for name, array in after.items():
+        if array is not before[name]:
+            tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
     return copy

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net, depthwise_net, unbalanced
+from nets import conv_net, depthwise_net, transformer_net, unbalanced
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.errors import SamplesInvalid
+from mlopt.repair.migration import norms_of
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -80,3 +81,27 @@ def test_values_that_overflow_inside_name_the_node(tmp_path: Path) -> None:
     for step in (Equalize(samples), QuantizeStatic(samples, repair=True)):
         with pytest.raises(SamplesInvalid, match=r"NaN or infinity at node 'conv2' \(Conv\)"):
             run(step, base, tmp_path / step.name)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_outliers_behind_a_normalisation_move_into_the_products(tmp_path: Path, fused: bool) -> None:
+    model = transformer_net(outliers=64, fused=fused)
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    feed = {"x": np.random.default_rng(4).standard_normal((8, 8, 32)).astype(np.float32)}
+    products = {"op_types": ("MatMul",)}
+    made = run(Equalize(samples, **products), base, tmp_path / "e")  # type: ignore[arg-type]
+    exact = answers(base, feed)
+    assert sqnr(exact, answers(made, feed)) > 100
+    plain, better = (
+        run(QuantizeStatic(samples, **products), each, tmp_path / name)  # type: ignore[arg-type]
+        for each, name in ((base, "q"), (made, "qe"))
+    )
+    assert sqnr(exact, answers(better, feed)) > sqnr(exact, answers(plain, feed)) + 6
+
+
+def test_a_normalisation_that_somebody_else_reads_is_left_alone(tmp_path: Path) -> None:
+    model = transformer_net(outliers=64)
+    assert [norm.output for norm in norms_of(model.graph)] == ["norm1", "norm2"]
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["norm1"], ["other"], name="other"))
+    model.graph.node.append(onnx.helper.make_node("Identity", ["norm2_gamma"], ["copy"], name="copy"))
+    assert norms_of(model.graph) == ()

@@ -1,0 +1,83 @@
+"""Outliers of normalised activations moved into the products that read them (SmoothQuant)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlopt.repair.layers import Layer, layers_of, readers_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation of the last axis whose `scale` and `bias` ("" for none) are its own, and whose `output` is read
+    by products with constant weights alone."""
+
+    scale: str
+    bias: str
+    output: str
+    readers: tuple[Layer, ...]
+
+
+def norms_of(graph: Any) -> tuple[Norm, ...]:
+    """LayerNormalization as one node, or the multiplication and addition that it ends with, in the graph's order."""
+    return tuple(_found(graph))
+
+
+def migrate(norms: tuple[Norm, ...], constants: dict[str, np.ndarray], reach: Mapping[str, np.ndarray]) -> None:
+    """Change `constants` in place; what the graph computes stays.
+
+    Each channel ends with the same largest value as the weights that it meets: half of an outlier is carried by
+    either (Xiao et al. 2022, "SmoothQuant", arXiv:2211.10438, with a migration strength of one half). `reach` is the
+    largest magnitude of each channel of a norm's output.
+    """
+    import numpy as np
+
+    for norm in norms:
+        channel = reach[norm.output].astype(np.float64)
+        columns = np.max([np.abs(layer.matrix(constants[layer.weight])).max(axis=(0, 1)) for layer in norm.readers], 0)
+        alive = (channel > 0) & (columns > 0)
+        factors = np.where(alive, np.sqrt(np.where(alive, channel, 1) / np.where(alive, columns, 1)), 1.0)
+        for name in filter(None, (norm.scale, norm.bias)):
+            constants[name] = constants[name] / factors
+        for layer in norm.readers:
+            constants[layer.weight] = layer.tensor(layer.matrix(constants[layer.weight]) * factors)
+
+
+def _found(graph: Any) -> Iterator[Norm]:
+    layers = {layer.name: layer for layer in layers_of(graph) if layer.operator != "Conv"}
+    readers = readers_of(graph)
+    makers = {name: node for node in graph.node for name in node.output}
+    own = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(readers.get(tensor.name, ())) == 1}
+    for output, reading in readers.items():
+        if not all(node is not None and node.name in layers and layers[node.name].input == output for node in reading):
+            continue
+        width = {layers[node.name].channels_in for node in reading}
+        names = _parameters(makers.get(output), makers, readers, own)
+        if names and width == {own[names[0]][0]}:
+            yield Norm(names[0], names[1], output, tuple(layers[node.name] for node in reading))
+
+
+def _parameters(
+    node: Any, makers: Mapping[str, Any], readers: Mapping[str, Any], own: Mapping[str, tuple[int, ...]]
+) -> tuple[str, str] | None:
+    """The names of scale and bias, vectors that no other node reads; None where `node` ends no normalisation."""
+    if node is None:
+        return None
+    if node.op_type == "LayerNormalization":
+        names = (node.input[1], node.input[2] if len(node.input) > 2 else "")
+        if any(node.output[1:]):  # its mean is read too
+            return None
+    elif node.op_type == "Add":
+        bias = next((name for name in node.input if name in own), "")
+        product = next((makers[name] for name in node.input if name in makers), None)
+        if not bias or product is None or product.op_type != "Mul" or len(readers[product.output[0]]) != 1:
+            return None
+        names = (next((name for name in product.input if name in own), ""), bias)
+    else:
+        return None
+    return names if all(len(own.get(name, ())) == 1 for name in names if name or name == names[0]) else None
