@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net, depthwise_net, matmul_net, unbalanced
+from nets import conv_net, depthwise_net, matmul_net, transformer_net, unbalanced
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.steps.equalize import Equalize
@@ -75,6 +75,18 @@ def test_a_mean_that_rounding_shifts_comes_back(tmp_path: Path) -> None:
     plain = answers(run(QuantizeStatic(samples), base, tmp_path / "q"), picture(32)) - exact
     better = answers(run(QuantizeStatic(samples, repair=True), base, tmp_path / "r"), picture(32)) - exact
     assert np.abs(better.mean(axis=0)).mean() < 0.2 * np.abs(plain.mean(axis=0)).mean()
+
+
+def test_a_transformer_with_outliers_equalised_and_repaired(tmp_path: Path) -> None:
+    model = transformer_net(outliers=64)
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    feed = {"x": np.random.default_rng(4).standard_normal((8, 8, 32)).astype(np.float32)}
+    exact = answers(base, feed)
+    plain = run(QuantizeStatic(samples), base, tmp_path / "q")
+    equal = run(Equalize(samples), base, tmp_path / "e")
+    repaired = run(QuantizeStatic(samples, repair=True), equal, tmp_path / "r")
+    assert sqnr(exact, answers(plain, feed)) < 10
+    assert sqnr(exact, answers(repaired, feed)) > 25
 
 
 def test_products_without_a_bias_are_repaired_too(tmp_path: Path) -> None:
