@@ -87,6 +87,8 @@ def repair(model: Any, quantized: Any, feeds: Feeds, *, seven_bits: bool = False
             weights = layer.matrix(exact.constants[layer.weight].astype("float64"))
             pairs = zip(exact.reach(layer.input), copy.reach(node.input[0]), strict=True)
             moments = _moments(layer, weights, pairs, exact.samples)
+            if not moments.count:  # nothing ever came here
+                continue
             grid = _grid(layer, copy.constants, stored, seven_bits)
             values, grid, bias = _repaired(layer, weights, exact.constants.get(layer.bias), moments, grid)
             grids[layer.weight] = _as_stored(layer, grid, copy.constants[stored.input[1]].ndim)
@@ -167,7 +169,7 @@ class _Sums:
     def moments(self, *, centred: bool) -> Moments:
         if self.pieces:
             self._take()
-        exact, quantized = self.exact / self.count, self.quantized / self.count
+        exact, quantized = (total / max(1, self.count) for total in (self.exact, self.quantized))
         gram, wanted = self.gram, self.wanted
         if centred:
             gram = gram - self.count * quantized[:, :, None] * quantized[:, None, :]
