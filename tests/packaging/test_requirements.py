@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {
     "mlopt/serve": ("serve", "openvino"),
     "mlopt/convert": ("torch", "tensorflow"),
-    "mlopt/steps": (),
+    "mlopt/steps": ("torch",),
     "mlopt/image": (),
 }
 # No released wheel for every platform, or only with a card: never part of the tested set.
