@@ -47,7 +47,7 @@ class Equalize(Calibrated):
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
-    samples: int = 32
+    samples: int = 16
 
     def run(self, source: Artifact, into: Path) -> None:
         import onnx
