@@ -10,6 +10,7 @@ OUT    ?= out
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head generate dist clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench bench-gpu generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -60,6 +61,9 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
+# Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
+bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none
+	$(PYTHON) benchmarks/gpu.py
 
 generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-codes.md, the JSON Schemas
 	$(BIN)/python docs/generate.py

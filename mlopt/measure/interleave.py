@@ -131,7 +131,7 @@ def _plan_visits(runs: list[_Run], method: Method) -> int:
 def _measurement(run: _Run, baseline: _Run, method: Method, device: str, offline_batch: int) -> Measurement:
     times = sorted(second for seconds in run.rounds for second in seconds)
     return Measurement(
-        device=device,
+        device=run.facts["device"] or device,
         grade="measured",
         runtime=run.subject.runtime,
         scenario=method.scenario,

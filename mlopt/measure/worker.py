@@ -20,9 +20,11 @@ import numpy as np
 
 from mlopt import registry
 from mlopt.errors import MloptError
-from mlopt.runners.runner import Runner
+from mlopt.runners.runner import OnDevice, Runner
 
 _KIB: Final = 1024
+# What to import of a distribution that is not called like its module.
+_MODULES: Final = {"onnxruntime-gpu": "onnxruntime"}
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ class Loaded:
         # OpenVINO's converter reports every import to its maker; without it openvino loads as it does in images.
         sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
         for distribution in kind.distributions:
-            __import__(distribution.replace("-", "_"))
+            __import__(_MODULES.get(distribution, distribution).replace("-", "_"))
         self.single, self.offline = _feeds(single), _feeds(offline)
         after_import = memory("VmRSS")
         began = time.perf_counter()
@@ -53,6 +55,7 @@ class Loaded:
             "first_inference": time.perf_counter() - loaded,
             "memory_after_import": after_import,
             "memory_after_load": after_load,
+            "device": self.runner.device if isinstance(self.runner, OnDevice) else None,
         }
 
     @classmethod

@@ -40,7 +40,7 @@ class OnnxRuntimeRunner:
         # A pool that spins between queries steals the core from whoever is measured next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+            self._session = self._opened(options)
         except Exception as error:  # onnxruntime's own exception types share no public base
             raise UnsupportedModel(
                 f"ONNX Runtime {ort.__version__} cannot load the model: {_first_line(error)}", where=str(self.model)
@@ -51,6 +51,11 @@ class OnnxRuntimeRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session = None
+
+    def _opened(self, options: Any) -> Any:
+        import onnxruntime as ort
+
+        return ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,3 +39,11 @@ class Runner(Protocol):
     def infer(self, feeds: Arrays) -> list[np.ndarray]:
         """One query: arrays by input name, each with its batch dimension, to outputs in the model's order."""
         ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A runner that computes elsewhere than on the CPU says where, once it has run: numbers are numbers of that."""
+
+    @property
+    def device(self) -> str: ...

@@ -1,0 +1,87 @@
+"""ONNX Runtime on an NVIDIA GPU, by its CUDA provider: nodes that it leaves to the CPU are counted, not hidden."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from mlopt.errors import UnsupportedModel
+from mlopt.runners.onnxruntime import OnnxRuntimeRunner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_PROVIDER: Final = "CUDAExecutionProvider"
+
+
+@dataclass(slots=True)
+class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
+    """`infer` copies its inputs to the GPU and the outputs back, and returns when they are there: so it is timed.
+
+    TF32 is off, so that fp32 means fp32. Raises `UnsupportedModel` where the provider or its libraries cannot be
+    loaded: ONNX Runtime by itself would run on the CPU and say nothing.
+    """
+
+    name: ClassVar[str] = "onnxruntime-cuda"
+    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu",)
+
+    placed: Mapping[str, int] = field(default_factory=dict, init=False)
+    """How many nodes ran on each provider, known after the first query."""
+
+    def _opened(self, options: Any) -> Any:
+        import onnxruntime as ort
+
+        if _PROVIDER not in ort.get_available_providers():
+            raise RuntimeError("this build of it has no CUDA provider (onnxruntime-gpu has)")
+        ort.preload_dlls()  # CUDA and cuDNN of the nvidia-* packages, where they are installed
+        options.enable_profiling = True  # of the first query alone: it says which node ran where
+        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "mlopt-placement")
+        providers = [(_PROVIDER, {"use_tf32": "0"}), "CPUExecutionProvider"]
+        session = ort.InferenceSession(str(self.model), options, providers=providers)
+        if session.get_providers()[0] != _PROVIDER:
+            Path(session.end_profiling()).unlink()
+            raise RuntimeError("its CUDA provider could not be loaded: driver, CUDA 13 or cuDNN 9 is missing")
+        return session
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = OnnxRuntimeRunner.infer(self, feeds)
+        if not self.placed:
+            self.placed = placement(Path(self._session.end_profiling()))
+        return outputs
+
+    @property
+    def device(self) -> str:
+        """The GPU, its driver, and how much of the model did not run on it; after the first query."""
+        total = sum(self.placed.values())
+        beside = total - self.placed.get(_PROVIDER, 0)
+        return f"{_gpu()}, {beside} of {total} nodes on the CPU, copies in and out included"
+
+
+def placement(profile: Path) -> Mapping[str, int]:
+    """Nodes by provider, from a profile that ONNX Runtime wrote, which is removed."""
+    events: list[dict[str, Any]] = json.loads(profile.read_text())
+    profile.unlink()
+    ran = {event["name"]: event["args"]["provider"] for event in events if "provider" in event.get("args", ())}
+    if not ran:
+        raise UnsupportedModel("ONNX Runtime's profile of the first query names no node.", where=str(profile))
+    return Counter(ran.values())
+
+
+def _gpu() -> str:
+    """Name and driver of the GPU that CUDA calls the first, asked through NVML, which sets nothing."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return "an NVIDIA GPU (nvidia-ml-py is not installed)"
+    nvml.nvmlInit()
+    try:
+        return (
+            f"{nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(0))}, driver {nvml.nvmlSystemGetDriverVersion()}"
+        )
+    finally:
+        nvml.nvmlShutdown()

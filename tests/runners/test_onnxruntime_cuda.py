@@ -1,0 +1,55 @@
+"""ONNX Runtime on a GPU: never silently on the CPU; where nodes ran is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nets
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from mlopt.errors import UnsupportedModel
+from mlopt.runners.onnxruntime_cuda import OnnxRuntimeCudaRunner, placement
+
+CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+@pytest.mark.skipif(CUDA, reason="this ONNX Runtime has a CUDA provider")
+def test_without_a_cuda_provider_it_says_so_and_does_not_run_on_the_cpu(tmp_path: Path) -> None:
+    file = nets.save(nets.conv_net(), tmp_path / "model.onnx")
+    with (
+        pytest.raises(UnsupportedModel, match=r"no CUDA provider \(onnxruntime-gpu has\)"),
+        OnnxRuntimeCudaRunner(file, threads=1),
+    ):
+        pass
+
+
+def test_nodes_are_counted_by_provider_from_a_real_profile_which_is_removed(tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    file = nets.save(nets.conv_net(), tmp_path / "model.onnx")
+    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    for _ in range(2):  # a node that ran twice is one node
+        session.run(None, {"image": np.zeros((1, 3, 32, 32), np.float32)})
+    profile = Path(session.end_profiling())
+    assert placement(profile) == {"CPUExecutionProvider": 7}
+    assert not profile.exists()
+
+
+def test_a_profile_without_nodes_is_no_proof_of_anything(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text('[{"cat": "Session", "name": "model_loading", "args": {}}]')
+    with pytest.raises(UnsupportedModel, match="names no node"):
+        placement(profile)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs an NVIDIA GPU and onnxruntime-gpu")
+def test_on_a_gpu_it_answers_as_the_cpu_does_and_names_the_card(tmp_path: Path) -> None:
+    file = nets.save(nets.conv_net(), tmp_path / "model.onnx")
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    expected = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"image": image})[0]
+    with OnnxRuntimeCudaRunner(file, threads=1) as runner:
+        np.testing.assert_allclose(runner.infer({"image": image})[0], expected, rtol=1e-3, atol=1e-4)
+        assert "driver" in runner.device
