@@ -27,6 +27,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, and the tools of `make check`.
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,docker,serve]' --group dev
+# What the tests need: every framework that mlopt reads, the tools of `make check`, and on x86-64 TensorRT for RTX
+# (95 MB; proprietary, under NVIDIA's licence).
+$(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,tensorrt,docker,serve]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it

@@ -55,6 +55,7 @@ def main() -> None:
     options.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named")
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options.add_argument("--seconds", type=float, default=400, help="after so many, nothing more is begun")
+    options.add_argument("--net", dest="nets", action="append", default=[], help="of the parts with nets, only this")
     options.add_argument("--out", type=Path, default=ROOT / "reports" / "published")
     said = options.parse_args()
     if unknown := set(said.parts) - set(PARTS):
@@ -62,7 +63,7 @@ def main() -> None:
     if said.device == "cuda" and not torch.cuda.is_available():
         sys.exit("skipped: PyTorch sees no NVIDIA GPU here (--device cpu tests the program)")
     torch.manual_seed(0)
-    bench = Bench.on(said.device, said.seconds)
+    bench = Bench.on(said.device, said.seconds, tuple(said.nets))
     found = run(said.parts or list(PARTS), bench, said.out)
     page = markdown(found)
     (said.out / "gpu.md").write_text(page)
@@ -80,7 +81,8 @@ def run(parts: list[str], bench: Bench, out: Path) -> dict[str, Any]:
     for name in parts:
         bench.skipped.clear()
         began = time.monotonic()
-        part: dict[str, Any] = {"command": f"python benchmarks/gpu.py {name} --device {bench.device}"}
+        command = " ".join(["python benchmarks/gpu.py", name, *(f"--net {net}" for net in bench.only)])
+        part: dict[str, Any] = {"command": f"{command} --device {bench.device}"}
         if bench.left() <= 0:
             bench.skip(name, "the time given was over")
         else:
@@ -91,6 +93,8 @@ def run(parts: list[str], bench: Bench, out: Path) -> dict[str, Any]:
                 traceback.print_exc()
                 bench.skip(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             part["after"] = readings(bench)
+        if bench.only and name in found["parts"]:  # some nets more
+            part["found"] = found["parts"][name].get("found", {}) | part.get("found", {})
         found["parts"][name] = part | {"skipped": list(bench.skipped), "seconds": time.monotonic() - began}
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         file.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")

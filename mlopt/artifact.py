@@ -14,8 +14,14 @@ Digest = NewType("Digest", str)
 ONNX: Final = Format("onnx")
 OUTCOMES: Final = Format("outcomes")
 OCI: Final = Format("oci")
+ENGINE: Final = Format("tensorrt-engine")
 
-_MAIN: Final[Mapping[Format, str]] = {ONNX: "model.onnx", OUTCOMES: "outcomes.json", OCI: "index.json"}
+_MAIN: Final[Mapping[Format, str]] = {
+    ONNX: "model.onnx",
+    OUTCOMES: "outcomes.json",
+    OCI: "index.json",
+    ENGINE: "model.engine",
+}
 _CHUNK: Final = 1 << 20
 
 

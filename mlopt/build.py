@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlopt.artifact import Artifact
@@ -13,12 +14,22 @@ if TYPE_CHECKING:
     from mlopt.prepare import Prepared
 
 
-def build(prepared: Prepared, progress: Progress) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """Artifacts by candidate's name, the baseline first, and for each that failed the reason.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Models and engines by candidate's name, the baseline first, and for each that failed the reason."""
+
+    artifacts: dict[str, Artifact]
+    engines: dict[str, Artifact]
+    failures: dict[str, str]
+
+
+def build(prepared: Prepared, progress: Progress) -> Built:
+    """Run every candidate's steps, and make its engine where it has one.
 
     One candidate's failure is a finding, not the run's end; a full disk or a store that cannot be written is.
     """
     artifacts: dict[str, Artifact] = {}
+    engines: dict[str, Artifact] = {}
     failures: dict[str, str] = {}
     for candidate in prepared.plan.candidates:
         artifact = prepared.exported
@@ -26,6 +37,8 @@ def build(prepared: Prepared, progress: Progress) -> tuple[dict[str, Artifact], 
         try:
             for step in candidate.steps:
                 artifact = prepared.store.run(step, artifact)
+            if candidate.engine:
+                engines[candidate.name] = prepared.store.run(candidate.engine, artifact)
         except (NoSpaceLeft, StoreUnusable):
             raise
         except MloptError as error:
@@ -36,7 +49,7 @@ def build(prepared: Prepared, progress: Progress) -> tuple[dict[str, Artifact], 
         del artifacts[name]
         failures[name] = f"it comes out as {first}, byte for byte"
     progress.about = ""
-    return artifacts, failures
+    return Built(artifacts, engines, failures)
 
 
 def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
@@ -44,11 +57,11 @@ def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str,
 
     Of several the one with the fewest steps stays: the others came to the same end by a longer way.
     """
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str, bool], str] = {}
     doubles: dict[str, str] = {}
     for candidate in sorted(prepared.plan.candidates, key=lambda one: len(one.steps)):
         if artifact := artifacts.get(candidate.name):
-            same = first.setdefault((artifact.digest, candidate.runtime), candidate.name)
+            same = first.setdefault((artifact.digest, candidate.runtime, bool(candidate.engine)), candidate.name)
             if same != candidate.name != prepared.request.ship:
                 doubles[candidate.name] = same
     return doubles

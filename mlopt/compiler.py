@@ -21,9 +21,14 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
     prepared = prepare(request, progress)
     check_place(place(prepared))
     check_baseline(prepared, progress)
-    artifacts, failures = build(prepared, progress)
-    baseline, *others = assess(prepared, artifacts, failures, progress)
+    built = build(prepared, progress)
+    baseline, *others = assess(prepared, built.artifacts, built.failures, progress)
     choice = choose(
-        baseline, others, prepared.profile, ship=prepared.request.ship, device=prepared.target.name, failures=failures
+        baseline,
+        others,
+        prepared.profile,
+        ship=prepared.request.ship,
+        device=prepared.target.name,
+        failures=built.failures,
     )
-    return publish(prepared, artifacts, (baseline, *others), failures, choice, progress)
+    return publish(prepared, built, (baseline, *others), choice, progress)

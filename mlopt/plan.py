@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import metadata
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
+from mlopt.engines import NoShapes, shape_ranges, why_no_rtx
 from mlopt.errors import ConfigInvalid
 from mlopt.intervals import Allowed
 from mlopt.recipe import Recipe, StepSpec
@@ -23,7 +25,7 @@ from mlopt.target import Target
 if TYPE_CHECKING:
     from mlopt.samples.generated import GeneratedSamples
     from mlopt.samples.samples import Samples
-    from mlopt.signature import Signature
+    from mlopt.signature import InputSpec, Signature
 
 BASELINE: Final = "baseline"
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
@@ -43,6 +45,8 @@ class Candidate:
     precision: str
     runtime: str
     steps: tuple[Step, ...]
+    engine: Step | None = None
+    """Makes an engine for the target's GPU of what the steps made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +69,33 @@ def plan(
     probe: Samples | GeneratedSamples,
     allowed: Allowed,
     *,
+    inputs: Mapping[str, InputSpec] = MappingProxyType({}),
     asked: Collection[str] = (),
 ) -> Plan:
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
     model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
-    of a variant may lose, for steps that search inside it. `asked` are the recipes that somebody named.
+    of a variant may lose, for steps that search inside it; `inputs` what mlopt.toml says of them. `asked` are the
+    recipes that somebody named.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
     for recipe in recipes:
-        reason = _illegal(recipe, signature, target, calibration) or _hopeless(recipe, allowed)
+        reason = _no_engine(recipe, signature, target, inputs) or _illegal(recipe, signature, target, calibration)
+        reason = reason or _hopeless(recipe, allowed)
         if not reason and recipe.on_request and recipe.name not in asked:
             reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
         if reason:
             left_out.append(LeftOut(recipe.name, reason))
-        else:
-            steps = tuple(_step(spec, recipe, target, calibration, probe, allowed) for spec in recipe.steps)
-            candidates.append(Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps))
+            continue
+        steps = tuple(_step(spec, recipe, target, calibration, probe, allowed) for spec in recipe.steps)
+        engine = None
+        if recipe.engine:
+            engine = _step(recipe.engine, recipe, target, calibration, probe, allowed)
+            shapes = shape_ranges(signature, inputs, getattr(engine, "max_batch", 1))
+            engine = dataclasses.replace(engine, shapes=shapes)  # type: ignore[type-var]
+        candidates.append(Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps, engine))
     return Plan(tuple(candidates), tuple(left_out))
 
 
@@ -115,6 +127,22 @@ def _command(runtime: str) -> str:
     """What brings a runtime: the extra of its name, if there is one."""
     extra = runtime in (metadata("mlopt").get_all("Provides-Extra") or ())
     return f"pip install 'mlopt[{runtime}]'" if extra else "see mlopt doctor"
+
+
+def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Mapping[str, InputSpec]) -> str:
+    """Why the recipe's engine cannot be made here; empty when it can, or has none."""
+    if recipe.engine is None:
+        return ""
+    if reason := why_no_rtx(target, recipe.precision):
+        return reason
+    kind = registry.load("mlopt.steps", recipe.engine.name)
+    if missing := [name for name in kind.requires if not installed(name)]:
+        return f"{missing[0]} is not installed here: pip install 'mlopt[tensorrt]'"
+    try:
+        shape_ranges(signature, inputs, 1)
+    except NoShapes as error:
+        return str(error)
+    return ""
 
 
 def _hopeless(recipe: Recipe, allowed: Allowed) -> str:
@@ -160,6 +188,8 @@ def _step(
         options["scheme"] = target.int8_scheme
     if options.get("multiple") == "auto":
         options["multiple"] = target.channel_multiple
+    if options.get("compute_capabilities") == "auto":
+        options["compute_capabilities"] = (target.gpu.compute_capability,) if target.gpu else ()
     if "calibration" in fields:
         options["calibration"] = calibration
     if "probe" in fields:

@@ -107,6 +107,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         split.calibration if split else None,
         split.calibration if split else evaluation,
         allowed(profile.budgets, len(evaluation), labelled=bool(split and split.source.labelled)),
+        inputs=project.inputs,
         asked=_asked(request, project, recipes),
     )
     _check_ship(request, candidates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlopt import paths
-from mlopt.artifact import Artifact
+from mlopt.artifact import Artifact, digest_of
 from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
 from mlopt.choose import Choice, Judged, judge_image
 from mlopt.progress import Progress
 
 if TYPE_CHECKING:
+    from mlopt.build import Built
     from mlopt.image.assemble import Image
     from mlopt.prepare import Prepared
     from mlopt.report.report import Report
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
 
 def publish(
     prepared: Prepared,
-    artifacts: Mapping[str, Artifact],
+    built: Built,
     judged: Sequence[Judged],
-    failures: Mapping[str, str],
     choice: Choice,
     progress: Progress,
 ) -> Bundle:
@@ -38,16 +39,19 @@ def publish(
 
     home = place(prepared)
     with publishing(home) as folder:
-        winner = artifacts[choice.winner]
+        winner = built.artifacts[choice.winner]
         shutil.copytree(winner.path, folder / "model")
+        for name, engine in sorted(built.engines.items()):
+            shutil.copytree(engine.path, folder / "engines" / name)
         serving = _serving(prepared, choice, winner, folder / "model")
         image, left_out = _image(prepared, choice, serving, folder, progress)
         judged = [_with_image(one, prepared, image) if one.name == choice.winner else one for one in judged]
-        report = describe(prepared, artifacts, judged, failures, choice, progress, image=image, image_left_out=left_out)
+        report = describe(prepared, built, judged, choice, progress, image=image, image_left_out=left_out)
         write_report(report, folder)
         _deploy(prepared, report, image, folder)
         write_repro(folder, _repro(prepared, choice), report.tools)
-        manifest = write_manifest(folder, _facts(prepared, report, winner, image))
+        facts = _facts(prepared, report, winner, image) | {"engines": _engines(built)}
+        manifest = write_manifest(folder, facts)
     return Bundle(home, manifest, report)
 
 
@@ -202,6 +206,19 @@ def _facts(prepared: Prepared, report: Report, winner: Artifact, image: Image | 
         ],
         "lineage": [{"step": link.step, "version": link.version, "tools": dict(link.tools)} for link in winner.lineage],
         "image": image.as_json() if image else None,
+    }
+
+
+def _engines(built: Built) -> dict[str, Any]:
+    """By candidate: the digest of the engine's bytes, by which alone one may be loaded, and how it was made."""
+    return {
+        name: {
+            "file": f"engines/{name}/model.engine",
+            "sha256": digest_of(engine.main),
+            "bytes": engine.main.stat().st_size,
+            **json.loads((engine.path / "engine.json").read_bytes()),
+        }
+        for name, engine in sorted(built.engines.items())
     }
 
 

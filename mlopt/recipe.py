@@ -28,7 +28,8 @@ class StepSpec:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`needs_ops` and `needs_isa` are met by any one of theirs; empty needs nothing. `on_request`: made only when it
-    is asked for by name, because that takes long."""
+    is asked for by name, because that takes long. `engine` is a step that makes an engine for the target's GPU of what
+    `steps` made: a file more, beside the model that it was made from."""
 
     name: Annotated[str, GIVEN]
     summary: str
@@ -40,6 +41,7 @@ class Recipe:
     needs_isa: tuple[Isa, ...] = ()
     min_opset: int = 0
     on_request: bool = False
+    engine: StepSpec | None = None
 
     def __post_init__(self) -> None:
         if not self.steps:

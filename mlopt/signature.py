@@ -67,13 +67,28 @@ class Signature:
 class InputSpec:
     """What a person says about an input that its file does not: `[inputs.NAME]` of mlopt.toml.
 
-    `value` fills it with one number; `range` bounds generated values, both ends included.
+    `value` fills it with one number; `range` bounds generated values, both ends included. `least`, `usual` and `most`
+    are shapes: an engine takes what lies between `least` and `most`, and is tuned for `usual`.
     """
 
     shape: Shape | None = None
     dtype: str | None = None
     value: float | None = None
     range: tuple[float, float] | None = None
+    least: tuple[int, ...] | None = None
+    usual: tuple[int, ...] | None = None
+    most: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.least is None and self.usual is None and self.most is None:
+            return
+        if self.least is None or self.most is None:
+            raise ValueError("least and most belong together, and one of them is missing")
+        shapes = (self.least, self.usual or self.least, self.most)
+        if len({len(shape) for shape in shapes}) > 1 or any(
+            not low <= middle <= high for low, middle, high in zip(*shapes, strict=True)
+        ):
+            raise ValueError("least, usual and most are shapes of one rank, each at least as large as the one before")
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -21,12 +21,13 @@ class Bench:
     visit: float
     rounds: int
     ends: float
+    only: tuple[str, ...] = ()
     skipped: list[str] = field(default_factory=list)
 
     @classmethod
-    def on(cls, device: str, seconds: float) -> Bench:
+    def on(cls, device: str, seconds: float, only: tuple[str, ...] = ()) -> Bench:
         visit, rounds = (0.05, 10) if device == "cuda" else (0.001, 1)
-        return cls(device, visit, rounds, time.monotonic() + seconds)
+        return cls(device, visit, rounds, time.monotonic() + seconds, only)
 
     @property
     def cuda(self) -> bool:
@@ -82,6 +83,31 @@ class Bench:
                 visits[name].append(times)
         first = [statistics.median(times) for times in next(iter(visits.values()))]
         return {name: _figures(rounds, first) for name, rounds in visits.items()}
+
+
+def graph(call: Call) -> Call:
+    """The kernels of one call, recorded once and replayed: the host launches one thing.
+
+    A graph reads and writes the memory that it was recorded with, so the call and all it holds must live on.
+    """
+    import torch
+
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        made = call()
+    kept = (call, made)
+
+    def replay() -> object:
+        recorded.replay()
+        return kept
+
+    return replay
 
 
 def _figures(visits: list[list[float]], first: list[float]) -> dict[str, Any]:

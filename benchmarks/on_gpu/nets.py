@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .bench import Bench, Call
+from .bench import Bench, Call, graph
 from .shapes import NETS, Width, full, pruned
 
 KEEP = 0.7
@@ -39,7 +39,11 @@ def widths(bench: Bench) -> dict[str, Any]:
 
 def _each(bench: Bench, measure: Callable[[Bench, str, int], Any]) -> dict[str, Any]:
     """What `measure` gives for every net and batch, as long as there is time."""
-    cases = {f"{name}, batch {batch}": (name, batch) for name in NETS for batch in ((1, 32) if bench.cuda else (1,))}
+    cases = {
+        f"{name}, batch {batch}": (name, batch)
+        for name in bench.only or NETS
+        for batch in ((1, 32) if bench.cuda else (1,))
+    }
     found = {case: bench.attempt(case, partial(measure, bench, *what)) for case, what in cases.items()}
     return {case: figures for case, figures in found.items() if figures}
 
@@ -76,7 +80,7 @@ def _compiled(bench: Bench, name: str, batch: int) -> dict[str, Any]:
     ways: dict[str, Call] = {"eager": partial(model, feed)}
     seconds = None
     if bench.cuda:
-        ways["eager, CUDA graph"] = graph(model, feed)
+        ways["eager, CUDA graph"] = graph(partial(model, feed))
         torch._dynamo.reset()
         ways["torch.compile"] = partial(torch.compile(model), feed)
         seconds = bench.timed(ways["torch.compile"])
@@ -99,30 +103,11 @@ def _widths(bench: Bench, name: str, batch: int) -> dict[str, Any]:
         label = "all channels" if multiple is None else "odd" if multiple == 1 else f"multiple of {multiple}"
         work[label] = _operations(net, given)
         model, feed = _ready(bench, net, given, torch.float16)
-        calls[label] = graph(model, feed) if bench.cuda else partial(model, feed)
+        calls[label] = graph(partial(model, feed)) if bench.cuda else partial(model, feed)
     figures = bench.side_by_side(calls)
     for label, operations in work.items():
         figures[label]["of_the_work"] = operations / work["all channels"]
     return figures
-
-
-def graph(model: Any, feed: Any) -> Call:
-    """The kernels of one query, recorded once and replayed: the host launches one thing."""
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            model(feed)
-    torch.cuda.synchronize()
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        kept = model(feed)
-
-    def replay() -> object:
-        recorded.replay()
-        return kept
-
-    return replay
 
 
 def _operations(net: Any, given: Any) -> int:
@@ -160,7 +145,7 @@ def _ways(bench: Bench, model: Any, feed: Any, given: Any) -> dict[str, Call]:
         return model(_to(host.to(bench.device, non_blocking=True), dtype)).cpu()
 
     ways: dict[str, Call] = {"eager": partial(model, feed), "eager, copies in and out": copies}
-    return ways | ({"CUDA graph": graph(model, feed)} if bench.cuda else {})
+    return ways | ({"CUDA graph": graph(partial(model, feed))} if bench.cuda else {})
 
 
 def _allow_tf32(on: bool) -> None:

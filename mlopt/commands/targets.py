@@ -209,22 +209,30 @@ def _int8_reason(target: Target) -> str:
 
 def _engine_reason(target: Target) -> str:
     assert target.gpu
-    if target.build_on == "anywhere":
-        return (
-            f"TensorRT for RTX can compile for compute capability {target.gpu.compute_capability} without the GPU. "
-            "This mlopt makes none"
-        )
-    if target.build_on == "host":
-        return "TensorRT could build one here, with this GPU. This mlopt makes none"
-    return "only on such a machine: an engine holds what was timed on the GPU that built it"
+    from mlopt.engines import is_experimental, why_no_rtx
+    from mlopt.step import installed
+
+    if reason := why_no_rtx(target):
+        return f"only on such a machine: an engine holds what was timed on the GPU that built it, and {reason}"
+    version = installed("tensorrt-rtx")
+    here = f"version {version} is here" if version else "not installed here: pip install 'mlopt[tensorrt]'"
+    unsure = "; experimental: NVIDIA names RTX cards alone as supported" if is_experimental(target) else ""
+    return (
+        f"by TensorRT for RTX for compute capability {target.gpu.compute_capability}, on any x86-64 machine, without "
+        f"the GPU ({here}){unsure}. It ends its compiling on the GPU; mlopt has run none yet"
+    )
 
 
 def _recipes(target: Target) -> list[tuple[str, str]]:
     """What the target alone decides; the model decides the rest (`mlopt compile --dry-run`)."""
+    from mlopt.engines import why_no_rtx
     from mlopt.recipe import all_recipes
 
     facts = []
     for recipe in all_recipes():
+        if recipe.engine and (reason := why_no_rtx(target, recipe.precision)):
+            facts.append((recipe.name, f"no: {reason}"))
+            continue
         if recipe.needs_isa and not set(recipe.needs_isa) & set(target.cpu.isa):
             facts.append((recipe.name, f"no: its CPU has none of {', '.join(recipe.needs_isa)}"))
             continue

@@ -19,7 +19,7 @@ from mlopt.artifact import Digest
 from mlopt.errors import ExportFailed, MissingDependency, Misused
 from mlopt.step import installed
 
-Program = Literal["onnx", "torch", "torchscript", "keras", "tensorflow", "tflite"]
+Program = Literal["onnx", "torch", "torchscript", "keras", "tensorflow", "tflite", "tensorrt_rtx"]
 
 # What each program imports that is not part of the core, and the extra that brings it.
 _NEEDS: Final[Mapping[Program, tuple[str, tuple[str, ...]]]] = {
@@ -29,6 +29,7 @@ _NEEDS: Final[Mapping[Program, tuple[str, tuple[str, ...]]]] = {
     "keras": ("tensorflow", ("tensorflow", "tf2onnx")),
     "tensorflow": ("tensorflow", ("tensorflow", "tf2onnx")),
     "tflite": ("tensorflow", ("tensorflow", "tf2onnx")),
+    "tensorrt_rtx": ("tensorrt", ("tensorrt-rtx",)),
 }
 _LAST_LINES: Final = 6
 
@@ -85,8 +86,7 @@ def _check_installed(program: Program) -> None:
     absent = [name for name in needed if installed(name) is None]
     if absent:
         raise MissingDependency(
-            f"Reading this model needs {' and '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} "
-            "not installed.",
+            f"This needs {' and '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not installed.",
             next=f"pip install 'mlopt[{extra}]'",
         )
 

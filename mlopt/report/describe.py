@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlopt import host
-from mlopt.artifact import Artifact
 from mlopt.choose import Choice, Judged
 from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
@@ -28,23 +28,25 @@ from mlopt.report.report import (
     to_json,
 )
 from mlopt.step import installed
+from mlopt.units import format_bytes
 
 if TYPE_CHECKING:
+    from mlopt.artifact import Artifact
+    from mlopt.build import Built
     from mlopt.image.assemble import Image
     from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
 _TOOLS = (
-    *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "onnxconverter-common", "pillow"),
+    *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "onnxconverter-common", "tensorrt-rtx", "pillow"),
     *("torch", "tensorflow", "tf2onnx"),
 )
 
 
 def describe(
     prepared: Prepared,
-    artifacts: Mapping[str, Artifact],
+    built: Built,
     judged: Sequence[Judged],
-    failures: Mapping[str, str],
     choice: Choice,
     progress: Progress,
     *,
@@ -73,8 +75,7 @@ def describe(
         samples=_samples(prepared),
         parity=prepared.parity,
         candidates=tuple(
-            _candidate(candidate, artifacts, by_name.get(candidate.name), failures, choice)
-            for candidate in prepared.plan.candidates
+            _candidate(candidate, built, by_name.get(candidate.name), choice) for candidate in prepared.plan.candidates
         ),
         left_out=prepared.plan.left_out,
         baseline=prepared.plan.baseline.name,
@@ -131,13 +132,13 @@ def _samples(prepared: Prepared) -> SamplesFacts | None:
 
 def _candidate(
     candidate: Candidate,
-    artifacts: Mapping[str, Artifact],
+    built: Built,
     judged: Judged | None,
-    failures: Mapping[str, str],
     choice: Choice,
 ) -> CandidateFacts:
-    artifact = artifacts.get(candidate.name)
-    failure = failures.get(candidate.name, "")
+    artifact = built.artifacts.get(candidate.name)
+    engine = built.engines.get(candidate.name)
+    failure = built.failures.get(candidate.name, "")
     return CandidateFacts(
         name=candidate.name,
         summary=candidate.summary,
@@ -156,7 +157,18 @@ def _candidate(
         pareto=candidate.name in choice.pareto,
         why_not=failure or choice.why_not.get(candidate.name, ""),
         failure=failure,
-        notes=notes_in(artifact.main) if artifact else (),
+        notes=(*(notes_in(artifact.main) if artifact else ()), *(_engine(candidate.name, engine) if engine else ())),
+    )
+
+
+def _engine(name: str, engine: Artifact) -> tuple[str, ...]:
+    """What there is of an engine, and what nobody knows of it yet."""
+    facts = json.loads((engine.path / "engine.json").read_bytes())
+    size, capabilities = format_bytes(engine.main.stat().st_size), ", ".join(facts["compute-capabilities"])
+    return (
+        f"engines/{name}/model.engine, {size}, was built by {facts['compiler']} for compute capability {capabilities} "
+        "and not run: the answers here are those of the ONNX model it was made from, in ONNX Runtime, and its speed is "
+        "unmeasured.",
     )
 
 

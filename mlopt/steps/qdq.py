@@ -19,7 +19,10 @@ from mlopt.steps.watched import NotFinite
 if TYPE_CHECKING:
     from mlopt.samples.samples import Samples
 
-Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8"]
+Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8", "s8s8-tensorrt"]
+# What TensorRT computes in int8, sums of residual connections among it. It fuses what follows, so that nothing but the
+# inputs of these is quantized; zero-points are 0, and biases stay in floating point.
+_TENSORRT: Final = ("Add", "Conv", "Gemm", "MatMul")
 
 _NAMED: Final = 6
 _PRODUCTS: Final = ("Conv", "Gemm", "MatMul")
@@ -41,6 +44,7 @@ class Qdq:
     floating point (`precision/head.py`); 0 quantizes them too. Without `outputs`, products have pairs where they read
     and none where they write: runtimes that compute activations and sums inside a product's kernel (OpenVINO) then need
     not stop in between, and ONNX Runtime would not find the integer product.
+    `s8s8-tensorrt` is symmetric, and puts the pairs where TensorRT fuses them.
     """
 
     scheme: Scheme
@@ -70,9 +74,22 @@ class Qdq:
         return self.scheme.endswith("7bit")
 
     @property
+    def for_tensorrt(self) -> bool:
+        return self.scheme == "s8s8-tensorrt"
+
+    @property
     def operators(self) -> frozenset[str]:
         """The operators that get pairs around them."""
+        if self.for_tensorrt and not self.op_types:
+            return frozenset(_TENSORRT)
         return frozenset(self.op_types) or KERNELS
+
+    @property
+    def _reading_alone(self) -> list[str]:
+        """The operators that get pairs where they read and none where they write."""
+        if self.for_tensorrt:
+            return sorted(self.operators)
+        return [] if self.outputs else list(_PRODUCTS)
 
     def write(
         self,
@@ -110,7 +127,8 @@ class Qdq:
             extra_options={
                 "ActivationSymmetric": self.scheme[0] == "s",
                 "WeightSymmetric": self.scheme[2] == "s",
-                "OpTypesToExcludeOutputQuantization": [] if self.outputs else list(_PRODUCTS),
+                "QuantizeBias": not self.for_tensorrt,
+                "OpTypesToExcludeOutputQuantization": self._reading_alone,
                 "TensorQuantOverrides": {name: _overrides(grid) for name, grid in (grids or {}).items()},
             },
         )

@@ -1,0 +1,71 @@
+"""Which engines can be made here for which GPU, and with which shapes: decided before any compiler is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mlopt.signature import InputSpec, Signature, Tensor
+    from mlopt.target import Target
+
+# What TensorRT for RTX 1.7 compiles for, by its own list; it refuses Orin (8.7), Hopper (9.0), Blackwell servers
+# (10.0) and Thor (11.0). A test asks the installed compiler.
+RTX_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """An input with free dimensions: the shapes that an engine must take, and the one it is tuned for."""
+
+    name: str
+    least: tuple[int, ...]
+    usual: tuple[int, ...]
+    most: tuple[int, ...]
+
+
+class NoShapes(ValueError):
+    """Nobody said how large a free dimension may get."""
+
+
+def shape_ranges(signature: Signature, inputs: Mapping[str, InputSpec], max_batch: int) -> tuple[ShapeRange, ...]:
+    """A range for every input with free dimensions: as mlopt.toml says, or batch 1 to `max_batch`, tuned for 1.
+
+    Raises `NoShapes` for a free dimension other than the batch that nobody bounded.
+    """
+    return tuple(
+        _range(tensor, inputs.get(tensor.name), signature.batch, max_batch)
+        for tensor in signature.inputs
+        if any(not isinstance(dim, int) for dim in tensor.shape)
+    )
+
+
+def _range(tensor: Tensor, said: InputSpec | None, batch: str | None, max_batch: int) -> ShapeRange:
+    if said and said.least and said.most:
+        return ShapeRange(tensor.name, said.least, said.usual or said.least, said.most)
+    free = [dim for dim in tensor.shape if not isinstance(dim, int)]
+    if set(free) != {batch}:
+        raise NoShapes(
+            f"input {tensor.name} has the free dimension {next(dim for dim in free if dim != batch)!r}: say least and "
+            f"most under [inputs.{tensor.name}] in mlopt.toml"
+        )
+    one, many = (tuple(dim if isinstance(dim, int) else size for dim in tensor.shape) for size in (1, max_batch))
+    return ShapeRange(tensor.name, one, one, many)
+
+
+def why_no_rtx(target: Target, precision: str = "") -> str:
+    """Why TensorRT for RTX makes no engine (of that precision) for the target; empty when it does."""
+    if target.gpu is None:
+        return f"{target.name} has no NVIDIA GPU"
+    capability = target.gpu.compute_capability
+    if capability not in RTX_CAPABILITIES:
+        return f"TensorRT for RTX does not compile for compute capability {capability}"
+    if precision and precision not in target.gpu.precisions:
+        return f"compute capability {capability} has no {precision}"
+    return ""
+
+
+def is_experimental(target: Target) -> bool:
+    """The compiler takes the GPU's compute capability, but its vendor names RTX cards alone as supported."""
+    return target.build_on != "anywhere"
