@@ -19,12 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 # Which extra each room of the code may lean on, besides the core.
 ROOMS = {
     "mlopt/serve": ("serve", "openvino"),
-    "mlopt/convert": ("torch", "tensorflow"),
+    "mlopt/convert": ("torch", "tensorflow", "tensorrt"),
     "mlopt/steps": ("torch",),
     "mlopt/image": (),
 }
+# These come with one that is declared, by its own promise: keras and h5py with tensorflow, protobuf with onnx, …
+BROUGHT = {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes", "onnx-ir", "tensorrt-rtx-cu13"}
 # No released wheel for every platform, or only with a card: never part of the tested set.
-UNPINNED = {"tensorrt-rtx"}
+UNPINNED = {"onnxruntime-gpu", "nvidia-ml-py"}
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +80,16 @@ def test_a_room_imports_what_its_extra_brings(room: str, project: dict[str, Any]
     allowed = named(project["project"]["dependencies"])
     for extra in ROOMS[room]:
         allowed |= named(extras[extra])
-    # These come with one that is declared, by its own promise: keras and h5py with tensorflow, protobuf with onnx.
-    allowed |= {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes", "onnx-ir"}
-    assert not undeclared(imported(ROOT / room), allowed)
+    assert not undeclared(imported(ROOT / room), allowed | BROUGHT)
 
 
 def test_nothing_anywhere_is_imported_that_nobody_declares(project: dict[str, Any]) -> None:
-    allowed = named(project["project"]["dependencies"]) | {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes"}
+    allowed = named(project["project"]["dependencies"]) | BROUGHT
     for extra in project["project"]["optional-dependencies"].values():
         allowed |= named(extra)
     found = imported(ROOT / "mlopt")
     assert {"numpy", "onnx", "torch", "starlette", "orjson"} <= found
-    assert not undeclared(found, allowed | {"onnx-ir"})
+    assert not undeclared(found, allowed)
 
 
 def test_the_image_holds_all_that_its_server_imports() -> None:
