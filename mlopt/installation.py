@@ -22,7 +22,7 @@ _GIVES: Final[Mapping[str, tuple[str, str]]] = {
     "tensorflow": ("reads .keras, .h5, SavedModel and .tflite", ""),
     "serve": ("`mlopt serve` in this Python; images bring their own server", ""),
     "docker": ("the Docker SDK for Python; images are made and run without it", ""),
-    "tensorrt": ("builds engines for NVIDIA cards", "tensorrt"),
+    "tensorrt": ("builds engines for NVIDIA cards, without one: TensorRT for RTX", ""),
     "onnxruntime-cuda": ("runs models on an NVIDIA GPU with ONNX Runtime", "onnxruntime-cuda"),
     "openvino": ("runs models on Intel processors with OpenVINO", "openvino"),
 }

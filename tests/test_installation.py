@@ -45,7 +45,7 @@ def test_an_extra_without_a_runner_does_not_promise_one() -> None:
     from mlopt import registry
 
     for extra in extras():
-        if extra.name in ("tensorrt", "openvino"):
+        if extra.name in ("onnxruntime-cuda", "openvino"):
             promised = "nothing yet" not in extra.gives
             assert promised == (extra.name in registry.names("mlopt.runners"))
 

@@ -128,7 +128,7 @@ def _side_by_side(bench: Bench, net: Any, given: Any, scratch: Path) -> dict[str
     answers: dict[str, Any] = {}
     if bench.cuda:
         half = copy.deepcopy(net).half().to(bench.device)
-        calls["PyTorch fp16, CUDA graph"] = graph(partial(half, _half(given).to(bench.device)))
+        calls["PyTorch fp16 (NCHW), CUDA graph"] = graph(partial(half, _half(given).to(bench.device)))
     _export(net, given, scratch / "fp32.onnx")
     _export(copy.deepcopy(net).half(), _half(given), scratch / "fp16.onnx")
     for kind, tf32 in (("fp32", False), ("tf32", True), ("fp16", True)):

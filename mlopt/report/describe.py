@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlopt import host
 from mlopt.choose import Choice, Judged
+from mlopt.engines import is_experimental
 from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
 from mlopt.report.report import (
@@ -84,7 +85,7 @@ def describe(
         image=_image(image) if image else None,
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
-        notes=_notes(prepared, choice, image),
+        notes=_notes(prepared, built, choice, image),
     )
 
 
@@ -183,7 +184,7 @@ def _image(image: Image) -> ImageFacts:
     )
 
 
-def _notes(prepared: Prepared, choice: Choice, image: Image | None) -> tuple[str, ...]:
+def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None) -> tuple[str, ...]:
     """What a reader should know besides `verdict.warnings`, which every rendering derives from the report itself."""
     notes = []
     target = prepared.target
@@ -192,7 +193,12 @@ def _notes(prepared: Prepared, choice: Choice, image: Image | None) -> tuple[str
             f"Answers were compared on {prepared.device}, whose integer kernels may round differently from "
             f"{target.name}'s."
         )
-        if target.build_on == "device":
+        if built.engines and is_experimental(target):
+            notes.append(
+                f"TensorRT for RTX compiles for {target.name}'s compute capability, and NVIDIA names RTX cards alone "
+                "as supported: try these engines there before you count on them."
+            )
+        elif target.build_on == "device":
             notes.append(
                 f"Engines for {target.name} can only be built on it. This bundle holds the ONNX model and an image "
                 "that runs it with ONNX Runtime on the CPU until then."
