@@ -16,7 +16,8 @@ from mlopt.engines import RTX_CAPABILITIES, ShapeRange
 @dataclass(frozen=True, slots=True)
 class BuildTensorrtRtx:
     """Types are those of the ONNX model; several compute capabilities share one engine. The compiler runs in a process
-    of its own. Nothing loads the result here: an engine is native code.
+    of its own. Nothing loads the result here: an engine is native code. Its bytes may differ between two builds, by
+    names that the compiler makes up: what was built once is what the store keeps.
     """
 
     name: ClassVar[str] = "build-tensorrt-rtx"
