@@ -9,8 +9,8 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head generate dist clean
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench bench-gpu generate dist clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head bench-gpu generate dist
+.PHONY: clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -24,13 +24,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[torch,serve]' scikit-learn
 	@touch $@
 
-# What the tests need: every framework that mlopt reads, every runtime, and the tools of `make check`.
+# What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
+# TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,docker,serve]' --group dev
-# What the tests need: every framework that mlopt reads, the tools of `make check`, and on x86-64 TensorRT for RTX
-# (95 MB; proprietary, under NVIDIA's licence).
-$(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,tensorrt,docker,serve]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
@@ -65,6 +62,7 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
+
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none
 	$(PYTHON) benchmarks/gpu.py
