@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
-from mlopt.choose import Judged, choose, judge, nearest, out_of_reach, pareto
+from mlopt.choose import Judged, choose, judge, pareto
 from mlopt.errors import UnsupportedModel
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Profile
 from mlopt.units import Bytes, Fraction, Seconds
+from mlopt.verdicts import nearest, out_of_reach
 
 
 def speed(low: float, value: float, high: float) -> Interval:

@@ -92,7 +92,7 @@ def command(
 
 def _raise_for(bundles: list[Bundle], *, image: bool) -> None:
     """The exit code that what was written deserves; the bundles are there all the same."""
-    from mlopt.choose import nearest, out_of_reach
+    from mlopt.verdicts import nearest, out_of_reach
 
     impossible: list[str] = []
     missed: list[str] = []
