@@ -144,6 +144,10 @@ def test_the_best_peer_loses_least_and_our_int8_is_int8(facts: dict[str, Any]) -
     best = best_peer(rows)
     assert best is not None
     assert best["name"] == "ort.min-max"
+    rows[2] |= {"sqnr": None}  # back to floating point everywhere: no int8 to compare with
+    best = best_peer(rows)
+    assert best is not None
+    assert best["name"] == "nncf_onnx.accuracy-control"
     rows[0] |= {"precision": "fp32"}  # the original ships: then the small candidate counts, not the one of a few nodes
     rows += [row("mlopt", "int8-static", drop=0.01, speedup=1.0), row("mlopt", "few", drop=0, speedup=1, bytes=900_000)]
     rows.remove(rows[1])

@@ -94,8 +94,12 @@ def _row(one: Kept, latency: Mapping[str, Any] | None) -> Row:
 
 
 def best_peer(rows: list[Row]) -> Row | None:
-    """The peer's variant that loses least: in top-1 where there are labels (then in signal to noise), else in that."""
-    return _least_lost([row for row in rows if row["tool"] != "mlopt" and row["samples"]])
+    """The peer's int8 variant that loses least: in top-1 where there are labels, then in signal to noise.
+
+    One whose answers are the original's, bit by bit, has gone back to floating point everywhere.
+    """
+    peers = [row for row in rows if row["tool"] != "mlopt" and row["samples"] and row["sqnr"] is not None]
+    return _least_lost([row for row in peers if row.get("precision", "int8") == "int8"])
 
 
 def our_int8(rows: list[Row], original: int) -> Row | None:

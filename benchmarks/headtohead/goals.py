@@ -73,7 +73,8 @@ def _imbalanced(model: Mapping[str, Any] | None) -> Iterator[Goal]:
     if model is None or best is None:
         yield Goal(line, "no int8 row", None)
         return
-    peers = [one["drop"]["value"] for one in model["rows"] if one["tool"] != "mlopt" and one["drop"]]
+    int8 = [one for one in model["rows"] if one["tool"] != "mlopt" and one["sqnr"] is not None]
+    peers = [one["drop"]["value"] for one in int8]
     theirs = f"; peers {100 * min(peers):+.2f} to {100 * max(peers):+.2f}" if peers else ""
     found = f"{best['name']} {points(best['drop'])}{theirs}"
     yield Goal(line, found, 100 * best["drop"]["value"] <= _IMBALANCED)
