@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlopt.intervals import Changes
+from mlopt.intervals import Allowed, Changes
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
@@ -47,6 +47,12 @@ class Noise:
     def sqnr(self) -> float:
         """Signal over noise in decibel."""
         return math.inf if self.power == 0 else -10 * math.log10(self.power)
+
+    def within(self, allowed: Allowed) -> bool:
+        """Whether answers with this noise stay inside what is allowed."""
+        if self.changes is not None and not allowed.keeps_answers(self.changes):
+            return False
+        return allowed.sqnr is None or self.sqnr >= allowed.sqnr
 
 
 def noise(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Noise:

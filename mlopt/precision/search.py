@@ -54,7 +54,7 @@ class Search:
 
     def run(self, everything: Noise) -> Mix | None:
         """`everything` is the noise with all quantized. None when not even one quantized group is allowed."""
-        if self._keeps(everything):
+        if everything.within(self.allowed):
             return Mix((), everything, 0)
         failing, passing, found = 0, len(self._order), None
         scale = self._scale(everything, 0)
@@ -63,7 +63,7 @@ class Search:
             wanted = min(max(self._predicted(scale), failing + 1), passing - 1)
             seen = self.evaluate(self._kept(wanted))
             tries += 1
-            if self._keeps(seen):
+            if seen.within(self.allowed):
                 passing, found = wanted, seen
                 if wanted == max(self._predicted(self._scale(seen, wanted)), failing + 1):
                     break  # the prediction that fits what was seen says that one fewer would not do
@@ -72,16 +72,17 @@ class Search:
             scale = self._scale(seen, wanted)
         return Mix(self._kept(passing), found, tries) if found else None
 
-    def _keeps(self, noise: Noise) -> bool:
-        if noise.changes is not None and not self.allowed.keeps_answers(noise.changes):
-            return False
-        return self.allowed.sqnr is None or noise.sqnr >= self.allowed.sqnr
-
     def _kept(self, count: int) -> tuple[Group, ...]:
         return tuple(one.group for one in self._order[:count])
 
     def _left(self, count: int) -> float:
         return sum(one.power for one in self._order[count:])
+
+    def fewer(self, mix: Mix | None, everything: Noise) -> tuple[Group, ...] | None:
+        """What would have to be kept did all groups bring the noise of `everything`; None unless that is fewer."""
+        count = self._predicted(self._scale(everything, 0))
+        most = len(mix.kept) if mix else len(self._order)
+        return self._kept(count) if count < most else None
 
     def _scale(self, seen: Noise, count: int) -> float:
         left = self._left(count)
@@ -91,6 +92,6 @@ class Search:
         """The fewest groups to keep by the sum of sensitivities times `scale`."""
         for count in range(len(self._order)):
             power = self._left(count) * scale
-            if self._keeps(Noise(power, self.changes_at(power))):
+            if Noise(power, self.changes_at(power)).within(self.allowed):
                 return count
         return len(self._order)

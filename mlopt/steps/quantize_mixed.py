@@ -17,6 +17,7 @@ from mlopt.precision.noise import Noise, answers, changes, noise
 from mlopt.precision.search import Mix, Search
 from mlopt.steps.measure_sensitivity import Measured
 from mlopt.steps.quantizer import prepared, saved
+from mlopt.steps.repairing import Weights, repaired
 
 if TYPE_CHECKING:
     from mlopt.samples.samples import Samples
@@ -28,14 +29,16 @@ _NAMED: Final = 6
 class QuantizeMixed:
     """Quantize, but keep in floating point the fewest groups of nodes with which the answers stay inside the budget.
 
-    Where that is none, the bytes are those of `quantize-static`. Follows `measure-sensitivity`. `allowed` is what the
-    answers may lose, which a plan takes from the profile's budgets and the number of evaluation samples. The search
-    itself sees calibration samples alone, so that those that judge its result are new to it. At most `evaluations`
-    mixes are tried. Raises `UnsupportedModel` when not even one group can be quantized inside the budget.
+    Where that is none, the bytes are those of `quantize-static`. With `repair`, weights and biases are first made good
+    for the errors before them where all int8 is too much, and what then has to stay is searched. Follows
+    `measure-sensitivity`. `allowed` is what the answers may lose, which a plan takes from the profile's budgets and the
+    number of evaluation samples. The search itself sees calibration samples alone, so that those that judge its result
+    are new to it. At most `evaluations` mixes are tried. Raises `UnsupportedModel` when not even one group can be
+    quantized inside the budget.
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -43,40 +46,80 @@ class QuantizeMixed:
     calibration: Samples
     allowed: Allowed
     evaluations: int = 8
+    repair: bool = True
 
     def run(self, source: Artifact, into: Path) -> None:
         measured = Measured.read(source)
-        labels = self.calibration.labels
         result = into / "model.onnx"
         exact = answers(source.main, self.calibration.feeds(batch=1))
         with prepared(source, optimize=False) as model, tempfile.TemporaryDirectory(prefix="mlopt-mixed-") as scratch:
+            tries = _Tries(measured, model, self.calibration, exact, Path(scratch) / "model.onnx")
+            plain = Weights(model, {})
+            everything = tries.noise((), plain)
+            if everything.within(self.allowed):
+                mix, weights = Mix((), everything, 0), plain
+            else:
+                mix, weights = self._searched(tries, everything, source)
+            tries.write(mix.kept, weights, result)
+            notes = measured.qdq.notes(model.graph)
+        if weights.grids:
+            notes = (*notes, f"weights and biases are repaired; without that all int8 gives {_seen(everything)}")
+        saved(result, notes=[*notes, *_notes(mix, measured, everything)])
 
-            def built(kept: tuple[Group, ...], path: Path) -> list[Any]:
-                keep = (name for group in kept for name in group.nodes)
-                measured.qdq.write(model, measured.ranges, path, keep=keep)
-                return answers(path, self.calibration.feeds(batch=1))
+    def _searched(self, tries: _Tries, everything: Noise, source: Artifact) -> tuple[Mix, Weights]:
+        """First all int8, repaired; then the fewest groups to keep as they are; then fewer of them, repaired."""
+        plain = Weights(tries.model, {})
+        mended = everything
+        if self.repair and (weights := tries.repaired(())).grids:
+            mended = tries.noise((), weights)
+            if mended.within(self.allowed):
+                return Mix((), mended, 1), weights
+        full = tries.answers((), plain)
 
-            trial = Path(scratch) / "model.onnx"
-            full = built((), trial)
-            everything = noise(exact, full, labels)
+        def changes_at(power: float) -> Changes | None:
+            scale = math.sqrt(power / everything.power) if everything.power else 0.0
+            return changes(tries.exact[0], full[0], self.calibration.labels, scale=scale)
 
-            def changes_at(power: float) -> Changes | None:
-                scale = math.sqrt(power / everything.power) if everything.power else 0.0
-                return changes(exact[0], full[0], labels, scale=scale)
+        search = Search(
+            tries.measured.groups, self.allowed, lambda kept: tries.noise(kept, plain), changes_at, self.evaluations
+        )
+        mix = search.run(everything)
+        if mended is not everything and (kept := search.fewer(mix, mended)) is not None:
+            weights = tries.repaired(kept)
+            seen = tries.noise(kept, weights)
+            if seen.within(self.allowed):
+                return Mix(kept, seen, (mix.evaluations if mix else self.evaluations) + 2), weights
+        if mix is None:
+            raise UnsupportedModel(_infeasible(everything), where=str(source.main))
+        return mix, plain
 
-            search = Search(
-                measured.groups,
-                self.allowed,
-                lambda kept: noise(exact, built(kept, trial), labels),
-                changes_at,
-                self.evaluations,
-            )
-            mix = search.run(everything)
-            if mix is None:
-                raise UnsupportedModel(_infeasible(everything), where=str(source.main))
-            head = measured.qdq.notes(model.graph)
-            measured.qdq.write(model, measured.ranges, result, keep=[n for group in mix.kept for n in group.nodes])
-        saved(result, notes=[*head, *_notes(mix, measured, everything)])
+
+@dataclass(frozen=True, slots=True)
+class _Tries:
+    """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers."""
+
+    measured: Measured
+    model: Any
+    calibration: Samples
+    exact: list[Any]
+    trial: Path
+
+    def write(self, kept: tuple[Group, ...], weights: Weights, path: Path) -> None:
+        self.measured.qdq.write(weights.model, self.measured.ranges, path, keep=_names(kept), grids=weights.grids)
+
+    def answers(self, kept: tuple[Group, ...], weights: Weights) -> list[Any]:
+        self.write(kept, weights, self.trial)
+        return answers(self.trial, self.calibration.feeds(batch=1))
+
+    def noise(self, kept: tuple[Group, ...], weights: Weights) -> Noise:
+        return noise(self.exact, self.answers(kept, weights), self.calibration.labels)
+
+    def repaired(self, kept: tuple[Group, ...]) -> Weights:
+        return repaired(self.measured.qdq, self.model, self.measured.ranges, self.calibration, keep=_names(kept))
+
+
+def _names(kept: tuple[Group, ...]) -> list[str]:
+    return [name for group in kept for name in group.nodes]
 
 
 def _notes(mix: Mix, measured: Measured, everything: Noise) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.steps.calibrated import Calibrated
 from mlopt.steps.quantizer import prepared, saved
-from mlopt.steps.repairing import write_repaired
+from mlopt.steps.repairing import Weights, repaired
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,6 @@ class QuantizeStatic(Calibrated):
         with prepared(source, optimize=True) as model:
             ranges = self.qdq.observe(model, self.calibration, into, self.how)
             result = into / "model.onnx"
-            if self.repair:
-                write_repaired(self.qdq, model, ranges, self.calibration, result)
-            else:
-                self.qdq.write(model, ranges, result)
+            weights = repaired(self.qdq, model, ranges, self.calibration) if self.repair else Weights(model, {})
+            self.qdq.write(weights.model, ranges, result, grids=weights.grids)
             saved(result, notes=self.qdq.notes(model.graph))

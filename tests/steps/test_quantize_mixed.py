@@ -77,9 +77,24 @@ def test_without_labels_agreement_decides(tmp_path: Path, build: Callable[[], on
     model = build()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
     ready = measured(base, samples, tmp_path / "s")
-    made = run(QuantizeMixed(samples, Allowed(400, agreement=0.6)), ready, tmp_path / "q")
+    made = run(QuantizeMixed(samples, Allowed(400, agreement=0.6), repair=False), ready, tmp_path / "q")
     notes = notes_in(made.main)
     assert notes[0].startswith("2 of 3 groups") if kept else not notes
+
+
+def test_repair_comes_before_keeping(tmp_path: Path) -> None:
+    model = outlier_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    ready = measured(base, samples, tmp_path / "s")
+    allowed = Allowed(400, agreement=0.6)
+    kept = run(QuantizeMixed(samples, allowed, repair=False), ready, tmp_path / "kept")
+    made = run(QuantizeMixed(samples, allowed), ready, tmp_path / "q")
+    (note,) = notes_in(made.main)
+    assert note.startswith("weights and biases are repaired; without that all int8 gives")
+    assert made.bytes < kept.bytes, "nothing stays in floating point"
+    static = run(QuantizeStatic(samples), base, tmp_path / "static")
+    truth = answers(base, picture(7))
+    assert sqnr(truth, answers(made, picture(7))) > sqnr(truth, answers(static, picture(7)))
 
 
 def test_an_impossible_budget_is_one_clear_error(tmp_path: Path) -> None:
