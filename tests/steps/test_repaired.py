@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from digits import trained_depthwise_net
 from nets import conv_net, depthwise_net, matmul_net, transformer_net, unbalanced
 from trials import answers, calibration, run, source, sqnr
 
@@ -105,8 +106,6 @@ def test_products_without_a_bias_are_repaired_too(tmp_path: Path) -> None:
 @pytest.mark.torch
 def test_digits_with_seeded_channel_imbalance_lose_at_most_a_third_of_a_point(tmp_path: Path) -> None:
     """Half of scikit-learn's digits judge; plain int8 loses tens of points on the same net."""
-    from digits import trained_depthwise_net
-
     model, images, labels = trained_depthwise_net()
     model = unbalanced(model)
     base = source(tmp_path / "m", model)
