@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mlopt.report import text, verdict
@@ -64,8 +64,10 @@ def to_terminal(report: Report, *, width: int, color: bool) -> str:
     lines += _reasons(
         "decided", [(row.candidate.name, note) for row in table.rows for note in row.candidate.notes], width, color
     )
-    lines += _reasons("why not", _why_not(table), width, color)
-    lines += _reasons("left out", [(one.recipe, one.reason) for one in report.left_out], width, color)
+    why_not = _sharing((row.candidate.name, row.reason) for row in _losers(table))
+    lines += _reasons("why not", why_not, width, color)
+    left_out = _sharing((one.recipe, one.reason) for one in report.left_out)
+    lines += _reasons("left out", left_out, width, color)
     lines += _reasons("notes", [("", note) for note in report.notes], width, color)
     return "\n".join(lines)
 
@@ -80,11 +82,11 @@ def columns_of(words: str) -> int:
     return len(words) + wide - sum(unicodedata.combining(character) > 0 for character in words)
 
 
-def _why_not(table: Table) -> list[tuple[str, str]]:
+def _sharing(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Names and reason, once for all that share it."""
     names: dict[str, list[str]] = {}
-    for row in _losers(table):
-        names.setdefault(row.reason, []).append(row.candidate.name)
+    for name, reason in pairs:
+        names.setdefault(reason, []).append(name)
     return [(", ".join(sharing), reason) for reason, sharing in names.items()]
 
 
