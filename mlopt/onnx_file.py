@@ -58,6 +58,34 @@ def load_graph(path: Path) -> Any:
     return model
 
 
+def readers_of(graph: Any) -> dict[str, list[Any]]:
+    """Nodes by what they read, once for each time; an output of the graph is read by None."""
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in read_by(node):
+            readers.setdefault(name, []).append(node)
+    for value in graph.output:
+        readers.setdefault(value.name, []).append(None)
+    return readers
+
+
+def read_by(node: Any) -> Iterator[str]:
+    """Every tensor that a node reads, from inside its sub-graphs too."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            for deeper in inner.node:
+                yield from read_by(deeper)
+            yield from (value.name for value in inner.output)
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Its attributes by name, as Python values."""
+    import onnx
+
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def external_tensors(model: Any) -> Iterator[ExternalTensor]:
     """Every tensor of the model, in sub-graphs too, whose bytes lie in another file."""
     for tensor in _all_tensors(model):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def groups_of(graph: Any, operators: Collection[str]) -> tuple[Group, ...]:
     owner: dict[str, int] = {}
     for node in graph.node:
         before = [owner[name] for name in node.input if name in owner]
-        if node.op_type in _PRODUCTS and node.op_type in operators:
+        if node.op_type in PRODUCTS and node.op_type in operators:
             number = _born(leaders, members, node.name)
         elif before:
             number = max(before)
@@ -78,7 +78,7 @@ def _grouped(
 
 def _work(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
     written = sum(math.prod(shapes.get(name, ())) for name in node.output if name)
-    if node.op_type not in _PRODUCTS:
+    if node.op_type not in PRODUCTS:
         return written
     weight = shapes.get(node.input[1], ())
     if node.op_type == "Conv":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from mlopt.precision.groups import PRODUCTS
 
 
 def short_head(graph: Any, shortest: int) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def short_head(graph: Any, shortest: int) -> tuple[str, ...]:
     for node in graph.node:
         if not set(node.input) <= reached:
             continue
-        if node.op_type in _PRODUCTS:
+        if node.op_type in PRODUCTS:
             if node.op_type != "Conv" or math.prod(weights.get(node.input[1], (shortest,))[1:]) >= shortest:
                 continue
             products += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlopt.onnx_file import attributes_of
+
 
 def pool_means(graph: Any) -> bool:
     """Turn means over a picture (ReduceMean over axes 2 and 3 of four) into GlobalAveragePool, which runs on integers.
@@ -20,7 +22,7 @@ def pool_means(graph: Any) -> bool:
     }
     nodes, changed = [], False
     for node in graph.node:
-        said = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        said = attributes_of(node)
         axes = said.get("axes", [])
         if len(node.input) > 1 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.repair.layers import Layer, attributes_of, layers_of, readers_of
+from mlopt.onnx_file import attributes_of, readers_of
+from mlopt.repair.layers import Layer, layers_of
 
 if TYPE_CHECKING:
     import numpy as np

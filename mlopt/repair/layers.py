@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from mlopt.onnx_file import attributes_of, readers_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,34 +113,6 @@ def layers_of(graph: Any) -> tuple[Layer, ...]:
     readers = readers_of(graph)
     own = {name: size for name, size in sizes.items() if len(readers.get(name, ())) == 1}
     return tuple(layer for node in graph.node if (layer := _layer(node, own)) is not None)
-
-
-def readers_of(graph: Any) -> dict[str, list[Any]]:
-    """Nodes by what they read, once for each time; an output of the graph is read by None."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in read_by(node):
-            readers.setdefault(name, []).append(node)
-    for value in graph.output:
-        readers.setdefault(value.name, []).append(None)
-    return readers
-
-
-def read_by(node: Any) -> Iterator[str]:
-    """Every tensor that a node reads, from inside its sub-graphs too."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            for deeper in inner.node:
-                yield from read_by(deeper)
-            yield from (value.name for value in inner.output)
-
-
-def attributes_of(node: Any) -> dict[str, Any]:
-    """Its attributes by name, as Python values."""
-    import onnx
-
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _layer(node: Any, constants: dict[str, tuple[int, ...]]) -> Layer | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlopt.repair.layers import Layer, layers_of, readers_of
+from mlopt.onnx_file import readers_of
+from mlopt.repair.layers import Layer, layers_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlopt.repair.layers import read_by
+from mlopt.onnx_file import read_by
 from mlopt.repair.shelf import Shelf
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.onnx_file import attributes_of, readers_of
 
 _LEVELS: Final = 256
 
@@ -24,7 +25,7 @@ class FoldHardSwish:
     """
 
     name: ClassVar[str] = "fold-hard-swish"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
@@ -43,10 +44,7 @@ class FoldHardSwish:
 
 def _fold(graph: Any) -> bool:
     makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     folded = False
     for node in graph.node:
         if node.op_type == "HardSigmoid" and (pair := _pair(node, makers, readers)):
@@ -59,7 +57,7 @@ def _pair(gate: Any, makers: dict[str, Any], readers: dict[str, list[Any]]) -> t
     chain = [gate]
     for kind in ("QuantizeLinear", "DequantizeLinear", "Mul"):
         following = readers.get(chain[-1].output[0], [])
-        if len(following) != 1 or following[0].op_type != kind:
+        if len(following) != 1 or following[0] is None or following[0].op_type != kind:
             return None
         chain.append(following[0])
     _, quantize, dequantize, product = chain
@@ -78,10 +76,10 @@ def _requantize(graph: Any, gate: Any, quantize: Any, dequantize: Any) -> bool:
     from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    said = attributes_of(gate)
     if len(quantize.input) < 3 or quantize.input[2] not in constants:
         return False
     dtype = numpy_helper.to_array(constants[quantize.input[2]]).dtype
-    said = {entry.name: entry.f for entry in gate.attribute}
     alpha, middle = said.get("alpha", 0.2), said.get("beta", 0.5) * _LEVELS
     if dtype not in (np.uint8, np.int8) or alpha <= 0 or not 0 <= middle < _LEVELS or middle % 1:
         return False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.onnx_file import attributes_of, readers_of
 
 _OPSET: Final = 14  # where HardSwish comes from
 _GATE: Final = {"alpha": 1 / 6, "beta": 0.5}  # of HardSigmoid; other slopes are no HardSwish
@@ -23,7 +24,7 @@ class FuseHardSwish:
     """
 
     name: ClassVar[str] = "fuse-hard-swish"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -44,19 +45,14 @@ class FuseHardSwish:
 def _fuse(graph: Any) -> bool:
     from onnx import helper
 
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    results = {value.name for value in graph.output}
+    readers = readers_of(graph)
     gates: dict[str, str] = {}  # by what a gate makes, what it reads
     for node in graph.node:
-        said = {"alpha": 0.2, "beta": 0.5} | {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        same = all(abs(said[name] - value) < 1e-6 for name, value in _GATE.items())
-        if node.op_type != "HardSigmoid" or not same or node.output[0] in results:
+        said = {"alpha": 0.2, "beta": 0.5} | attributes_of(node)
+        if node.op_type != "HardSigmoid" or any(abs(said[name] - value) > 1e-6 for name, value in _GATE.items()):
             continue
         factors = sorted((node.input[0], node.output[0]))
-        following = [(reader.op_type, sorted(reader.input)) for reader in readers.get(node.output[0], [])]
+        following = [reader and (reader.op_type, sorted(reader.input)) for reader in readers.get(node.output[0], [])]
         if following == [("Mul", factors)]:
             gates[node.output[0]] = node.input[0]
     if not gates:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
+from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid
 from mlopt.steps.histogram import Range
@@ -25,7 +26,6 @@ Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8", "s8s8-tensorrt"]
 _TENSORRT: Final = ("Add", "Conv", "Gemm", "MatMul")
 
 _NAMED: Final = 6
-_PRODUCTS: Final = ("Conv", "Gemm", "MatMul")
 # What ONNX Runtime computes on integers, and what hands integers on unchanged (a test asks it). Its quantizer's own
 # list is another: it leaves out sums, products and means, and holds normalisations and transposed convolutions, which
 # then run in float32 between two conversions. Softmax has a kernel and is left out: its small values need the bits.
@@ -89,7 +89,7 @@ class Qdq:
         """The operators that get pairs where they read and none where they write."""
         if self.for_tensorrt:
             return sorted(self.operators)
-        return [] if self.outputs else list(_PRODUCTS)
+        return [] if self.outputs else sorted(PRODUCTS)
 
     def write(
         self,

@@ -10,7 +10,9 @@ import pytest
 from nets import conv_net, gated_net
 from trials import answers, calibration, operators_that_run, run, source, sqnr
 
+from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 from mlopt.steps.fold_hard_swish import FoldHardSwish
+from mlopt.steps.fuse_hard_swish import FuseHardSwish
 from mlopt.steps.quantize_static import QuantizeStatic
 
 
@@ -69,3 +71,21 @@ def test_a_gate_of_another_slope_is_folded_too_and_one_off_the_grid_is_not(tmp_p
         assert kinds.count("LeakyRelu") == folded
         feed = {"image": np.random.default_rng(1).standard_normal((8, 3, 16, 16)).astype(np.float32)}
         assert sqnr(answers(base, feed), answers(made, feed)) > 20
+
+
+def test_a_gate_that_is_an_output_too_keeps_its_answers(tmp_path: Path) -> None:
+    model = gated_net()
+    swish = next(node for node in model.graph.node if node.name == "swish1")
+    gate = onnx.helper.make_node("HardSigmoid", swish.input, ["seen"], name="seen", alpha=1 / 6, beta=0.5)
+    product = onnx.helper.make_node("Mul", [swish.input[0], "seen"], swish.output, name="product")
+    nodes = [one for node in model.graph.node for one in ((gate, product) if node.name == "swish1" else (node,))]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("seen", onnx.TensorProto.FLOAT, ["N", 16, 16, 16]))
+    base = source(tmp_path / "m", model)
+    plain = run(QuantizeStatic(calibration(tmp_path, model)), base, tmp_path / "q")
+    feed = {"image": np.random.default_rng(1).standard_normal((8, 3, 16, 16)).astype(np.float32)}
+    for step in (FoldHardSwish(), FuseHardSwish()):
+        made = run(step, plain, tmp_path / step.name)
+        with OnnxRuntimeRunner(plain.main, threads=1) as one, OnnxRuntimeRunner(made.main, threads=1) as other:
+            assert sqnr(one.infer(feed)[1], other.infer(feed)[1] + 1e-6) > 60
