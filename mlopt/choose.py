@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NOT_SLOWER: Final = 0.98
 # Faster by less than one part in a hundred is not worth another file; identical models reach it by chance.
 FASTER: Final = 1.01
+# Peak memory of the same model in two processes was seen to differ by 2.5 %.
+SAME_MEMORY: Final = 1.05
 _OF_ANSWERS: Final = frozenset({"max-drop", "min-agreement", "min-cosine", "min-sqnr"})
 NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -127,10 +129,12 @@ def choose(
     """
     why_not = {other.name: _disqualified(other, baseline, profile, device) for other in others}
     eligible = [other for other in others if not why_not[other.name]]
-    best = _best(eligible, profile) or baseline
+    equals = _as_fast(eligible, profile)
+    best = _of_equals(equals) or baseline
     for other in eligible:
         if other is not best:
-            why_not[other.name] = _behind(other, best, profile)
+            tie = other in equals
+            why_not[other.name] = _tied(other, best) if tie else f"{best.name} is better on {profile.minimize}"
     chosen = next((judged for judged in (baseline, *others) if judged.name == (ship or best.name)), None)
     if chosen is None:
         reason = failures.get(str(ship), "no such candidate").rstrip(".")
@@ -193,20 +197,24 @@ def _goal(judged: Judged, profile: Profile) -> float:
     return 1 / judged.measurement.speedup.value
 
 
-def _best(eligible: Sequence[Judged], profile: Profile) -> Judged | None:
-    """The best on the goal. Of those that are as fast as the fastest, but for what chance makes of it, the one that
-    takes least memory."""
-    first = min(eligible, key=lambda judged: _goal(judged, profile), default=None)
-    if first is None or profile.minimize != "latency":
-        return first
-    as_fast = [judged for judged in eligible if _goal(judged, profile) <= _goal(first, profile) * FASTER]
-    return min(as_fast, key=_memory)
+def _as_fast(eligible: Sequence[Judged], profile: Profile) -> list[Judged]:
+    """The best on the goal, and on latency all that are as fast but for what chance makes of it."""
+    first = min((_goal(judged, profile) for judged in eligible), default=0.0)
+    reach = first * FASTER if profile.minimize == "latency" else first
+    return [judged for judged in eligible if _goal(judged, profile) <= reach]
 
 
-def _behind(other: Judged, best: Judged, profile: Profile) -> str:
-    if _goal(other, profile) < _goal(best, profile):
-        return f"{best.name} is as fast, within one part in a hundred, and takes less memory"
-    return f"{best.name} is better on {profile.minimize}"
+def _of_equals(equals: Sequence[Judged]) -> Judged | None:
+    """The one that takes least memory; of those that take as much, the one that answers most like the original."""
+    least = min(map(_memory, equals), default=0.0)
+    lean = [judged for judged in equals if _memory(judged) <= least * SAME_MEMORY]
+    return max(lean, key=lambda judged: judged.accuracy.sqnr if judged.accuracy else -math.inf, default=None)
+
+
+def _tied(other: Judged, best: Judged) -> str:
+    heavier = _memory(other) > _memory(best) * SAME_MEMORY
+    merit = "takes less memory" if heavier else "answers more like the original"
+    return f"{best.name} is as good on what is asked for, within one part in a hundred, and {merit}"
 
 
 def _memory(judged: Judged) -> float:

@@ -68,10 +68,11 @@ def judged(
     *,
     size: int = 100,
     memory: int = 10**8,
+    sqnr: float = 40.0,
     profile: Profile = PROFILE,
 ) -> Judged:
     measurement = measured(faster, memory=memory) if faster else None
-    found = accuracy(drop)
+    found = dataclasses.replace(accuracy(drop), sqnr=sqnr)
     verdicts = judge(profile.budgets, file_size=size, accuracy=found, measurement=measurement)
     return Judged(name, size, found, measurement, verdicts)
 
@@ -85,10 +86,21 @@ def test_of_those_that_are_as_fast_the_one_with_least_memory_ships() -> None:
     slower = judged("slower", speed(2.7, 2.96, 3.1), memory=50 * 10**6)
     choice = choose(BASELINE, [fastest, lean, slower], PROFILE, ship=None, device="here")
     assert choice.winner == "lean"
-    assert choice.why_not["fastest"] == "lean is as fast, within one part in a hundred, and takes less memory"
+    told = "lean is as good on what is asked for, within one part in a hundred, and takes less memory"
+    assert choice.why_not["fastest"] == told
     assert choice.why_not["slower"] == "lean is better on latency", "more than one part in a hundred is no tie"
     without = choose(BASELINE, [fastest, slower], PROFILE, ship=None, device="here")
     assert without.winner == "fastest"
+
+
+def test_of_those_that_take_as_much_memory_too_the_most_faithful_ships() -> None:
+    plain = judged("plain", speed(2.8, 3.0, 3.2), memory=100 * 10**6, sqnr=25.0)
+    faithful = judged("faithful", speed(2.7, 2.98, 3.1), memory=102 * 10**6, sqnr=31.0)
+    choice = choose(BASELINE, [plain, faithful], PROFILE, ship=None, device="here")
+    assert choice.winner == "faithful"
+    assert choice.why_not["plain"].endswith("and answers more like the original")
+    heavy = judged("heavy", speed(2.7, 2.98, 3.1), memory=110 * 10**6, sqnr=31.0)
+    assert choose(BASELINE, [plain, heavy], PROFILE, ship=None, device="here").winner == "plain"
 
 
 def choice(*others: Judged, profile: Profile = PROFILE, ship: str | None = None):  # type: ignore[no-untyped-def]

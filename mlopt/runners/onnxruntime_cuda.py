@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.errors import UnsupportedModel
@@ -32,6 +33,13 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
 
     placed: Mapping[str, int] = field(default_factory=dict, init=False)
     """How many nodes ran on each provider, known after the first query."""
+    _folder: Any = field(default=None, init=False, repr=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        OnnxRuntimeRunner.__exit__(self, kind, error, trace)
+        self._folder.cleanup()
 
     def _opened(self, options: Any) -> Any:
         import onnxruntime as ort
@@ -40,11 +48,11 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
             raise RuntimeError("this build of it has no CUDA provider (onnxruntime-gpu has)")
         ort.preload_dlls()  # CUDA and cuDNN of the nvidia-* packages, where they are installed
         options.enable_profiling = True  # of the first query alone: it says which node ran where
-        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "mlopt-placement")
+        self._folder = tempfile.TemporaryDirectory(prefix="mlopt-placement-")  # two runs may start in one second
+        options.profile_file_prefix = str(Path(self._folder.name) / "nodes")
         providers = [(_PROVIDER, {"use_tf32": "0"}), "CPUExecutionProvider"]
         session = ort.InferenceSession(str(self.model), options, providers=providers)
         if session.get_providers()[0] != _PROVIDER:
-            Path(session.end_profiling()).unlink()
             raise RuntimeError("its CUDA provider could not be loaded: driver, CUDA 13 or cuDNN 9 is missing")
         return session
 

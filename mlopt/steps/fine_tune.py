@@ -49,7 +49,9 @@ class FineTune:
 
     def run(self, source: Artifact, into: Path) -> None:
         if installed("torch") is None:
-            raise MissingDependency("Fine-tuning needs torch, which is not installed.", next="pip install mlopt[torch]")
+            raise MissingDependency(
+                "Fine-tuning needs torch, which is not installed.", next="pip install 'mlopt[torch]'"
+            )
         import onnx
 
         model = onnx.load(str(source.main))
