@@ -26,7 +26,8 @@ class Built:
 def build(prepared: Prepared, progress: Progress) -> Built:
     """Run every candidate's steps, and make its engine where it has one.
 
-    One candidate's failure is a finding, not the run's end; a full disk or a store that cannot be written is.
+    One candidate's failure is a finding, not the run's end, unless it is the one that was asked to ship; a full disk or
+    a store that cannot be written is.
     """
     artifacts: dict[str, Artifact] = {}
     engines: dict[str, Artifact] = {}
@@ -42,6 +43,10 @@ def build(prepared: Prepared, progress: Progress) -> Built:
         except (NoSpaceLeft, StoreUnusable):
             raise
         except MloptError as error:
+            if candidate.name == prepared.request.ship:
+                if error.where == str(artifact.main):  # in the store, where nobody looks
+                    error.where = str(prepared.request.model)
+                raise
             failures[candidate.name] = error.what
         else:
             artifacts[candidate.name] = artifact

@@ -63,6 +63,9 @@ class Changes:
     won: float | None = None
 
 
+NO_CHANGES: Final = Changes(0, 0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """What answers may lose so that the budgets will likely (3 of 4) be proven on `samples` samples.
@@ -86,16 +89,24 @@ class Allowed:
         >>> Allowed(342, drop=0.01).keeps_answers(Changes(seen=128, flips=0.06, lost=0.01, won=0.01))
         False
         """
-        if self.drop is not None and expected.lost is not None and expected.won is not None:
-            # Rounding wins answers by chance alone, so that more won than lost is chance too.
-            won = min(expected.won, expected.lost)
-            caution = _CAUTION * self._spread(expected.lost + expected.won, expected.seen)
-            if _drop_bound(expected.lost, won, self.samples) + caution > self.drop:
-                return False
-        if self.agreement is None:
-            return True
+        drop = self.drop_for(expected)
+        if self.drop is not None and drop is not None and drop > self.drop:
+            return False
+        return self.agreement is None or self.agreement_for(expected) >= self.agreement
+
+    def drop_for(self, expected: Changes) -> float | None:
+        """The smallest bound on accuracy lost that would let these expected changes in; None without labels."""
+        if expected.lost is None or expected.won is None:
+            return None
+        # Rounding wins answers by chance alone, so that more won than lost is chance too.
+        won = min(expected.won, expected.lost)
+        caution = _CAUTION * self._spread(expected.lost + expected.won, expected.seen)
+        return _drop_bound(expected.lost, won, self.samples) + caution
+
+    def agreement_for(self, expected: Changes) -> float:
+        """The largest bound on equal answers that would."""
         caution = _CAUTION * self._spread(expected.flips * (1 - expected.flips), expected.seen)
-        return _agreement_bound(expected.flips, self.samples) - caution >= self.agreement
+        return _agreement_bound(expected.flips, self.samples) - caution
 
     def _spread(self, variance: float, seen: int) -> float:
         return math.sqrt(variance / self.samples + (variance / seen if seen else 0.0))
@@ -103,7 +114,7 @@ class Allowed:
     @property
     def hopeless(self) -> bool:
         """Whether so few samples prove the budgets for no model that changes any answer."""
-        return not self.keeps_answers(Changes(0, 0.0, 0.0, 0.0))
+        return not self.keeps_answers(NO_CHANGES)
 
 
 def allowed(budgets: Budgets, samples: int, *, labelled: bool) -> Allowed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import metadata
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt import registry
 from mlopt.engines import NoShapes, shape_ranges, why_no_rtx
 from mlopt.errors import ConfigInvalid
-from mlopt.intervals import Allowed
+from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.step import Step, installed
 from mlopt.target import Target
+from mlopt.units import format_percent, format_points
 
 if TYPE_CHECKING:
     from mlopt.samples.generated import GeneratedSamples
@@ -83,7 +85,7 @@ def plan(
     left_out = []
     for recipe in recipes:
         reason = _no_engine(recipe, signature, target, inputs) or _illegal(recipe, signature, target, calibration)
-        reason = reason or _hopeless(recipe, allowed)
+        reason = reason or (hopeless(allowed) if _searches(recipe) else "")
         if not reason and recipe.on_request and recipe.name not in asked:
             reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
         if reason:
@@ -145,11 +147,27 @@ def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Map
     return ""
 
 
-def _hopeless(recipe: Recipe, allowed: Allowed) -> str:
-    searches = any("allowed" in _fields(registry.load("mlopt.steps", spec.name)) for spec in recipe.steps)
-    if searches and allowed.hopeless:
-        return f"{allowed.samples} evaluation samples cannot prove the budget for any model that changes an answer"
-    return ""
+def hopeless(allowed: Allowed) -> str:
+    """That so few samples prove the budget for no model that changes any answer, and what they do prove; or ""."""
+    if not allowed.hopeless:
+        return ""
+    least = allowed.drop_for(NO_CHANGES)
+    cannot = f"{allowed.samples} evaluation samples cannot prove"
+    if allowed.drop is not None and least is not None and least > allowed.drop:
+        return (
+            f"{cannot} a drop of at most {format_points(allowed.drop)} for any model that changes an answer; the least "
+            f"that they can is {format_points(math.ceil(1000 * least) / 1000)}"
+        )
+    assert allowed.agreement is not None
+    most = math.floor(1000 * allowed.agreement_for(NO_CHANGES)) / 1000
+    return (
+        f"{cannot} that {format_percent(allowed.agreement)} of the answers stay for any model that changes one; the "
+        f"most that they can is {format_percent(most)}"
+    )
+
+
+def _searches(recipe: Recipe) -> bool:
+    return any("allowed" in _fields(registry.load("mlopt.steps", spec.name)) for spec in recipe.steps)
 
 
 def _fields(kind: Any) -> frozenset[str]:

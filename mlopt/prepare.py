@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlopt.artifact import Artifact
-from mlopt.errors import Misused
-from mlopt.intervals import allowed
+from mlopt.errors import BudgetInfeasible, Misused
+from mlopt.intervals import Allowed, allowed
 from mlopt.measurement import OutputParity
-from mlopt.plan import BASELINE, Plan, plan
+from mlopt.plan import BASELINE, Plan, hopeless, plan
 from mlopt.profile import DEFAULT, Profile, find_profile
 from mlopt.progress import Progress
 from mlopt.project import Project, find_project
@@ -100,17 +100,18 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     evaluation: Samples | GeneratedSamples = split.evaluation if split else _generated(exported, facts, project)
     real = list(itertools.islice(split.evaluation.feeds(batch=1), _PARITY_SAMPLES)) if split else None
     parity = check_parity(source, exported, store=store, factory=factory, root=root, inputs=project.inputs, feeds=real)
+    may_lose = allowed(profile.budgets, len(evaluation), labelled=bool(split and split.source.labelled))
     candidates = plan(
         facts,
         target,
         recipes,
         split.calibration if split else None,
         split.calibration if split else evaluation,
-        allowed(profile.budgets, len(evaluation), labelled=bool(split and split.source.labelled)),
+        may_lose,
         inputs=project.inputs,
         asked=_asked(request, project, recipes),
     )
-    _check_ship(request, candidates)
+    _check_ship(request, candidates, may_lose)
     machine = detect()
     return Prepared(
         request=request,
@@ -171,8 +172,14 @@ def _asked(request: Request, project: Project, recipes: tuple[Recipe, ...]) -> f
     return frozenset({request.ship} if request.ship else ())
 
 
-def _check_ship(request: Request, candidates: Plan) -> None:
+def _check_ship(request: Request, candidates: Plan, may_lose: Allowed) -> None:
     for left in candidates.left_out:
+        if left.recipe == request.ship and left.reason == hopeless(may_lose):
+            raise BudgetInfeasible(
+                f"{left.reason}.",
+                where=str(request.model),
+                next="give more samples, or allow more with --max-drop",
+            )
         if left.recipe == request.ship:
             raise Misused(
                 f"{left.recipe} cannot ship: {left.reason}.",

@@ -13,6 +13,7 @@ from mlopt.assess import check_baseline, compared
 from mlopt.errors import BudgetInfeasible, Misused, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import allowed
 from mlopt.measurement import Accuracy
+from mlopt.plan import hopeless
 from mlopt.prepare import Prepared, prepare, split_samples
 from mlopt.progress import Progress
 from mlopt.request import Request
@@ -167,10 +168,9 @@ def _budget(prepared: Prepared) -> float:
             where=where,
             next="give samples with labels and --max-drop, or name a --share to prune",
         )
-    if allowed(budgets, len(evaluation), labelled=True).hopeless:
+    if reason := hopeless(allowed(budgets, len(evaluation), labelled=True)):
         raise BudgetInfeasible(
-            f"{len(evaluation)} evaluation samples cannot prove a drop of at most {format_points(budgets.max_drop)} "
-            "for any model that changes an answer.",
+            f"{reason}.",
             where=where,
             next="give more samples, or allow more with --max-drop",
         )

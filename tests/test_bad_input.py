@@ -143,6 +143,7 @@ TABLE = [  # what is typed, exit code, words of the message
     ("compile net.onnx --ship int8-sttic", 18, "Did you mean int8-static"),
     ("compile net.onnx --ship int8-static", 2, "cannot ship: it needs samples"),
     ("quantize net.onnx", 2, "it needs samples"),
+    ("quantize net.onnx --samples samples.npz --max-drop 0%", 5, "the least that they can is"),
     ("compil net.onnx", 2, "Did you mean 'compile'?"),
     ("compile net.onnx --profil fast", 2, "--profile"),
     ("targets show rpi55", 18, "rpi5"),

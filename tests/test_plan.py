@@ -142,7 +142,14 @@ def test_a_search_is_left_out_where_no_samples_could_prove_its_result(conv: Sign
     mixed = find_recipe("int8-mixed")
     assert not plan(conv, board, [mixed], samples(conv)).left_out
     (left,) = plan(conv, board, [mixed], samples(conv), Allowed(40, drop=0.01)).left_out
-    assert left.reason == "40 evaluation samples cannot prove the budget for any model that changes an answer"
+    assert left.reason == (
+        "40 evaluation samples cannot prove a drop of at most 1 points for any model that changes an answer; the least "
+        "that they can is 6.6 points"
+    )
+    assert not plan(conv, board, [mixed], samples(conv), Allowed(40, drop=0.066)).left_out
+    (left,) = plan(conv, board, [mixed], samples(conv), Allowed(40, agreement=0.99)).left_out
+    most = float(left.reason.rpartition(" is ")[2].split()[0]) / 100
+    assert not plan(conv, board, [mixed], samples(conv), Allowed(40, agreement=most)).left_out
     static = find_recipe("int8-static")
     assert not plan(conv, board, [static], samples(conv), Allowed(40, drop=0.01)).left_out, "it searches nothing"
 

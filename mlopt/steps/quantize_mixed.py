@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.errors import UnsupportedModel
+from mlopt.errors import BudgetInfeasible
 from mlopt.intervals import Allowed, Changes
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise, answers, changes, noise
@@ -33,7 +33,7 @@ class QuantizeMixed:
     for the errors before them where all int8 is too much, and what then has to stay is searched. Follows
     `measure-sensitivity`. `allowed` is what the answers may lose, which a plan takes from the profile's budgets and the
     number of evaluation samples. The search itself sees calibration samples alone, so that those that judge its result
-    are new to it. At most `evaluations` mixes are tried. Raises `UnsupportedModel` when not even one group can be
+    are new to it. At most `evaluations` mixes are tried. Raises `BudgetInfeasible` when not even one group can be
     quantized inside the budget.
     """
 
@@ -90,8 +90,24 @@ class QuantizeMixed:
             if seen.within(self.allowed):
                 return Mix(kept, seen, (mix.evaluations if mix else self.evaluations) + 2), weights
         if mix is None:
-            raise UnsupportedModel(_infeasible(everything), where=str(source.main))
+            raise self._infeasible(min(everything, mended, key=lambda one: one.power), source)
         return mix, plain
+
+    def _infeasible(self, nearest: Noise, source: Artifact) -> BudgetInfeasible:
+        """`nearest` is what all int8 brings at best."""
+        would = []
+        if self.allowed.drop is not None and nearest.changes and (drop := self.allowed.drop_for(nearest.changes)):
+            would.append(f"--max-drop {math.ceil(1000 * drop) / 10:g}%")
+        if self.allowed.agreement is not None and nearest.changes:
+            agreement = self.allowed.agreement_for(nearest.changes)
+            would.append(f"min-agreement = {math.floor(1000 * agreement) / 1000:g} in the profile")
+        if self.allowed.sqnr is not None and nearest.sqnr < self.allowed.sqnr:
+            would.append(f"min-sqnr = {math.floor(10 * nearest.sqnr) / 10:g} in the profile")
+        return BudgetInfeasible(
+            f"No mix of int8 and floating point is likely to keep the budget; all int8 gives {_seen(nearest)}.",
+            where=str(source.main),
+            next=f"all int8 would likely keep {' and '.join(would)}; or give more samples" if would else "",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +158,3 @@ def _seen(noise: Noise) -> str:
     lost, won = noise.changes.lost, noise.changes.won
     drop = "" if lost is None or won is None else f", {100 * (lost - won):+.2f} points of top-1"
     return f"{noise.changes.flips:.2%} of answers expected to change{drop}, {sqnr}"
-
-
-def _infeasible(everything: Noise) -> str:
-    return f"No mix of int8 and floating point is likely to keep the budget; all int8 gives {_seen(everything)}."

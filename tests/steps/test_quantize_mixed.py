@@ -13,7 +13,7 @@ from nets import conv_net
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import SamplesInvalid, UnsupportedModel
+from mlopt.errors import BudgetInfeasible, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import notes_in
 from mlopt.samples.samples import Samples
@@ -101,8 +101,13 @@ def test_an_impossible_budget_is_one_clear_error(tmp_path: Path) -> None:
     model = outlier_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
     ready = measured(base, samples, tmp_path / "s")
-    with pytest.raises(UnsupportedModel, match="No mix of int8 and floating point is likely to keep the budget"):
+    with pytest.raises(
+        BudgetInfeasible, match="No mix of int8 and floating point is likely to keep the budget"
+    ) as caught:
         run(QuantizeMixed(samples, Allowed(400, sqnr=150.0)), ready, tmp_path / "q")
+    nearest = float(caught.value.next.partition("min-sqnr = ")[2].split()[0])
+    made = run(QuantizeMixed(samples, Allowed(400, sqnr=nearest)), ready, tmp_path / "near")
+    assert sqnr(answers(base, picture(7)), answers(made, picture(7))) > nearest - 3, "what it says is feasible is"
 
 
 def test_the_same_bytes_and_a_stable_measurement(tmp_path: Path) -> None:
