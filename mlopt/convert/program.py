@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlopt.errors import ExportFailed, MloptError
+from mlopt.errors import ExportFailed, MloptError, NoSpaceLeft
 
 Request = Mapping[str, Any]
 Command = Callable[[Request], Mapping[str, Any]]
@@ -28,6 +30,16 @@ def serve(commands: Mapping[str, Command]) -> None:
         answer = dict(commands[request["do"]](request))
     except MloptError as error:
         answer = _told(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        answer = _told(
+            NoSpaceLeft(
+                "The disk of temporary files is full; nothing was half-written.",
+                where=str(error.filename or tempfile.gettempdir()),
+                next="free some space there, or set TMPDIR to a folder with room for several times the model",
+            )
+        )
     except MemoryError:
         answer = _told(
             ExportFailed(

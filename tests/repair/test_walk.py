@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,25 @@ def test_a_changed_constant_changes_what_comes_after_it(tmp_path: Path) -> None:
     walk.constants["w1"] = np.zeros_like(walk.constants["w1"])
     assert not next(walk.reach("b")).any()
     assert np.array_equal(next(walk.reach("d")), x), "the convolutions add nothing to what went around them"
+
+
+@pytest.mark.parametrize("bound", [0, 100, 1 << 20])
+def test_a_shelf_gives_back_what_was_put_there(tmp_path: Path, bound: int) -> None:
+    shelf = Shelf(tmp_path, bound)
+    values = [np.arange(12, dtype=dtype).reshape(3, 4) for dtype in ("float32", "int8", "uint8")]
+    for sample, value in enumerate(values):
+        shelf.put("x", sample, value)
+    for sample, value in enumerate(values):
+        found = shelf.get("x", sample)
+        assert np.array_equal(found, value)
+        assert found.dtype == value.dtype
+    shelf.drop("x", 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "1").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        Shelf(tmp_path, 0).put("x", 0, np.zeros(1 << 16, np.float32))
+    assert caught.value.errno == errno.ENOSPC, "mlopt says what to do by this number"
