@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Operator = Callable[[Any, Sequence[Any]], Any]
 
 
-class NoGradient(NotImplementedError):
+class NoGradient(Exception):
     """There is no rule here for an operator; `node` is the first that has it."""
 
     def __init__(self, node: Any) -> None:
