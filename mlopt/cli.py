@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import click
 
@@ -76,6 +78,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line: expected errors become a message and their exit code, bugs keep their traceback."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    interrupts = _interrupts()
     try:
         cli(standalone_mode=False, color=False if os.environ.get("NO_COLOR") else None)
     except MloptError as error:
@@ -96,10 +99,31 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ImportError:
+        if not interrupts:
+            raise
+        _interrupted()  # native code that was being imported made the interruption into this
     except (click.Abort, KeyboardInterrupt):
-        _clear_line()
-        click.echo("interrupted; nothing was half-written", err=True)
-        sys.exit(INTERRUPTED)
+        _interrupted()
+
+
+def _interrupts() -> list[int]:
+    """A list that every Ctrl-C adds to, before it is raised as ever; stays empty where Ctrl-C is ignored."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return seen
+
+
+def _interrupted() -> NoReturn:
+    _clear_line()
+    click.echo("interrupted; nothing was half-written", err=True)
+    sys.exit(INTERRUPTED)
 
 
 def _show(error: MloptError) -> None:

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -139,12 +140,13 @@ class Store:
         with self._plain_errors():
             parent.mkdir(parents=True, exist_ok=True)
             sweep(parent)
-            scratch = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
-        try:
+        scratch = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:  # named before it is made: an interruption between the two leaves nothing
             with self._plain_errors():
+                scratch.mkdir(mode=0o700)
                 yield scratch
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _remove(scratch)
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
@@ -185,6 +187,14 @@ class Store:
 def _discard(home: Path) -> None:
     """A result that power loss or a person damaged is no result: remove it, so that it is made again."""
     shutil.rmtree(home, ignore_errors=True)
+
+
+def _remove(scratch: Path) -> None:
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+    except KeyboardInterrupt:  # Ctrl-C while this runs: what was begun is finished, then the run ends
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def sweep(scratch: Path) -> None:

@@ -141,7 +141,8 @@ def test_interrupted(place: Path, moment: str, whom: str) -> None:
     else:
         os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    # Python itself ends by the signal when it came within an exec(), as in an import: 130 to a shell, too.
+    assert process.returncode in (130, -signal.SIGINT), err
     assert "interrupted" in err
     assert "Traceback" not in err
     assert gone(process.pid, within=3)
