@@ -85,7 +85,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     project = find_project(request.model, request.project)
     target, profile = find_target(request.target), _profile(request, project)
     request, recipes = _recipes(request, project)
-    store = Store(request.store or default_root(), progress.on_step)
+    store = Store(request.store or default_root(), progress.on_step, progress.on_going)
     factory = request.factory or project.model.factory
     # A name from the command line is looked up from where it was typed, one from mlopt.toml from beside that file.
     root = Path.cwd() if request.factory else project.root.resolve()
