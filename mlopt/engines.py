@@ -66,6 +66,20 @@ def why_no_rtx(target: Target, precision: str = "") -> str:
     return ""
 
 
+def why_no_device_build(target: Target, precision: str = "") -> str:
+    """Why no engine (of that precision) is built on the target itself, by the TensorRT that it has; empty when one
+    is."""
+    if target.gpu is None:
+        return f"{target.name} has no NVIDIA GPU"
+    if target.build_on == "host":
+        return "engines are built for a board or a card by its name (mlopt targets list)"
+    if target.build_on != "device":
+        return f"engines for {target.name} are built without it, by TensorRT for RTX"
+    if precision not in ("", *target.gpu.precisions):
+        return f"compute capability {target.gpu.compute_capability} has no {precision}"
+    return ""
+
+
 def is_experimental(target: Target) -> bool:
     """The compiler takes the GPU's compute capability, but its vendor names RTX cards alone as supported."""
     return target.build_on != "anywhere"

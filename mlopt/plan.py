@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
-from mlopt.engines import NoShapes, shape_ranges, why_no_rtx
+from mlopt.artifact import DEVICE_BUILD
+from mlopt.engines import NoShapes, shape_ranges, why_no_device_build, why_no_rtx
 from mlopt.errors import ConfigInvalid
 from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
@@ -48,7 +49,7 @@ class Candidate:
     runtime: str
     steps: tuple[Step, ...]
     engine: Step | None = None
-    """Makes an engine for the target's GPU of what the steps made."""
+    """Makes an engine for the target's GPU of what the steps made, or what the device needs to build one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +133,13 @@ def _command(runtime: str) -> str:
 
 
 def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Mapping[str, InputSpec]) -> str:
-    """Why the recipe's engine cannot be made here; empty when it can, or has none."""
+    """Why the recipe's engine cannot be made; empty when it can, or has none."""
     if recipe.engine is None:
         return ""
-    if reason := why_no_rtx(target, recipe.precision):
-        return reason
     kind = registry.load("mlopt.steps", recipe.engine.name)
+    why_not = why_no_device_build if kind.produces == DEVICE_BUILD else why_no_rtx
+    if reason := why_not(target, recipe.precision):
+        return reason
     if missing := [name for name in kind.requires if not installed(name)]:
         return f"{missing[0]} is not installed here: pip install 'mlopt[tensorrt]'"
     try:

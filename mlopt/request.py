@@ -11,7 +11,8 @@ class Request:
     """The options of `mlopt compile`. None (or empty) means: as mlopt.toml says, else the default.
 
     `max_drop` is a fraction (0.005 is half a point). `ship` names a candidate to ship whatever the judge
-    says. `command` is how the person would type this again, for the report and repro.sh.
+    says. `device` is where engines are built, as ssh reaches it. `command` is how the person would type this again,
+    for the report and repro.sh.
     """
 
     model: Path
@@ -31,4 +32,5 @@ class Request:
     store: Path | None = None
     image: bool = True
     debian_mirror: str | None = None
+    device: str | None = None
     command: tuple[str, ...] = ()
