@@ -20,6 +20,7 @@ from mlopt.request import Request
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.samples import digest_samples
 from mlopt.step import Step
+from mlopt.steps.fine_tune import EPOCHS, FineTune
 from mlopt.steps.prune_channels import PruneChannels
 from mlopt.steps.quantizer import prepared as prepared_graph
 from mlopt.units import format_percent, format_points
@@ -86,7 +87,7 @@ class Tuning:
     """Fine-tune on the samples of `where` for so many passes."""
 
     where: str
-    epochs: int = 4
+    epochs: int = EPOCHS
 
 
 def prune_model(request: Request, progress: Progress, *, share: float | None, tuning: Tuning | None = None) -> Pruning:
@@ -134,8 +135,6 @@ def _step(prepared: Prepared) -> PruneChannels:
 
 def _then(prepared: Prepared, tuning: Tuning | None) -> tuple[Step, ...]:
     """Fine-tuning on everything that is there but what judges it."""
-    from mlopt.steps.fine_tune import FineTune
-
     if tuning is None:
         return ()
     asked = dataclasses.replace(prepared.request, samples=tuning.where, calibration=None)

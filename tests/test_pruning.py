@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -124,3 +129,28 @@ def test_a_share_that_misses_the_budget_is_written_and_said(model: Path, tmp_pat
     assert facts["gone"] >= 0.5
     assert facts["after"]["work"] < facts["before"]["work"]
     assert (tmp_path / "net-pruned" / "model.onnx").is_file()
+
+
+@pytest.mark.torch
+def test_training_that_ctrl_c_stopped_goes_on_at_the_same_command(model: Path, tmp_path: Path) -> None:
+    labelled(tmp_path / "more.npz", model, count=4000, shape=(3, 8, 8))
+    typed = ("prune", "net.onnx", "--samples", "samples.npz", "-t", AVX2, "--share", "0.3", "-o", "small.onnx")
+    typed = (*typed, "--finetune", "more.npz", "--epochs", "6")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "mlopt", *typed], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert first.stderr
+    until = next(line for line in first.stderr if "epoch 2 of 6" in line)
+    assert re.search(r"fine-tune +epoch 2 of 6  30%  loss [\d.e-]+, [\d.]+% answers as before, .* left", until)
+    os.killpg(first.pid, signal.SIGINT)
+    assert "interrupted; nothing was half-written" in first.stderr.read()
+    assert first.wait() == 130
+    assert not (tmp_path / "small.onnx").exists()
+    done = mlopt(*typed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1 of 6" not in done.stderr
+    assert "epoch 6 of 6" in done.stderr
+    small = (tmp_path / "small.onnx").read_bytes()
+    again = mlopt(*typed, "--cache-dir", "fresh", cwd=tmp_path)
+    assert "epoch 1 of 6" in again.stderr
+    assert (tmp_path / "small.onnx").read_bytes() == small, "as if nothing had happened"

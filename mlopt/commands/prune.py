@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Of the work, to remove.")
 @max_drop_option
 @click.option("--finetune", metavar="WHERE", help="Samples to train on with torch, as --samples are given.")
-@click.option("--epochs", type=click.IntRange(1), default=4, help="Passes over them.  [4]")
+@click.option("--epochs", type=click.IntRange(1), default=20, help="Passes over them.  [20]")
 @click.option("-t", "--target", default="host", metavar="NAME|FILE", help="Its kernels decide the widths.  [host]")
 @click.option("-p", "--profile", metavar="NAME|FILE", help="Budget of accuracy without --max-drop.  [balanced]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder, or FILE.onnx.  [MODEL-pruned]")
