@@ -80,6 +80,7 @@ def _device(prepared: Prepared, built: Built, folder: Path, progress: Progress) 
         samples=prepared.evaluation,
         batch=prepared.batch(1),
         threads=prepared.machine.cores,
+        engines=before if (before := place(prepared) / "engines").is_dir() else None,
     )
     if prepared.request.device is None:
         return built, list(packed.names)

@@ -121,7 +121,8 @@ def cuda_version(root: str) -> str:
 
 def power_mode() -> str:
     """As `nvpmodel -q` says it; empty where there is none, or it may not be asked."""
-    said = output_of(["nvpmodel", "-q"])
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))  # where ssh alone does not look
+    said = output_of([shutil.which("nvpmodel", path=path) or "nvpmodel", "-q"])
     found = re.search(r"NV Power Mode:\s*(\S+)", said)
     return found.group(1) if found else ""
 
@@ -178,6 +179,14 @@ def check_device(expect: Dict[str, Any], facts: Dict[str, Any], target: str) -> 
             % (facts["l4t"] or "of an unknown release", ", ".join(known)),
             where="/etc/nv_tegra_release",
             next="flash one of those, or compile for a target file that names this one",
+        )
+    whole = expect.get("memory")  # one name of the device tree goes for modules of several sizes
+    if whole and facts["memory"] and not 0.6 * whole < facts["memory"] <= whole:
+        raise Failure(
+            WRONG_DEVICE,
+            "This device has %s of memory, and %s has %s." % (size(facts["memory"]), target, size(whole)),
+            where="/proc/meminfo",
+            next="mlopt targets list shows the boards; compile for the one that this is",
         )
     wanted, found = expect.get("compute-capability"), facts["compute-capability"]
     if wanted and found and wanted != found:
@@ -264,7 +273,8 @@ class Guard:
             available = meminfo(self.root, "MemAvailable")
             if available:
                 self.least_available = min(self.least_available or available, available)
-                if available < LEAST_AVAILABLE and not self.stopped_for_memory:
+                left = available + meminfo(self.root, "SwapFree")
+                if left < LEAST_AVAILABLE and not self.stopped_for_memory:
                     self.stopped_for_memory = True
                     end(process.pid)
             time.sleep(POLL_SECONDS)
@@ -461,7 +471,9 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
     last = (errors or said.strip().splitlines()[-1:] or ["it printed nothing"])[0]
     memory = r"out of memory|OutOfMemory|bad_alloc|insufficient memory|Cannot allocate memory"
     if guard.stopped_for_memory:
-        return out_of_memory("it was stopped when the device had less than %s left" % size(LEAST_AVAILABLE))
+        return out_of_memory(
+            "it was stopped when memory and swap together had less than %s left" % size(LEAST_AVAILABLE)
+        )
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return out_of_memory("the system killed it, as it does when memory ends")
     if re.search(memory, said, re.I):
@@ -561,8 +573,10 @@ def make(
         "shapes": build["shapes"],
         "workspace": workspace,
     }
-    if os.path.exists(shared):
-        shutil.copyfile(shared, job["timing-cache"])
+    for known in (shared, os.path.join(plan["folder"], "timing", os.path.basename(shared))):
+        if os.path.exists(known):
+            shutil.copyfile(known, job["timing-cache"])
+            break
     log.say("%s: building with TensorRT %s (%s), this takes minutes" % (build["name"], tool.version, tool.name))
     began, guard, said = time.time(), Guard(asked.root), os.path.join(scratch, "build.log")
     code = tool.build(job, guard, said)
@@ -573,6 +587,7 @@ def make(
         "compiler": "TensorRT " + tool.version,
         "tool": tool.name,
         "key": key,
+        "timing-cache": os.path.basename(shared),
         "sha256": sha256_of(job["engine"]),
         "bytes": os.path.getsize(job["engine"]),
         "made-from": "sha256:" + build["digest"],

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Feed = dict[str, np.ndarray]
 
 _SAMPLES: Final = 4  # each starts trtexec once, which takes a Jetson seconds
+_TIMING: Final = re.compile(r"timing-[0-9a-f]{16}\.cache")
 _README: Final = """\
 Copy this folder to the device, and type there: python3 build.py
 Engines, their answers beside those of the ONNX models, and their times come to engines/NAME/.
@@ -49,9 +50,13 @@ def pack(
     samples: Samples | GeneratedSamples,
     batch: int,
     threads: int,
+    engines: Path | None = None,
 ) -> Packed:
-    """Write the folder `into`. `samples` are the first of those that candidates are judged by."""
+    """Write the folder `into`. `samples` are those that candidates are judged by, and the first few are taken.
+    `engines` is the folder of those that a device built before: what it timed then, it need not time again."""
     into.mkdir()
+    if engines:
+        _copy_timing(engines, into / "timing")
     feeds: list[Feed] = list(itertools.islice(samples.feeds(batch=batch), _SAMPLES))
     outputs = [tensor.name for tensor in signature.outputs]
     names = {name: folder_name(name) for name in sorted(builds)}
@@ -93,6 +98,7 @@ def _expect(target: Target) -> dict[str, Any]:
     return {
         "board": target.detect.device_tree if target.detect else None,
         "l4t": [stack.l4t for stack in target.stacks if stack.l4t],
+        "memory": target.memory if target.detect else None,
         "compute-capability": target.gpu.compute_capability if target.gpu else None,
     }
 
@@ -117,6 +123,20 @@ def _entry(
         "files": {f"{name}/{file}": sha256 for file, sha256 in entry["files"].items()},
         "expected": expected,
     }
+
+
+def _copy_timing(engines: Path, into: Path) -> None:
+    """Timing caches by what they hold for; of several that do for the same, the one that knows most."""
+    for folder in sorted(engines.iterdir()):
+        try:
+            name = str(json.loads((folder / "engine.json").read_bytes())["timing-cache"])
+            known = (folder / "timing.cache").read_bytes()
+        except (OSError, ValueError, KeyError):
+            continue  # an engine that was built here
+        place = into / name
+        if _TIMING.fullmatch(name) and not (place.exists() and place.stat().st_size >= len(known)):
+            into.mkdir(exist_ok=True)
+            place.write_bytes(known)
 
 
 def _write(path: Path, values: np.ndarray) -> None:

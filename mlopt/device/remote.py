@@ -64,10 +64,11 @@ def build_on(device: Device, packed: Packed, into: Path, say: Callable[[str], No
 @contextmanager
 def _folder_on(device: Device, say: Callable[[str], None]) -> Iterator[str]:
     """A fresh folder in the account's home, gone at the end, whatever the end is."""
-    there = device.ask("mktemp", "-d", "mlopt-build.XXXXXXXXXX").strip()
+    printed = device.ask("mktemp", "-d", "mlopt-build.XXXXXXXXXX")
+    there = printed.strip().rpartition("\n")[2]  # a login shell may have greeted first
     if not _FOLDER.fullmatch(there):
         raise DeviceBuildFailed(
-            "The device gave no folder to work in.", where=f"{device}: mktemp printed {there[:80]!r}"
+            "The device gave no folder to work in.", where=f"{device}: mktemp printed {printed[:80]!r}"
         )
     try:
         yield there

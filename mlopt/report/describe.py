@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
+# Below that cosine an engine and the ONNX model it was made from do not answer the same: fp16 and int8 are far above.
+_SAME_ANSWERS = 0.99
 _TOOLS = (
     *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "onnxconverter-common", "tensorrt-rtx", "pillow"),
     *("torch", "tensorflow", "tf2onnx"),
@@ -195,6 +197,8 @@ def _from_device(name: str, facts: Mapping[str, Any]) -> str:
         said += f", power mode {power}"
     if not parity["complete"]:
         return f"{said}. Its answers are not finite or not complete: do not use it."
+    if parity["cosine"] < _SAME_ANSWERS:
+        said += ". ITS ANSWERS ARE OTHER ONES: do not use it before you know why"
     return (
         f"{said}. Against its ONNX model its answers have a cosine of at least {cosine(parity['cosine'])} on "
         f"{parity['samples']} samples, where the largest answer is the same on {parity['same-largest-answer']}."
@@ -245,13 +249,28 @@ def _to_build(prepared: Prepared, built: Built) -> str:
     """What is still to be done where engines can only be built on the target."""
     name, server = prepared.target.name, "an image that runs it with ONNX Runtime on the CPU"
     if built.device_builds.keys() & built.engines.keys():
-        return f"Engines in engines/ were built on the device itself; the image is {server}, not they."
+        return f"{_fastest(built)}The image is {server}, and runs no engine."
     if built.device_builds:
         return (
             f"TensorRT's engines for {name} can only be built on it: copy device/ there and type python3 build.py, or "
             f"compile with --device USER@HOST. Until then there are the ONNX model and {server}."
         )
     return f"Engines for {name} can only be built on it. This bundle holds the ONNX model and {server} until then."
+
+
+def _fastest(built: Built) -> str:
+    """Engines that the device measured, the fastest first."""
+    found = {
+        name: json.loads((built.engines[name].path / "engine.json").read_bytes())
+        for name in built.device_builds
+        if name in built.engines
+    }
+    timed = sorted(
+        (facts["latency"]["p50"], name, facts["board"]) for name, facts in found.items() if "latency" in facts
+    )
+    if not timed:
+        return ""
+    return f"Measured on {timed[0][2]}, p50: {', '.join(f'{name} {seconds(p50)}' for p50, name, _ in timed)}. "
 
 
 def _peak_memory() -> int:
