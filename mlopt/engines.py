@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mlopt import registry
+from mlopt.artifact import DEVICE_BUILD
+
 if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature, Tensor
     from mlopt.target import Target
@@ -52,6 +55,16 @@ def _range(tensor: Tensor, said: InputSpec | None, batch: str | None, max_batch:
         )
     one, many = (tuple(dim if isinstance(dim, int) else size for dim in tensor.shape) for size in (1, max_batch))
     return ShapeRange(tensor.name, one, one, many)
+
+
+def why_no_engine(step: str, target: Target, precision: str) -> str:
+    """Why the step that makes a recipe's engine, or what a device needs to build one, cannot for the target; or ""."""
+    return (why_no_device_build if built_on_device(step) else why_no_rtx)(target, precision)
+
+
+def built_on_device(step: str) -> bool:
+    """Whether that step makes no engine, but what a device needs to build one."""
+    return bool(registry.load("mlopt.steps", step).produces == DEVICE_BUILD)
 
 
 def why_no_rtx(target: Target, precision: str = "") -> str:

@@ -15,8 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
-from mlopt.artifact import DEVICE_BUILD
-from mlopt.engines import NoShapes, shape_ranges, why_no_device_build, why_no_rtx
+from mlopt.engines import NoShapes, shape_ranges, why_no_engine
 from mlopt.errors import ConfigInvalid
 from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
@@ -136,10 +135,9 @@ def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Map
     """Why the recipe's engine cannot be made; empty when it can, or has none."""
     if recipe.engine is None:
         return ""
-    kind = registry.load("mlopt.steps", recipe.engine.name)
-    why_not = why_no_device_build if kind.produces == DEVICE_BUILD else why_no_rtx
-    if reason := why_not(target, recipe.precision):
+    if reason := why_no_engine(recipe.engine.name, target, recipe.precision):
         return reason
+    kind = registry.load("mlopt.steps", recipe.engine.name)
     if missing := [name for name in kind.requires if not installed(name)]:
         return f"{missing[0]} is not installed here: pip install 'mlopt[tensorrt]'"
     try:
