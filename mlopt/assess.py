@@ -11,9 +11,10 @@ from mlopt.artifact import Artifact
 from mlopt.check.accuracy import compare
 from mlopt.check.labels import check_labels
 from mlopt.choose import Judged, judge
-from mlopt.errors import UnsupportedModel, WorkerFailed
+from mlopt.errors import ImageFailed, UnsupportedModel, WorkerFailed
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Accuracy, Interval, Measurement
+from mlopt.packing import image_size
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
 from mlopt.steps.evaluate import Evaluate
@@ -34,6 +35,8 @@ def assess(
         with progress.phase("measure", f"{len(accuracies)} side by side"):
             measured, died = _measure(prepared, {name: artifacts[name] for name in accuracies})
         failures.update(died)
+    alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
+    images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
     return tuple(
         Judged(
             name=name,
@@ -45,10 +48,10 @@ def assess(
                 file_size=artifacts[name].bytes,
                 accuracy=accuracy,
                 measurement=measured.get(name),
+                image_size=images.get(name),
             ),
         )
-        for name, accuracy in accuracies.items()
-        if name not in failures
+        for name, accuracy in alive.items()
     )
 
 
@@ -119,6 +122,20 @@ def _of_itself(accuracy: Accuracy) -> Accuracy:
         drop=Interval(0.0, 0.0, 0.0, same) if accuracy.drop else None,
         agreement=Interval(1.0, 1.0, 1.0, same) if accuracy.agreement else None,
     )
+
+
+def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress: Progress) -> dict[str, int]:
+    """Of every candidate's image, before one is chosen, where there is a budget for it and an image is asked for.
+
+    Empty when no image can be made here: then what ships has none either, and the report says why.
+    """
+    if prepared.profile.budgets.image_size is None or not prepared.request.image:
+        return {}
+    try:
+        with progress.phase("size images", f"{len(artifacts)} candidates"):
+            return {name: image_size(prepared, name, artifact) for name, artifact in artifacts.items()}
+    except ImageFailed:
+        return {}
 
 
 def _measure(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Measurement], dict[str, str]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mlopt import paths
 from mlopt.artifact import Artifact, digest_of
 from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
-from mlopt.choose import Choice, Judged, judge_image
+from mlopt.choose import Choice, Judged
+from mlopt.packing import image_inputs, image_spec, serving_of
 from mlopt.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def publish(
 
     An image that cannot be assembled is a finding in the report, not the end: model and numbers still ship.
     """
+    from mlopt.image.serving import encode_serving
     from mlopt.report.describe import describe
     from mlopt.report.files import write_report
 
@@ -43,9 +44,8 @@ def publish(
         shutil.copytree(winner.path, folder / "model")
         for name, engine in sorted(built.engines.items()):
             shutil.copytree(engine.path, folder / "engines" / name)
-        serving = _serving(prepared, choice, winner, folder / "model")
-        image, left_out = _image(prepared, choice, serving, folder, progress)
-        judged = [_with_image(one, prepared, image) if one.name == choice.winner else one for one in judged]
+        (folder / "model" / "serving.json").write_bytes(encode_serving(serving_of(prepared, choice.winner, winner)))
+        image, left_out = _image(prepared, choice, winner, folder, progress)
         report = describe(prepared, built, judged, choice, progress, image=image, image_left_out=left_out)
         write_report(report, folder)
         _deploy(prepared, report, image, folder)
@@ -60,77 +60,21 @@ def place(prepared: Prepared) -> Path:
     return (prepared.request.out or prepared.project.compile.out or Path("out")) / prepared.name / prepared.target.name
 
 
-def _serving(prepared: Prepared, choice: Choice, winner: Artifact, folder: Path) -> dict[str, Any]:
-    """serving.json: beside the model for `mlopt serve`, and in the image's model layer."""
-    from mlopt.image.serving import describe_serving, encode_serving
-
-    split = prepared.split
-    classes = prepared.project.samples.classes or (_class_names(split.source.classes) if split else ())
-    serving = describe_serving(
-        winner.main,
-        name=prepared.name,
-        preprocess=split.preprocess if split else _declared(prepared),
-        classes=classes or None,
-        threads=prepared.profile.method.threads,
-        runtime=prepared.runtimes[choice.winner],
-    )
-    (folder / "serving.json").write_bytes(encode_serving(serving))
-    return serving
-
-
-def _declared(prepared: Prepared) -> Mapping[str, object] | None:
-    """Without samples, preprocessing is known only if somebody declared it and there is one input to apply it to."""
-    from mlopt.samples.preprocess import settle
-
-    if prepared.project.preprocess is None or len(prepared.signature.inputs) != 1:
-        return None
-    return settle(prepared.project.preprocess, prepared.signature.inputs[0]).as_json()
-
-
-def _class_names(known: Mapping[int, str]) -> tuple[str, ...]:
-    """A name for every index up to the highest that has one; those between are called by their number."""
-    return tuple(known.get(index, str(index)) for index in range(max(known) + 1)) if known else ()
-
-
 def _image(
-    prepared: Prepared, choice: Choice, serving: Mapping[str, Any], folder: Path, progress: Progress
+    prepared: Prepared, choice: Choice, winner: Artifact, folder: Path, progress: Progress
 ) -> tuple[Image | None, str]:
     if not prepared.request.image:
         return None, "not asked for (--no-image)"
     from mlopt.errors import ImageFailed
-    from mlopt.image.assemble import ImageSpec, assemble
-    from mlopt.image.fetch import inputs_from_environment
-    from mlopt.image.inputs import PLATFORMS
+    from mlopt.image.assemble import assemble
 
-    candidate = next(found for found in prepared.plan.candidates if found.name == choice.winner)
-    # The baseline's runtime answers the same everywhere; what another one gains is known for the target alone.
-    anywhere = candidate.runtime == prepared.plan.baseline.runtime
-    spec = ImageSpec(
-        name=_reference(prepared.name),
-        model=folder / "model",
-        serving=serving,
-        platforms=PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),),
-        annotations={
-            "io.mlopt.target": prepared.target.name,
-            "io.mlopt.precision": candidate.precision,
-            "io.mlopt.recipe": candidate.name,
-        },
-    )
-    mirror = prepared.request.debian_mirror or ""
-    inputs = inputs_from_environment(root=prepared.store.root, debian_mirror=mirror)
+    spec = image_spec(prepared, choice.winner, winner)
     try:
         with progress.phase("image", ", ".join(spec.platforms)):
-            return assemble(spec, folder / "image", inputs=inputs), ""
+            return assemble(spec, folder / "image", inputs=image_inputs(prepared)), ""
     except ImageFailed as error:
         progress.say(f"no image: {error}")
         return None, str(error)
-
-
-def _with_image(winner: Judged, prepared: Prepared, image: Image | None) -> Judged:
-    """What ships is judged by its image too, by the larger of its platforms."""
-    unpacked = max(platform.unpacked for platform in image.platforms) if image else None
-    verdicts = judge_image(prepared.profile.budgets, unpacked=unpacked)
-    return dataclasses.replace(winner, verdicts=(*winner.verdicts, *verdicts))
 
 
 def _deploy(prepared: Prepared, report: Report, image: Image | None, folder: Path) -> None:
@@ -143,12 +87,6 @@ def _deploy(prepared: Prepared, report: Report, image: Image | None, folder: Pat
     threads = prepared.profile.method.threads
     facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared))
     write_deploy(facts, folder / "deploy")
-
-
-def _reference(name: str) -> str:
-    """A repository name that every registry accepts: lower case, digits, single separators."""
-    plain = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name.lower())
-    return "-".join(part for part in plain.split("-") if part) or "model"
 
 
 def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
@@ -165,6 +103,10 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
         "--seed": said.seed,
         "--threads": said.threads,
         "--max-drop": None if said.max_drop is None else f"{said.max_drop * 100:.12g}%",
+        "--max-latency": None if said.max_latency is None else f"{said.max_latency:.12f}s",
+        "--max-memory": None if said.max_memory is None else f"{said.max_memory:.0f}B",
+        "--max-size": None if said.max_size is None else f"{said.max_size:.0f}B",
+        "--max-image-size": None if said.max_image_size is None else f"{said.max_image_size:.0f}B",
     }
     for flag, value in pairs.items():
         command += [flag, str(value)] if value is not None else []

@@ -30,6 +30,7 @@ from mlopt.report.report import (
     to_json,
 )
 from mlopt.step import installed
+from mlopt.target import namesakes
 from mlopt.units import format_bytes
 
 if TYPE_CHECKING:
@@ -191,6 +192,10 @@ def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None
 
     notes = []
     target = prepared.target
+    if others := [name for name in namesakes(prepared.request.target) if name != target.name]:
+        notes.append(
+            f"{prepared.request.target} alone means {target.name}. For another one give its name: {', '.join(others)}."
+        )
     if not prepared.on_this_machine:
         notes.append(
             f"Answers were compared on {prepared.device}, whose integer kernels may round differently from "
