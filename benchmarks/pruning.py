@@ -36,6 +36,7 @@ from mlopt.step import Going, Step
 from mlopt.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "reports" / "published" / "pruning.json"
 DATA = ROOT.parent / "shared" / "data"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -45,30 +46,33 @@ def main() -> None:
     options.add_argument("--only", nargs="*", help="models and shapes to run; the others stay as they were published")
     options.add_argument("--store", type=Path, help="folder to keep what is made in")
     said = options.parse_args()
-    into = ROOT / "reports" / "published" / "pruning.json"
-    facts: dict[str, Any] = json.loads(into.read_text()) if into.exists() and said.only else {"real": {}, "shapes": {}}
+    with tempfile.TemporaryDirectory(prefix="mlopt-bench-") as folder:
+        scratch = Path(folder)
+        for name, shares in REAL.items():
+            if said.only is None or name in said.only:
+                _publish("real", name, real(name, shares, _multiple(), scratch))
+        for name, share, epochs in TUNED:
+            if said.only is None or f"{name}-{share}" in said.only:
+                store = Store(said.store or scratch / "store", listener=_heard)
+                _publish("tuned", f"{name}-{share}", tuned(name, share, epochs, store, scratch))
+        for name, (build, gone) in SHAPES.items():
+            if said.only is None or name in said.only:
+                _publish("shapes", name, shape(build(), gone, _multiple(), scratch / name))
+    print(PUBLISHED.with_suffix(".md").read_text())
+
+
+def _publish(section: str, name: str, found: dict[str, Any]) -> None:
+    """Into what is published already, which another run may have changed meanwhile."""
+    facts: dict[str, Any] = json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
+    facts.setdefault(section, {})[name] = found
     facts |= {
         "command": "python benchmarks/pruning.py",
-        "machine": f"{_cpu()}, 1 of {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
+        "machine": f"{_cpu()}, 1 of {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "versions": {name: metadata.version(name) for name in ("mlopt", "onnxruntime", "openvino", "torch", "numpy")},
         "multiple": _multiple(),
         "rounds": ROUNDS,
     }
-    with tempfile.TemporaryDirectory(prefix="mlopt-bench-") as scratch:
-        for name, shares in REAL.items():
-            if said.only is None or name in said.only:
-                facts["real"][name] = real(name, shares, facts["multiple"], Path(scratch))
-                publish(facts, into)
-        for name, (share, epochs) in TUNED.items():
-            if said.only is None or f"{name}-tuned" in said.only:
-                store = Store(said.store or Path(scratch) / "store", listener=_heard)
-                facts.setdefault("tuned", {})[name] = tuned(name, share, epochs, store, Path(scratch))
-                publish(facts, into)
-        for name, (build, gone) in SHAPES.items():
-            if said.only is None or name in said.only:
-                facts["shapes"][name] = shape(build(), gone, facts["multiple"], Path(scratch) / name)
-                publish(facts, into)
-    print(into.with_suffix(".md").read_text())
+    publish(facts, PUBLISHED)
 
 
 def real(name: str, shares: tuple[float, ...], multiple: int, scratch: Path) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path) -> 
     from mlopt.steps.fine_tune import FineTune
     from mlopt.steps.prune_channels import PruneChannels
 
-    folder = scratch / f"{name}-tuned"
+    folder = scratch / f"{name}-{share}"
     folder.mkdir()
     given, count = _model_and_samples(name, folder)
     signature = signature_of(folder / "model.onnx")
@@ -289,7 +293,8 @@ def _answers(path: Path, samples: Any, runtime: str = "onnxruntime") -> np.ndarr
 
 
 REAL = {"squeezenet1_0": (0.1, 0.2), "resnet20": (0.1, 0.3), "resnet32": (0.1,), "mobilenetv1_x0_25": (0.1,)}
-TUNED = {"resnet20": (0.2, 12), "resnet32": (0.2, 12)}  # share, and passes over the training samples
+# Share, and passes over the training samples.
+TUNED = (("resnet20", 0.1, 12), ("resnet20", 0.2, 12), ("resnet32", 0.1, 12))
 RECIPES = ("int8-static", "openvino-int8")
 SHAPES = {"resnet50": (resnet50, 0.75), "mobilenet_v2": (mobilenet_v2, 0.5)}
 

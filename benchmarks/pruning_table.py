@@ -17,8 +17,9 @@ def publish(facts: dict[str, Any], into: Path) -> None:
         "",
         f"Machine: {facts['machine']}. "
         + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-        + f". Widths in multiples of {facts['multiple']}. Latency at batch 1, one thread, ONNX Runtime: the median of "
-        f"{facts['rounds']} interleaved rounds' ratios to the whole model, with the second lowest and second highest.",
+        + f". Widths in multiples of {facts['multiple']}. Latency at batch 1, one thread: the median of "
+        f"{facts['rounds']} interleaved rounds' ratios to the whole model in float32 in ONNX Runtime, with the second "
+        "lowest and second highest.",
         "",
         "## Trained models: layers fitted on calibration samples",
         "",
@@ -33,12 +34,10 @@ def publish(facts: dict[str, Any], into: Path) -> None:
         "",
         "## Trained models, fine-tuned and quantized",
         "",
-        "Speed over the whole model in float32 in ONNX Runtime.",
-        "",
         "| model (training, evaluation samples; passes) | variant | work gone | top-1 lost, points (95 %) | speed-up |",
         "|---|---|---|---|---|",
         *(
-            f"| {name} ({one['training']}, {one['evaluation']}; {one['epochs']}) | {_variant(label)} "
+            f"| {name.partition('-')[0]} ({one['training']}, {one['evaluation']}; {one['epochs']}) | {_variant(label)} "
             f"| {0.0 if label.startswith('whole') else one['gone']:.1%} | {_points(at['drop'])} "
             f"| {_ratio(at['speedup'])} |"
             for name, one in facts.get("tuned", {}).items()
