@@ -58,6 +58,7 @@ def describe(
     *,
     image: Image | None,
     image_left_out: str,
+    preflight: tuple[str, ...] = (),
 ) -> Report:
     by_name = {one.name: one for one in judged}
     return Report(
@@ -90,7 +91,7 @@ def describe(
         image=_image(image) if image else None,
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
-        notes=_notes(prepared, built, choice, image),
+        notes=(*_notes(prepared, built, choice, image), *preflight),
     )
 
 
