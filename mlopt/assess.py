@@ -74,12 +74,13 @@ def compared(prepared: Prepared, artifact: Artifact) -> Accuracy:
 
 
 def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
+    method = prepared.profile.method
     step = Evaluate(
         samples=prepared.evaluation,
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(prepared.profile.method.offline_batch),
+        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
     )
     return prepared.store.run(step, artifact)
 
