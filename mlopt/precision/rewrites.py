@@ -22,12 +22,14 @@ def pool_means(graph: Any) -> bool:
     }
     nodes, changed = [], False
     for node in graph.node:
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:
+            nodes.append(node)
+            continue
         said = attributes_of(node)
         axes = said.get("axes", [])
         if len(node.input) > 1 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-        picture = ranks.get(node.input[0]) == 4 if node.input else False
-        if node.op_type != "ReduceMean" or not picture or sorted(axis % 4 for axis in axes) != [2, 3]:
+        if sorted(axis % 4 for axis in axes) != [2, 3]:
             nodes.append(node)
             continue
         changed = True

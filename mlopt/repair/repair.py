@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 _MEMORY: Final = 1 << 28  # bytes of values between layers; more goes to disk
 _SAMPLES: Final = 64  # twice as many were seen to change little, and to take twice the time
-_POSITIONS: Final = 8192  # of a layer's output are looked at, and four for each of its columns
-_PER_COLUMN: Final = 4
+# How many positions of a layer's output are looked at: enough for each of its columns, and not more than help.
+_PER_COLUMN: Final = 256
+_FEWEST: Final = 4096
+_POSITIONS: Final = 8192
+_LEAST_PER_COLUMN: Final = 4
 _HOLD: Final = 10.0  # of the mean power of an input, where there are as many positions as columns
 _PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
 
@@ -121,7 +124,9 @@ def _moments(
 ) -> Moments:
     import numpy as np
 
-    each = -(-max(_POSITIONS, _PER_COLUMN * weights.shape[-1]) // samples)
+    columns = weights.shape[-1]
+    enough = min(_POSITIONS, max(_FEWEST, _PER_COLUMN * columns))
+    each = -(-max(enough, _LEAST_PER_COLUMN * columns) // samples)
     random = np.random.default_rng([0, *layer.name.encode()])
     sums = _Sums(weights)
 
@@ -159,8 +164,9 @@ class _Sums:
         one, other = (_by_group(pieces) for pieces in zip(*self.pieces, strict=True))
         self.pieces, self.waiting = [], 0
         self.count += one.shape[1]
-        self.exact += one.sum(axis=1, dtype=np.float64)
-        self.quantized += other.sum(axis=1, dtype=np.float64)
+        ones = np.ones((1, one.shape[1]), np.float32)  # by a product: a sum along the middle is slow
+        self.exact += (ones @ one)[:, 0]
+        self.quantized += (ones @ other)[:, 0]
         self.gram += np.swapaxes(other, 1, 2) @ other
         # The order that multiplies less; of depthwise layers the other one is also slow in OpenBLAS (small, turned).
         rows, columns = self.weights.shape[1:]
