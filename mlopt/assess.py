@@ -133,7 +133,7 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
     if prepared.profile.budgets.image_size is None or not prepared.request.image:
         return {}
     try:
-        with progress.phase("size images", f"{len(artifacts)} candidates"):
+        with progress.phase("image sizes", f"{len(artifacts)} candidates"):
             return {name: image_size(prepared, name, artifact) for name, artifact in artifacts.items()}
     except ImageFailed:
         return {}
