@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
@@ -206,8 +207,10 @@ class Student:
             "best": self._best,
             "least": (self.least.loss, self.least.same, self.least.right),
         }
+        whole = io.BytesIO()  # torch's own writing hides what is wrong with a disk
+        torch.save(state, whole)
         fresh = path.with_suffix(".new")
-        torch.save(state, fresh)
+        fresh.write_bytes(whole.getbuffer())
         os.replace(fresh, path)
 
     def _load(self, path: Path) -> None:
