@@ -294,7 +294,7 @@ def _answers(path: Path, samples: Any, runtime: str = "onnxruntime") -> np.ndarr
 
 REAL = {"squeezenet1_0": (0.1, 0.2), "resnet20": (0.1, 0.3), "resnet32": (0.1,), "mobilenetv1_x0_25": (0.1,)}
 # Share, and passes over the training samples.
-TUNED = (("resnet20", 0.1, 12), ("resnet20", 0.2, 12), ("resnet32", 0.1, 12))
+TUNED = (("resnet20", 0.2, 12), ("resnet20", 0.3, 12), ("resnet32", 0.2, 8))
 RECIPES = ("int8-static", "openvino-int8")
 SHAPES = {"resnet50": (resnet50, 0.75), "mobilenet_v2": (mobilenet_v2, 0.5)}
 

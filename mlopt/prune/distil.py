@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.prune.norms import Norms
 from mlopt.prune.torch_graph import answers
-from mlopt.prune.vary import varied
+from mlopt.prune.vary import Varied, varied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 
 _HELD: Final = 10  # one sample in ten judges what the others train
 _FILE: Final = "checkpoint.pt"
+_AGREES: Final = 1 / 3  # of the labels, at least, if they are of the model's classes
 _LOOKS: Final = 8  # batches that show how large what layers write is
 _WARM: Final = 0.05  # of all steps, in which the rate rises
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """`feed` gives the samples of these numbers, of `count`; `teacher` what is to be answered to them."""
+    """`feed` gives the samples of these numbers, of `count`; `teacher` what is to be answered to them. `labels` count
+    as much as the teacher does, where there are any."""
 
     feed: Callable[[Sequence[int]], Feed]
     teacher: Callable[[Feed], list[np.ndarray]]
@@ -38,6 +41,7 @@ class Lesson:
     rate: float
     seed: int
     vary: bool
+    labels: np.ndarray | None = None
 
     @property
     def learnt(self) -> list[int]:
@@ -50,13 +54,18 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """On the samples that are held back: the mean loss, and of a classifier how often the first class is the same."""
+    """On the samples that are held back: the mean loss; of a classifier how often the first class is the same, and
+    with labels how often it is theirs."""
 
     loss: float
-    same: float | None
+    same: float | None = None
+    right: float | None = None
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4g}" + ("" if self.same is None else f", {self.same:.1%} answers as before")
+        said = [f"loss {self.loss:.4g}"]
+        said += [f"{self.same:.1%} answers as before"] if self.same is not None else []
+        said += [f"{self.right:.1%} right"] if self.right is not None else []
+        return ", ".join(said)
 
 
 class Student:
@@ -78,6 +87,7 @@ class Student:
         names = sorted({name for node in products for name in node.input[1:3] if name in self.values})
         self._names, self._norms = names, Norms(model, self.values)
         self._taught = [(numbers, lesson.teacher(lesson.feed(numbers))) for numbers in self._batches(lesson.held)]
+        self._labels = lesson.labels if self._fit(lesson.labels) else None
         self.first = self.least = self.score()
         self._best = self._copied()
         with torch.no_grad():
@@ -116,15 +126,19 @@ class Student:
     def score(self) -> Score:
         import torch
 
-        losses, same, count = [], 0, 0
+        loss, same, right, count = 0.0, 0, 0, len(self.lesson.held)
         with torch.no_grad():
             for numbers, wanted in self._taught:
                 found = self.answers(self.lesson.feed(numbers))
-                losses.append(len(numbers) * float(_loss(wanted, found)))
+                loss += len(numbers) * float(self._loss(wanted, found, Varied({}), numbers))
                 if _classifies(wanted[0]):
-                    count += len(numbers)
-                    same += int((found[0].argmax(1).numpy() == wanted[0].argmax(1)).sum())
-        return Score(sum(losses) / len(self.lesson.held), same / count if count else None)
+                    first = found[0].argmax(1).numpy()
+                    same += int((first == wanted[0].argmax(1)).sum())
+                    right += int((first == self._labels[numbers]).sum()) if self._labels is not None else 0
+        classifies = _classifies(self._taught[0][1][0])
+        return Score(
+            loss / count, same / count if classifies else None, right / count if self._labels is not None else None
+        )
 
     def _epoch(self) -> Iterator[float]:
         """One pass; yields what part of it is done."""
@@ -140,13 +154,36 @@ class Student:
             part = (self.done + (number + 1) / len(batches)) / (lesson.epochs + 1)
             for group in self._optimizer.param_groups:
                 group["lr"] = lesson.rate * min(1.0, part / _WARM) * (1 + math.cos(math.pi * part)) / 2
-            feed = lesson.feed(numbers)
-            feed = varied(feed, random) if lesson.vary else feed
+            some = Varied(lesson.feed(numbers))
+            some = varied(some.feed, random) if lesson.vary else some
             self._optimizer.zero_grad()
-            _loss(lesson.teacher(feed), self.answers(feed)).backward()
+            self._loss(lesson.teacher(some.feed), self.answers(some.feed), some, numbers).backward()
             self._optimizer.step()
             yield number / len(batches)
         self._norms.training = False
+
+    def _loss(
+        self, wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor], some: Varied, numbers: Sequence[int]
+    ) -> torch.Tensor:
+        import torch
+        from torch.nn import functional
+
+        total = _distance(wanted, found)
+        if self._labels is not None:
+            labels = self._labels[numbers]
+            logs = _log_probabilities(found[0], like=wanted[0])
+            total = total + some.kept * functional.nll_loss(logs, torch.from_numpy(labels))
+            if some.partner is not None:
+                total = total + (1 - some.kept) * functional.nll_loss(logs, torch.from_numpy(labels[some.partner]))
+        return total
+
+    def _fit(self, labels: np.ndarray | None) -> bool:
+        """Whether labels are of the teacher's classes: it agrees with them far oftener than by chance."""
+        if labels is None or not _classifies(self._taught[0][1][0]):
+            return False
+        classes = self._taught[0][1][0].shape[1]
+        agreed = sum(int((wanted[0].argmax(1) == labels[numbers]).sum()) for numbers, wanted in self._taught)
+        return bool(labels.min() >= 0 and labels.max() < classes) and agreed >= _AGREES * len(self.lesson.held)
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         for start in range(0, len(numbers), self.lesson.batch):
@@ -168,10 +205,12 @@ class Student:
             "weights": self._kept(),
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
-            "least": (self.least.loss, self.least.same),
+            "least": (self.least.loss, self.least.same, self.least.right),
         }
+        whole = io.BytesIO()  # torch's own writing hides what is wrong with a disk
+        torch.save(state, whole)
         fresh = path.with_suffix(".new")
-        torch.save(state, fresh)
+        fresh.write_bytes(whole.getbuffer())
         os.replace(fresh, path)
 
     def _load(self, path: Path) -> None:
@@ -195,7 +234,7 @@ def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in feed.items()}
 
 
-def _loss(wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor]) -> torch.Tensor:
+def _distance(wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor]) -> torch.Tensor:
     """Of the mean sample, over all outputs: the divergence of class probabilities, else squared differences."""
     import torch
 
