@@ -52,9 +52,9 @@ def command(
 ) -> None:
     """Tell whether CANDIDATE is worse than the baseline: 0 when it is not, 1 when it is, 24 when nobody can tell.
 
-    CANDIDATE is a bundle, an ONNX file or any model that mlopt can export. It is measured beside two copies of the
-    baseline, in turned order, until the margins of the profile are decided or the time is over; what fails is
-    measured once more in fresh processes. With --samples that have labels the answers are compared one by one.
+    CANDIDATE is a bundle, an ONNX file or any model that mlopt can export. Two copies of each are measured in turned
+    order until the margins of the profile are decided or the time is over; what fails is measured once more in
+    fresh processes. With --samples that have labels the answers are compared one by one.
     """
     from mlopt.gate.gate import Asked, gate
     from mlopt.gate.result import GateResult
