@@ -6,11 +6,31 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlopt.commands.options import progress_for, reading, sampling, storing, talking
+
+
+def writing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the result goes besides stdout."""
+    for name, help in reversed(_FORMATS.items()):
+        command = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", help=help)(command)
+    return command
+
+
+_FORMATS = {
+    "junit": "Write JUnit XML: one test case for each check.",
+    "markdown": "Write Markdown. Goes to $GITHUB_STEP_SUMMARY by itself.",
+    "sarif": "Write SARIF 2.1.0.",
+    "benchmark-json": "Write what github-action-benchmark reads (customSmallerIsBetter).",
+    "bencher": "Write Bencher Metric Format.",
+    "openmetrics": "Write OpenMetrics text.",
+    "csv": "Write CSV.",
+}
 
 
 @click.command(name="gate")
@@ -28,6 +48,7 @@ from mlopt.commands.options import progress_for, reading, sampling, storing, tal
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Bound of each of the two runs of the clocks.")
 @sampling
+@writing
 @reading
 @storing
 @talking
@@ -42,6 +63,13 @@ def command(
     samples: str | None,
     calibration: int | None,
     seed: int | None,
+    junit: Path | None,
+    markdown: Path | None,
+    sarif: Path | None,
+    benchmark_json: Path | None,
+    bencher: Path | None,
+    openmetrics: Path | None,
+    csv: Path | None,
     factory: str | None,
     trust: bool,
     project: Path | None,
@@ -52,11 +80,12 @@ def command(
 ) -> None:
     """Tell whether CANDIDATE is worse than the baseline: 0 when it is not, 1 when it is, 24 when nobody can tell.
 
-    CANDIDATE is a bundle, an ONNX file or any model that mlopt can export. It is measured beside two copies of the
-    baseline, in turned order, until the margins of the profile are decided or the time is over; what fails is
-    measured once more in fresh processes. With --samples that have labels the answers are compared one by one.
+    CANDIDATE is a bundle, an ONNX file or any model that mlopt can export. Two copies of each are measured in turned
+    order until the margins of the profile are decided or the time is over; what fails is measured once more in
+    fresh processes. With --samples that have labels the answers are compared one by one.
     """
     from mlopt.gate.gate import Asked, gate
+    from mlopt.gate.outputs import write
     from mlopt.gate.result import GateResult
     from mlopt.gate.text import headline, to_terminal
     from mlopt.profile import find_profile
@@ -87,6 +116,8 @@ def command(
         seed=seed or 0,
     )
     result: GateResult = gate(asked, progress_for(quiet=quiet, verbose=verbose))
+    files = {"junit": junit, "markdown": markdown, "sarif": sarif, "benchmark_json": benchmark_json}
+    write(result, {**files, "bencher": bencher, "openmetrics": openmetrics, "csv": csv})
     if as_json:
         click.echo(json.dumps(to_json(result), indent=1))
     else:

@@ -41,12 +41,12 @@ class Clock:
         self.candidate, self.control = Sequence(self.error), Sequence(self.error)
 
     def add(self, pair: Pair) -> None:
-        """The baseline is the mean of its two copies, which lie around the candidate in every pair on average."""
+        """Two copies against two: a difference of one and a mean of two would lean to one side, for noise is skewed."""
         self._waiting.append(pair)
         if len(self._waiting) < self.pairs_each(pair):
             return
         value = {role: self.read(self._waiting, role) for role in ROLES}
-        self.candidate.add(value["candidate"] - (value["baseline"] + value["control"]) / 2)
+        self.candidate.add((value["candidate"] + value["twin"] - value["baseline"] - value["control"]) / 2)
         self.control.add(value["control"] - value["baseline"])
         self._waiting.clear()
 

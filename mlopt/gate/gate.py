@@ -13,7 +13,6 @@ from mlopt.artifact import Artifact
 from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right, check_numbers, compare_answers, count_nan, right_of
 from mlopt.gate.result import KIND, SCHEMA, Check, GateResult, NotCompared, Stored, Timing, verdict_of
-from mlopt.gate.rounds import Role
 from mlopt.gate.subjects import Opened, Reading, check_inputs, open_baseline, open_candidate
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Accuracy, Measurement
@@ -204,15 +203,12 @@ def _compare_clocks(walk: _Walk) -> tuple[Measurement, Timing | None]:
         walk.checks += compare.same(margins)
         measurement = _alone(walk, feeds)
         return measurement, _timing_alone(walk, measurement)
-    subjects: dict[Role, Subject] = {
-        "baseline": Subject(walk.baseline.side.name, walk.baseline.artifact, walk.baseline.side.runtime),
-        "candidate": Subject(walk.candidate.side.name, walk.candidate.artifact, walk.candidate.side.runtime),
-        "control": Subject(
-            f"the second copy of {walk.baseline.side.name}", walk.baseline.artifact, walk.baseline.side.runtime
-        ),
-    }
-    with walk.progress.phase("watch", "candidate and two copies of the baseline"):
-        found = timed.time_both(subjects, feeds, method, margins, seed=walk.asked.seed)
+    candidate, baseline = (
+        Subject(side.name, opened.artifact, side.runtime)
+        for opened, side in ((walk.candidate, walk.candidate.side), (walk.baseline, walk.baseline.side))
+    )
+    with walk.progress.phase("watch", "two copies of candidate and baseline"):
+        found = timed.time_both(candidate, baseline, feeds, method, margins, seed=walk.asked.seed)
     walk.checks += timed.checks_of(found, margins)
     runtime = walk.candidate.side.runtime
     measurement = timed.measurement_of(found, feeds, method, runtime=runtime, device=walk.device)

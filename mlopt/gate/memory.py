@@ -15,7 +15,7 @@ from mlopt.measure.process import Worker, write_feeds
 if TYPE_CHECKING:
     from mlopt.profile import Method
 
-_PROBES: Final = 4  # processes more of each, at most
+_PROBES: Final = 4  # processes of each, from which on no more are started
 _STEADY: Final = 0.005  # copies of one model that differ by less leave nothing to ask
 _CLEAR: Final = 0.01  # so far from the margin one process is as good as five
 
@@ -34,7 +34,7 @@ class Peaks:
 
     def clear_of(self, margin: float) -> bool:
         steady = max(self.baseline) / min(self.baseline) - 1 < _STEADY
-        return (steady and abs(self.change - margin) > _CLEAR) or len(self.candidate) > _PROBES
+        return (steady and abs(self.change - margin) > _CLEAR) or len(self.candidate) >= _PROBES
 
     def check(self, margin: float) -> Check:
         return Check(
@@ -52,7 +52,8 @@ class Peaks:
 
 def probe(
     peaks: Peaks,
-    subjects: Mapping[str, Subject],
+    candidate: Subject,
+    baseline: Subject,
     *,
     margin: float,
     feeds: Sequence[Mapping[str, Any]],
@@ -64,7 +65,7 @@ def probe(
         single = write_feeds(Path(scratch) / "single", [dict(feed) for feed in feeds])
         batch = write_feeds(Path(scratch) / "offline", [dict(offline)])
         while not peaks.clear_of(margin):
-            for seen, subject in ((peaks.candidate, subjects["candidate"]), (peaks.baseline, subjects["baseline"])):
+            for seen, subject in ((peaks.candidate, candidate), (peaks.baseline, baseline)):
                 seen.append(_peak(subject, single, batch, method))
 
 

@@ -1,4 +1,4 @@
-"""Candidate, baseline and a second copy of the baseline, loaded side by side and visited in turn."""
+"""Candidate and baseline, two copies of each, loaded side by side and visited in turn."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from mlopt.measure.process import Worker, write_feeds
 if TYPE_CHECKING:
     from mlopt.profile import Method
 
-Role = Literal["baseline", "candidate", "control"]
-ROLES: Final[tuple[Role, ...]] = ("baseline", "candidate", "control")
+Role = Literal["baseline", "candidate", "twin", "control"]
+"""`twin` is a second copy of the candidate, `control` one of the baseline."""
+ROLES: Final[tuple[Role, ...]] = ("baseline", "candidate", "twin", "control")
+_CANDIDATE_FIRST: Final[tuple[Role, ...]] = ("candidate", "baseline", "control", "twin")
 _VISIT: Final = 0.01  # seconds that one visit should last
 _FEWEST, _MOST = 3, 20  # queries per visit
 _LIMIT: Final = 300.0  # seconds without an answer after which a worker hangs
@@ -42,16 +44,19 @@ class Pair:
 
 @dataclass(slots=True)
 class SideBySide:
-    """Three workers with a model each, one computing at a time; a context manager.
+    """Four workers with a model each, one computing at a time; a context manager.
 
-    Every pair of rounds draws an order by chance and visits all three in it, then in the opposite one (ABC CBA):
-    drift cancels, and were all three the same model, which of them is slower in a pair would be nothing but that
-    draw. All share the same cores, as many as they have threads: left to itself the scheduler keeps each where it was,
-    and the one beside a stranger's work is slower all the time. Raises `WorkerFailed`, which names the one that
-    crashed or hung.
+    Every pair of rounds draws an order by chance and visits all four in it, then in the opposite one: drift cancels,
+    and were all the same model, which two of them are slower in a pair would be nothing but that draw. They are loaded
+    in mirrored order too, since the first of several processes was seen to stay slower than the last (1.5 %), and an
+    odd `seed` begins with the other model. All share the same cores, as many as they have threads: left to itself the
+    scheduler keeps each where it was, and the one beside a stranger's work is slower all the time.
+
+    Raises `WorkerFailed`, which names the one that crashed or hung.
     """
 
-    subjects: Mapping[Role, Subject]
+    candidate: Subject
+    baseline: Subject
     feeds: Sequence[Mapping[str, Any]]
     offline: Mapping[str, Any]
     method: Method
@@ -68,8 +73,8 @@ class SideBySide:
             single = write_feeds(scratch / "single", [dict(feed) for feed in self.feeds])
             offline = write_feeds(scratch / "offline", [dict(self.offline)])
             cores = quietest(self.method.threads)
-            for role in ROLES:
-                subject = self.subjects[role]
+            for role in _CANDIDATE_FIRST if self.seed % 2 else ROLES:
+                subject = self.candidate if role in ("candidate", "twin") else self.baseline
                 worker = self._workers[role] = Worker.start(subject.name)
                 stack.callback(worker.stop)
                 os.sched_setaffinity(worker.process.pid, cores)

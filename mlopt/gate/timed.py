@@ -45,14 +45,16 @@ class Timed:
         return self.runs[1] if len(self.runs) > 1 else None
 
 
-def time_both(subjects: Mapping[Role, Subject], feeds: Feeds, method: Method, margins: Margins, *, seed: int) -> Timed:
+def time_both(
+    candidate: Subject, baseline: Subject, feeds: Feeds, method: Method, margins: Margins, *, seed: int
+) -> Timed:
     """Run once, and once more in fresh processes when something fails. Raises `WorkerFailed`."""
     found = Timed()
     for number in range(2):
-        with SideBySide(subjects, feeds.single, feeds.offline, method, seed + number) as side_by_side:
+        with SideBySide(candidate, baseline, feeds.single, feeds.offline, method, seed + number) as side_by_side:
             found.runs.append(watch(side_by_side.pairs(), clock_margins(margins), seconds=margins.seconds))
             offline = {role: side_by_side.batch(role) for role in ROLES}
-            found.peaks.candidate.append(side_by_side.peak_memory("candidate"))
+            found.peaks.candidate += [side_by_side.peak_memory(role) for role in ("candidate", "twin")]
             found.peaks.baseline += [side_by_side.peak_memory(role) for role in ("baseline", "control")]
             if number == 0:
                 found.facts, found.offline = side_by_side.facts["candidate"], offline["candidate"]
@@ -61,7 +63,8 @@ def time_both(subjects: Mapping[Role, Subject], feeds: Feeds, method: Method, ma
     if margins.peak_memory is not None:
         probe(
             found.peaks,
-            {"candidate": subjects["candidate"], "baseline": subjects["baseline"]},
+            candidate,
+            baseline,
             margin=margins.peak_memory,
             feeds=feeds.single,
             offline=feeds.offline,
@@ -124,7 +127,7 @@ def _medians(run: Run) -> list[float]:
 def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, device: str) -> Measurement:
     """The candidate's numbers as budgets are judged on."""
     run = found.runs[0]
-    times = sorted(run.queries["candidate"])
+    times = sorted(_both(run.queries, "candidate"))
     change = run.clocks[0].change if run.clocks else None
     speedup = Interval(1.0, 1.0, 1.0, "not judged")
     if change:
@@ -162,11 +165,15 @@ def _inverse(value: float) -> float:
     return 1 / value if value > 0 else float("inf")
 
 
-def _read(run: Run, role: Role, percent: float | None) -> float | None:
-    """A percentile of the queries of a role; of the time on a core there is none worth showing beside it."""
+def _read(run: Run, role: Role, percent: float | None) -> float:
+    """A percentile of the queries of a model's two copies; the median of their time on a core for none."""
     if percent is None:
-        return statistics.median(run.on_core[role])
-    return percentile(sorted(run.queries[role]), percent)
+        return statistics.median(_both(run.on_core, role))
+    return percentile(sorted(_both(run.queries, role)), percent)
+
+
+def _both(by_role: Mapping[Role, tuple[float, ...]], role: Role) -> tuple[float, ...]:
+    return by_role[role] + by_role["twin" if role == "candidate" else "control"]
 
 
 def _note(first: Run, again: Run | None, metric: str) -> str:

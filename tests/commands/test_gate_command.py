@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from gate_results import made
 from nets import conv_net, save
 
-from mlopt.gate.result import Check, GateResult, Side, Timing, Verdict, verdict_of
 from mlopt.gate.text import headline, to_terminal
-from mlopt.measurement import Interval
 
 PROFILE = """\
 schema = 1
@@ -53,7 +52,8 @@ def test_the_exit_code_is_the_verdict(models: dict[str, Path]) -> None:
     passed = run(models["rebuilt"], "-b", base, "-p", profile)
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert passed.stdout.startswith("PASS: ")
-    failed = run(models["wider"], "--baseline", base, "-p", profile, "--json")
+    failed = run(models["wider"], "--baseline", base, "-p", profile, "--json", "--junit", profile.with_name("j.xml"))
+    assert "<failure" in profile.with_name("j.xml").read_text()
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["verdict"] == "fail"
     assert "error: The candidate is worse" in failed.stderr
@@ -76,19 +76,6 @@ def test_bad_input_is_one_error(models: dict[str, Path], tmp_path: Path) -> None
     assert "Traceback" not in absent.stderr + older.stderr
 
 
-def made(verdict: Verdict = "fail") -> GateResult:
-    change = Interval(0.118, 0.09, 0.13, "m")
-    checks = (
-        Check("file-size", "regression", "pass", "bytes", 4000.0, 4000.0, None, 0.01, "counted"),
-        Check("latency-p50", "regression", verdict, "seconds", 0.001, 0.00112, change, 0.025, "m"),
-    )
-    side = Side("net.onnx", "d", "onnxruntime", 4000, {"Conv": 2})
-    timing = Timing("A CPU, 2 cores", "single-stream", 1, 1, 40, 2, 12.5, Interval(0.001, -0.01, 0.012, "m"), 0.012)
-    return GateResult(
-        1, "mlopt-gate", "0", verdict_of(checks), side, side, "ci-gate", {}, checks, {}, timing, (), None, 14.0
-    )
-
-
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     shown = to_terminal(made(), width=width, color=False)
@@ -98,13 +85,9 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 
 def test_a_name_from_a_file_cannot_drive_the_terminal() -> None:
-    import dataclasses
-
-    result = made()
-    nasty = dataclasses.replace(result.candidate, name="\x1b[2Jnet")
-    assert "\x1b" not in to_terminal(dataclasses.replace(result, candidate=nasty), width=100, color=False)
+    assert "\x1b" not in to_terminal(made(name="\x1b[2Jnet"), width=100, color=False)
 
 
 def test_the_headline_says_what_and_by_how_much() -> None:
     assert headline(made()) == "FAIL: net.onnx against net.onnx: latency-p50 +11.8 %"
-    assert headline(made("inconclusive")).startswith("INCONCLUSIVE: ")
+    assert headline(made("pass")).startswith("INCONCLUSIVE: ")
