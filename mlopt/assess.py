@@ -67,19 +67,20 @@ def check_baseline(prepared: Prepared, progress: Progress) -> None:
     check_labels(outcomes, labels, offset=offset, where=prepared.split.source.where)
 
 
-def compared(prepared: Prepared, artifact: Artifact) -> Accuracy:
-    """How one more ONNX model answers against the baseline."""
-    outcomes = (_evaluated(prepared, BASELINE, one) for one in (prepared.exported, artifact))
-    return _compared(prepared, *outcomes)
+def compared(prepared: Prepared, artifact: Artifact, candidate: str = BASELINE) -> Accuracy:
+    """How one more model answers against the baseline, in the runtime of this candidate."""
+    baseline = _evaluated(prepared, BASELINE, prepared.exported)
+    return _compared(prepared, baseline, _evaluated(prepared, candidate, artifact))
 
 
 def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
+    method = prepared.profile.method
     step = Evaluate(
         samples=prepared.evaluation,
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(prepared.profile.method.offline_batch),
+        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
     )
     return prepared.store.run(step, artifact)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,10 @@ def publish(
                 shutil.copytree(engine.path, folder / "engines" / name)
         (folder / "model" / "serving.json").write_bytes(encode_serving(serving_of(prepared, choice.winner, winner)))
         image, left_out = _image(prepared, choice, winner, folder, progress)
-        report = describe(prepared, built, judged, choice, progress, image=image, image_left_out=left_out)
+        asked = tuple(_preflight(prepared, winner, progress))
+        report = describe(
+            prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
+        )
         write_report(report, folder)
         _deploy(prepared, built, report, image, folder)
         write_repro(folder, _repro(prepared, choice), report.tools)
@@ -57,6 +60,20 @@ def publish(
         facts |= {"engines": _engines(built), "device-builds": packed, "status": _status(prepared, built)}
         manifest = write_manifest(folder, facts)
     return Bundle(home, manifest, report)
+
+
+def _preflight(prepared: Prepared, winner: Artifact, progress: Progress) -> Iterator[str]:
+    """What TensorRT on the device will say to what ships, as far as that is known here; nothing where it is built."""
+    from mlopt.engines import why_no_rtx
+    from mlopt.preflight.preflight import notes, preflight
+
+    target = prepared.target
+    stack = next((stack for stack in target.stacks if stack.tensorrt), None)
+    if prepared.on_this_machine or target.gpu is None or stack is None or not why_no_rtx(target):
+        return
+    progress.about = "preflight"
+    yield from notes(preflight(winner, target, stack, prepared.store, inputs=prepared.project.inputs))
+    progress.about = ""
 
 
 def place(prepared: Prepared) -> Path:

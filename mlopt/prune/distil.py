@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.prune.norms import Norms
 from mlopt.prune.torch_graph import answers
 from mlopt.prune.vary import varied
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _HELD: Final = 10  # one sample in ten judges what the others train
 _FILE: Final = "checkpoint.pt"
+_LOOKS: Final = 8  # batches that show how large what layers write is
+_WARM: Final = 0.05  # of all steps, in which the rate rises
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,19 @@ class Student:
         }
         products = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
         names = sorted({name for node in products for name in node.input[1:3] if name in self.values})
-        self._weights = {name: self.values[name].requires_grad_() for name in names}
-        self._optimizer = torch.optim.Adam(self._weights.values(), lr=lesson.rate)
+        self._names, self._norms = names, Norms(model, self.values)
         self._taught = [(numbers, lesson.teacher(lesson.feed(numbers))) for numbers in self._batches(lesson.held)]
         self.first = self.least = self.score()
         self._best = self._copied()
+        with torch.no_grad():
+            for _, numbers in zip(range(_LOOKS), self._batches(lesson.learnt), strict=False):
+                answers(self._model, self.values, _tensors(lesson.feed(numbers)), self._norms.observe)
+        self._norms.begin()
+        weights = [self.values[name].requires_grad_() for name in names if name not in self._norms.biases]
+        self._optimizer = torch.optim.Adam([*weights, *self._norms.trained()], lr=lesson.rate)
 
     def answers(self, feed: Feed) -> list[torch.Tensor]:
-        import torch
-
-        return answers(self._model, self.values, {name: torch.from_numpy(value) for name, value in feed.items()})
+        return answers(self._model, self.values, _tensors(feed), self._norms.apply)
 
     def epochs(self, folder: Path, on_batch: Callable[[float, Score], None]) -> None:
         """All that are left to do. `on_batch` hears how many are done, and the last score."""
@@ -127,30 +133,39 @@ class Student:
         lesson = self.lesson
         random = np.random.default_rng((lesson.seed, self.done))
         batches = list(self._batches(random.permutation(lesson.learnt).tolist()))
+        if len(batches) > 1 and 2 * len(batches[-1]) < lesson.batch:
+            batches.pop()  # so few say little of how large what layers write is
+        self._norms.training = True
         for number, numbers in enumerate(batches):
-            part = (self.done + number / len(batches)) / lesson.epochs
+            part = (self.done + (number + 1) / len(batches)) / (lesson.epochs + 1)
             for group in self._optimizer.param_groups:
-                group["lr"] = lesson.rate * (1 + math.cos(math.pi * part)) / 2
+                group["lr"] = lesson.rate * min(1.0, part / _WARM) * (1 + math.cos(math.pi * part)) / 2
             feed = lesson.feed(numbers)
             feed = varied(feed, random) if lesson.vary else feed
             self._optimizer.zero_grad()
             _loss(lesson.teacher(feed), self.answers(feed)).backward()
             self._optimizer.step()
             yield number / len(batches)
+        self._norms.training = False
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         for start in range(0, len(numbers), self.lesson.batch):
             yield list(numbers[start : start + self.lesson.batch])
 
     def _copied(self) -> dict[str, torch.Tensor]:
-        return {name: weight.detach().clone() for name, weight in self._weights.items()}
+        return {name: self.values[name].detach().clone() for name in self._names} | self._norms.folded()
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        return {name: self.values[name].detach() for name in self._names} | {
+            name: value.detach() for name, value in self._norms.tensors()
+        }
 
     def _save(self, path: Path) -> None:
         import torch
 
         state = {
             "done": self.done,
-            "weights": self._copied(),
+            "weights": self._kept(),
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
             "least": (self.least.loss, self.least.same),
@@ -168,10 +183,16 @@ class Student:
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
             return
         with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(state["weights"][name])
+            for name, value in self._kept().items():
+                value.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self.done, self._best, self.least = state["done"], state["best"], Score(*state["least"])
+
+
+def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(value) for name, value in feed.items()}
 
 
 def _loss(wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -16,6 +16,7 @@ from mlopt.choose import Choice, Judged
 from mlopt.engines import is_experimental
 from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
+from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
 from mlopt.report.report import (
     SCHEMA,
     CandidateFacts,
@@ -57,6 +58,7 @@ def describe(
     *,
     image: Image | None,
     image_left_out: str,
+    preflight: tuple[str, ...] = (),
 ) -> Report:
     by_name = {one.name: one for one in judged}
     return Report(
@@ -89,7 +91,7 @@ def describe(
         image=_image(image) if image else None,
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
-        notes=_notes(prepared, built, choice, image),
+        notes=(*_notes(prepared, built, choice, image), *preflight),
     )
 
 
@@ -218,6 +220,8 @@ def _image(image: Image) -> ImageFacts:
 
 def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None) -> tuple[str, ...]:
     """What a reader should know besides `verdict.warnings`, which every rendering derives from the report itself."""
+    import onnx
+
     notes = []
     target = prepared.target
     if others := [name for name in namesakes(prepared.request.target) if name != target.name]:
@@ -240,6 +244,11 @@ def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None
     if image and runtime != prepared.plan.baseline.runtime:
         platforms = " and ".join(found.platform for found in image.platforms)
         notes.append(f"The image holds {runtime}, in which {choice.winner} was judged, and is for {platforms} alone.")
+    if (
+        sparsity := sparsity_of(onnx.load(str(prepared.exported.main), load_external_data=False))
+    ).share >= WORTH_SAYING:
+        skipping = used_by(tensor_cores=bool(target.gpu and target.gpu.sparsity), engine=bool(built.engines))
+        notes.append(f"Of the exported model {sparsity}: {skipping}.")
     if target.unverified:
         notes.append(f"Facts about {target.name} that nobody checked: {', '.join(target.unverified)}.")
     return tuple(notes)

@@ -53,7 +53,7 @@ class QuantizeMixed(Calibrated):
     allowed: Allowed = field(kw_only=True)
     evaluations: int = 8
     repair: bool = True
-    samples: int = 32
+    samples: int = 16
 
     def run(self, source: Artifact, into: Path) -> None:
         result = into / "model.onnx"
