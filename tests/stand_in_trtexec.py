@@ -67,6 +67,11 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
         time.sleep(600)
     if do == "full":
         return refuse("Saving engine to file failed: No space left on device")
+    print("[11/26/2026-10:00:00] [W] [TRT] Skipping tactic 0 due to insufficient memory on requested size of 9 bytes")
+    if do == "no-memory":
+        return refuse("Cuda failure: out of memory")
+    if do == "other":
+        return refuse("something else")
     if do == "node-8":
         print('[E] [TRT] ModelImporter.cpp:771: While parsing node number 1 [Relu -> "r1"]:')
         return refuse("[TRT] ModelImporter.cpp:775: --- Begin node ---")

@@ -35,6 +35,7 @@ LEAST_AVAILABLE = 128 * MIB  # with less the system starts to kill, and it may c
 POLL_SECONDS = 0.1
 WARM_UP_MS, RUN_SECONDS = 500, 5
 TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "opt/tensorrt/bin/trtexec")
+OLDEST_MODULE = (8, 5)  # since then it has all the names that are used here
 MADE = ("model.engine", "engine.json", "timing.cache", "layers.json", "times.json", "build.log")
 FLOATS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "int8": "b", "uint8": "B", "bool": "B"}
 
@@ -367,7 +368,15 @@ def find_tensorrt(root: str) -> Any:
                 return found
     version = output_of([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"]).strip()
     if version:
-        return PythonModule(version.splitlines()[-1])
+        module = PythonModule(version.splitlines()[-1])
+        if number_of(module.version) >= OLDEST_MODULE:
+            return module
+        raise Failure(
+            NO_TENSORRT,
+            "There is no trtexec on this device, and its Python module tensorrt %s is too old." % module.version,
+            where=sys.executable,
+            next="install trtexec: sudo apt install libnvinfer-bin",
+        )
     raise Failure(
         NO_TENSORRT,
         "There is no TensorRT on this device: neither trtexec nor the Python module tensorrt.",
@@ -380,6 +389,10 @@ def version_of(number: int) -> str:
     """As trtexec prints it: 8502 is 8.5.2, 100300 is 10.3.0."""
     unit = 1000 if number < 10000 else 10000
     return "%d.%d.%d" % (number // unit, number % unit // 100, number % 100)
+
+
+def number_of(version: str) -> Tuple[int, ...]:
+    return tuple(int(part) for part in re.findall("[0-9]+", version))
 
 
 def major(version: str) -> int:
@@ -476,8 +489,6 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
         )
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return out_of_memory("the system killed it, as it does when memory ends")
-    if re.search(memory, said, re.I):
-        return out_of_memory(next(line.strip() for line in said.splitlines() if re.search(memory, line, re.I)))
     if "No space left on device" in said:
         return Failure(
             DISK_FULL,
@@ -494,6 +505,9 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
                 where="node %s" % found.group("name"),
                 next="replace that operator in the model, or flash a JetPack with a newer TensorRT",
             )
+    for line in said.splitlines():  # a warning tells of one kernel that needs more: that is no failure
+        if "[W]" not in line and re.search(memory, line, re.I):
+            return out_of_memory(line.strip())
     how = "was ended by signal %d" % -code if code < 0 else "ended with exit code %d" % code
     return Failure(
         REFUSED,
@@ -544,6 +558,9 @@ def build_one(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     point(os.path.join(asked.cache, build["name"]), name)
+    for other in os.listdir(asked.cache):  # engines under keys that are no longer
+        if other != name and re.match(re.escape(build["name"]) + "-[0-9a-f]{16}$", other):
+            shutil.rmtree(os.path.join(asked.cache, other), ignore_errors=True)
     return kept
 
 

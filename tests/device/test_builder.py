@@ -140,6 +140,7 @@ def test_a_second_run_builds_nothing_and_a_changed_device_builds_again(folder: P
     built(folder, board)
     assert len(board.calls()) == 12
     assert (folder / "engines" / "tensorrt-fp32").resolve() != before
+    assert not before.exists()
     assert engine(folder)["key"]["cuda"] == "12.8.0"
 
 
@@ -204,6 +205,8 @@ def test_too_little_memory_or_disk_ends_it_before_it_begins(folder: Path, board:
         ("full", builder.DISK_FULL, "became full"),
         ("node-8", builder.UNSUPPORTED, "does not take node 'r1' (Relu)"),
         ("node-10", builder.UNSUPPORTED, "does not take node 'relu1' (Relu)"),
+        ("no-memory", builder.OUT_OF_MEMORY, "Cuda failure: out of memory"),
+        ("other", builder.REFUSED, "ended with exit code 1: something else"),
     ],
 )
 def test_what_a_build_dies_of_is_said_and_the_old_engine_stays(
@@ -302,6 +305,16 @@ def test_without_trtexec_the_python_module_builds(folder: Path, board: Jetson, t
     assert made["state"] == "built, not run"
     assert made["bytes"] > 10_000
     assert "latency" not in made
+
+
+def test_a_python_module_that_is_too_old_is_not_begun_with(folder: Path, board: Jetson, tmp_path: Path) -> None:
+    jetsons.without_trtexec(board)
+    (tmp_path / "tensorrt.py").write_text("__version__ = '8.2.1.8'\n")
+    command = [sys.executable, str(folder / "build.py")]
+    env = {**board.env, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == builder.NO_TENSORRT
+    assert "libnvinfer-bin" in ended.stdout
 
 
 def test_inputs_of_64_bits_are_narrowed_for_tensorrt_8_alone(tmp_path: Path) -> None:

@@ -242,6 +242,9 @@ def test_the_whole_walk_and_one_that_is_interrupted(there: Loopback, board: Jets
     assert f"was built by TensorRT 10.3.0 and measured on {jetsons.ORIN_NANO}: p50 3.00 ms" in said
     assert "power mode 15W" in said
 
+    inspected = walks.mlopt("inspect", bundle, "--json", cwd=place)
+    assert f"measured on {jetsons.ORIN_NANO}, p50 3.00 ms" in json.loads(inspected.stdout)["engines"][0]
+
     ended = walks.mlopt(*asked(place, there), cwd=place)
     assert ended.returncode == 0, ended.stderr
     timed = (bundle / "engines/tensorrt-int8/timing.cache").read_bytes()
