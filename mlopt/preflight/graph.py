@@ -144,7 +144,7 @@ def _instead(node: Any, model: Any) -> str:
     if not onnx.defs.has(node.op_type, have, ""):
         return "replace it by standard operators in the model"
     first = min(one.since_version for one in onnx.defs.get_all_schemas_with_history() if one.name == node.op_type)
-    schema = onnx.defs.get_schema(node.op_type, have, "")
+    schema: Any = onnx.defs.get_schema(node.op_type, have, "")
     if first > 1 and (schema.has_function or schema.has_context_dependent_function):
         return f"export the model with opset {first - 1}, where it is written out in simpler operators"
     return "replace it by other operators in the model"
