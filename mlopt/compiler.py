@@ -18,6 +18,7 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
     Raises a `MloptError` for everything that a person can act on; then the store and the output folder are
     as they were before.
     """
+    _check_device(request)
     prepared = prepare(request, progress)
     check_place(place(prepared))
     check_baseline(prepared, progress)
@@ -32,3 +33,21 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
         failures=built.failures,
     )
     return publish(prepared, built, (baseline, *others), choice, progress)
+
+
+def _check_device(request: Request) -> None:
+    """That --device is an address, that somebody answers there, and that there is something to build: before any work.
+
+    Raises `Misused`, `DeviceUnreachable`.
+    """
+    if request.device is None:
+        return
+    from mlopt.device.ssh import Device
+    from mlopt.engines import why_no_device_build
+    from mlopt.errors import Misused
+    from mlopt.target import find_target
+
+    device = Device.parse(request.device)
+    if reason := why_no_device_build(find_target(request.target)):
+        raise Misused(f"There is nothing to build on {device}: {reason}.", next="leave --device out")
+    device.ask("true")

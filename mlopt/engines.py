@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mlopt import registry
+from mlopt.artifact import DEVICE_BUILD
+
 if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature, Tensor
     from mlopt.target import Target
@@ -69,6 +72,16 @@ def _bounds(tensor: Tensor, max_batch: int, batch: str | None) -> str:
     return ", ".join(said)
 
 
+def why_no_engine(step: str, target: Target, precision: str) -> str:
+    """Why the step that makes a recipe's engine, or what a device needs to build one, cannot for the target; or ""."""
+    return (why_no_device_build if built_on_device(step) else why_no_rtx)(target, precision)
+
+
+def built_on_device(step: str) -> bool:
+    """Whether that step makes no engine, but what a device needs to build one."""
+    return bool(registry.load("mlopt.steps", step).produces == DEVICE_BUILD)
+
+
 def why_no_rtx(target: Target, precision: str = "") -> str:
     """Why TensorRT for RTX makes no engine (of that precision) for the target; empty when it does."""
     if target.gpu is None:
@@ -78,6 +91,20 @@ def why_no_rtx(target: Target, precision: str = "") -> str:
         return f"TensorRT for RTX does not compile for compute capability {capability}"
     if precision and precision not in target.gpu.precisions:
         return f"compute capability {capability} has no {precision}"
+    return ""
+
+
+def why_no_device_build(target: Target, precision: str = "") -> str:
+    """Why no engine (of that precision) is built on the target itself, by the TensorRT that it has; empty when one
+    is."""
+    if target.gpu is None:
+        return f"{target.name} has no NVIDIA GPU"
+    if target.build_on == "host":
+        return "engines are built for a board or a card by its name (mlopt targets list)"
+    if target.build_on != "device":
+        return f"engines for {target.name} are built without it, by TensorRT for RTX"
+    if precision not in ("", *target.gpu.precisions):
+        return f"compute capability {target.gpu.compute_capability} has no {precision}"
     return ""
 
 

@@ -79,10 +79,14 @@ def _model(path: Path) -> dict[str, Any]:
         return facts
     import onnx
 
+    from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
     from mlopt.signature import signature_of, walk
 
     found = signature_of(path)
-    operators = Counter(node.op_type for node in walk(onnx.load(str(path), load_external_data=False).graph))
+    model = onnx.load(str(path), load_external_data=False)
+    operators = Counter(node.op_type for node in walk(model.graph))
+    if (sparsity := sparsity_of(model)).share >= WORTH_SAYING:
+        facts["zeros"] = f"{sparsity}; {used_by(tensor_cores=False, engine=False)}"
     return facts | {
         "opset": found.opset,
         "parameters": f"{found.parameters:,}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.parallel import mapped
 from mlopt.repair.layers import Layer, layers_of
 from mlopt.repair.rounding import Grid, damped, rounded
 from mlopt.repair.shelf import Shelf
@@ -123,10 +124,14 @@ def _moments(
     each = -(-max(_POSITIONS, _PER_COLUMN * weights.shape[-1]) // samples)
     random = np.random.default_rng([0, *layer.name.encode()])
     sums = _Sums(weights)
-    for x, q in pairs:
-        every = layer.positions(x.shape)
-        chosen = np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
-        sums.add(layer.patches(x, chosen), layer.patches(q, chosen))
+
+    def chosen() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for x, q in pairs:
+            every = layer.positions(x.shape)
+            yield x, q, np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
+
+    for exact, quantized in mapped(lambda of: (layer.patches(of[0], of[2]), layer.patches(of[1], of[2])), chosen()):
+        sums.add(exact, quantized)
     return sums.moments(centred=bool(layer.bias))
 
 
@@ -151,9 +156,7 @@ class _Sums:
     def _take(self) -> None:
         import numpy as np
 
-        one, other = (
-            np.ascontiguousarray(np.swapaxes(np.concatenate(pieces), 0, 1)) for pieces in zip(*self.pieces, strict=True)
-        )
+        one, other = (_by_group(pieces) for pieces in zip(*self.pieces, strict=True))
         self.pieces, self.waiting = [], 0
         self.count += one.shape[1]
         self.exact += one.sum(axis=1, dtype=np.float64)
@@ -175,6 +178,19 @@ class _Sums:
             gram = gram - self.count * quantized[:, :, None] * quantized[:, None, :]
             wanted = wanted - self.count * (self.weights @ exact[:, :, None]) * quantized[:, None, :]
         return Moments(self.count, exact, quantized, wanted, gram)
+
+
+def _by_group(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Patches [positions, groups, columns], many of them, as one array [groups, positions, columns]."""
+    import numpy as np
+
+    _, groups, columns = pieces[0].shape
+    joined = np.empty((groups, sum(map(len, pieces)), columns), pieces[0].dtype)
+    start = 0
+    for piece in pieces:
+        joined[:, start : start + len(piece)] = np.swapaxes(piece, 0, 1)
+        start += len(piece)
+    return joined
 
 
 def _repaired(
