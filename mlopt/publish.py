@@ -49,7 +49,7 @@ def publish(
                 shutil.copytree(engine.path, folder / "engines" / name)
         (folder / "model" / "serving.json").write_bytes(encode_serving(serving_of(prepared, choice.winner, winner)))
         image, left_out = _image(prepared, choice, winner, folder, progress)
-        asked = tuple(_preflight(prepared, winner, progress))
+        asked = tuple(_preflight(prepared, built, choice.winner, progress))
         report = describe(
             prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
         )
@@ -62,8 +62,9 @@ def publish(
     return Bundle(home, manifest, report)
 
 
-def _preflight(prepared: Prepared, winner: Artifact, progress: Progress) -> Iterator[str]:
-    """What TensorRT on the device will say to what ships, as far as that is known here; nothing where it is built."""
+def _preflight(prepared: Prepared, built: Built, winner: str, progress: Progress) -> Iterator[str]:
+    """What TensorRT on the device will say to the models that it is to build, or else to what ships, as far as that is
+    known here; nothing where engines are built here."""
     from mlopt.engines import why_no_rtx
     from mlopt.preflight.preflight import notes, preflight
 
@@ -71,8 +72,12 @@ def _preflight(prepared: Prepared, winner: Artifact, progress: Progress) -> Iter
     stack = next((stack for stack in target.stacks if stack.tensorrt), None)
     if prepared.on_this_machine or target.gpu is None or stack is None or not why_no_rtx(target):
         return
-    progress.about = "preflight"
-    yield from notes(preflight(winner, target, stack, prepared.store, inputs=prepared.project.inputs))
+    for name in sorted(built.artifacts.keys() & built.device_builds.keys()) or [winner]:
+        progress.about = name
+        yield from notes(
+            name,
+            preflight(built.artifacts[name], target, stack, prepared.store, inputs=prepared.project.inputs),
+        )
     progress.about = ""
 
 

@@ -167,8 +167,8 @@ def stand_in(target: Target) -> str:
     return below[-1] if below else ""
 
 
-def notes(found: Preflight) -> Iterator[str]:
-    """What a report says of it."""
-    yield f"Preflight, {'; '.join(found.facts)}."
+def notes(name: str, found: Preflight) -> Iterator[str]:
+    """What a report says of a candidate's model."""
+    yield f"Preflight of {name}: {'; '.join(found.facts)}."
     for finding in found.findings:
-        yield f"Preflight {'refuses' if finding.certain else 'doubts'}: {finding.sentence}"
+        yield f"Preflight {'refuses' if finding.certain else 'doubts'} {name}: {finding.sentence}"

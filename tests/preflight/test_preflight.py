@@ -181,7 +181,7 @@ def test_what_only_the_stand_in_refuses_is_a_doubt(asked: Callable[..., Prefligh
     (doubt,) = found.findings
     assert "refuses it; TensorRT on the device may not. It says:" in doubt.what
     assert "node 'bent' (DeformConv)" in doubt.what
-    assert any(note.startswith("Preflight doubts: proxy:") for note in notes(found))
+    assert any(note.startswith("Preflight doubts it: proxy:") for note in notes("it", found))
 
 
 @compiler
