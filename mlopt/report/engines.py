@@ -54,7 +54,7 @@ def _from_device(name: str, facts: Mapping[str, Any]) -> str:
     """What the device said of an engine that it built: its own answers and clocks."""
     said = f"engines/{name}/model.engine, {format_bytes(facts['bytes'])}, was built by {facts['compiler']} and "
     if "latency" not in facts:
-        return f"{said}not run there: {facts['board']} has no trtexec. Its answers and its speed are unmeasured."
+        return f"{said}not run on {facts['board']}: {facts['why-not-run']}. Its answers and its speed are unmeasured."
     times, parity = facts["latency"], facts["parity"]
     said += (
         f"measured on {facts['board']}: p50 {seconds(times['p50'])}, p99 {seconds(times['p99'])} over "
