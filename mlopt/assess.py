@@ -34,6 +34,7 @@ def assess(
         with progress.phase("measure", f"{len(accuracies)} side by side"):
             measured, died = _measure(prepared, {name: artifacts[name] for name in accuracies})
         failures.update(died)
+    precisions = {candidate.name: candidate.precision for candidate in prepared.plan.candidates}
     return tuple(
         Judged(
             name=name,
@@ -45,6 +46,7 @@ def assess(
                 file_size=artifacts[name].bytes,
                 accuracy=accuracy,
                 measurement=measured.get(name),
+                precision=precisions[name],
             ),
         )
         for name, accuracy in accuracies.items()
