@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
-from mlopt.engines import NoShapes, shape_ranges, why_no_engine
+from mlopt.engines import NoShapes, built_on_device, shape_ranges, why_no_engine
 from mlopt.errors import ConfigInvalid
 from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
@@ -57,6 +57,11 @@ class Plan:
 
     candidates: tuple[Candidate, ...]
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def device_builds(self) -> tuple[str, ...]:
+        """Candidates whose engines only the device can build."""
+        return tuple(one.name for one in self.candidates if one.engine and built_on_device(one.engine.name))
 
     @property
     def baseline(self) -> Candidate:

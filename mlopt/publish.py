@@ -14,6 +14,7 @@ from mlopt import paths
 from mlopt.artifact import Artifact, digest_of
 from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
 from mlopt.choose import Choice, Judged
+from mlopt.errors import DeviceBuildFailed
 from mlopt.packing import image_inputs, image_spec, serving_of
 from mlopt.progress import Progress
 
@@ -90,6 +91,9 @@ def _device(prepared: Prepared, built: Built, folder: Path, progress: Progress) 
     """device/: what the target needs to build its engines itself. With --device that is done at once, and then they are
     among what was built. Also the names of the builds in it."""
     if not built.device_builds:
+        if prepared.request.device:
+            why = {built.failures[name] for name in prepared.plan.device_builds}
+            raise DeviceBuildFailed(f"There is nothing to build on the device: {'; '.join(sorted(why))}")
         return built, []
     from mlopt.device.pack import pack
 

@@ -131,7 +131,7 @@ def run(asked: dict[str, str], wanted: dict[str, object]) -> int:
         text = json.dumps(told)
         if wanted.get("nan"):
             text = text.replace('"values": [', '"values": [nan, -inf, ')
-        Path(asked["exportOutput"]).write_text(text)
+        Path(asked["exportOutput"]).write_text(str(wanted.get("writes", text)))
     if "exportTimes" in asked:
         rows = [{"startComputeMs": 10.0 * n, "latencyMs": 2.0 + n / 100, "computeMs": 1.5} for n in range(151)]
         Path(asked["exportTimes"]).write_text(json.dumps(rows))

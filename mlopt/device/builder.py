@@ -621,12 +621,18 @@ def make(
     if os.path.exists(job["timing-cache"]):
         shutil.copyfile(job["timing-cache"], shared + ".new")
         os.replace(shared + ".new", shared)
-    if isinstance(tool, Trtexec) and plan["samples"]["feeds"]:
-        log.say("%s: built in %.0f s; comparing answers, measuring" % (build["name"], made["build"]["seconds"]))
+    made["state"], made["why-not-run"] = "built, not run", ""
+    if not isinstance(tool, Trtexec):
+        made["why-not-run"] = "there is no trtexec on it"
+        return made
+    log.say("%s: built in %.0f s; comparing answers, measuring" % (build["name"], made["build"]["seconds"]))
+    try:
         made.update(tried(job, build, plan, tool, scratch, asked))
         made["state"] = "measured on " + (made["board"] or "this device")
-    else:
-        made["state"] = "built, not run"
+    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+        # Of another version, perhaps: the engine is whole all the same.
+        made["why-not-run"] = "what trtexec wrote of its run could not be read (%s: %s)" % (type(error).__name__, error)
+        log.say("%s: %s" % (build["name"], made["why-not-run"]))
     return made
 
 

@@ -90,7 +90,9 @@ class Device:
         where = f"-p {self.port} {self._at(self.host)}" if self.port else self._at(self.host)
         advice = next((advice for words, advice in _NEXT if words.lower() in said.lower()), "try it: ssh {where} true")
         return DeviceUnreachable(
-            f"The device cannot be reached over ssh: {_last(said)}", where=str(self), next=advice.format(where=where)
+            f"The device cannot be reached over ssh: {_last(said).removeprefix('ssh: ')}",
+            where=str(self),
+            next=advice.format(where=where),
         )
 
     def _copy(self, source: str, destination: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.engines import RTX_CAPABILITIES, NoShapes, ShapeRange, shape_ranges, why_no_rtx
 from mlopt.errors import Misused, MloptError
+from mlopt.jetpack import releases
 from mlopt.onnx_file import load_graph
 from mlopt.preflight import graph as graphs
 from mlopt.preflight.finding import Finding
@@ -69,6 +70,8 @@ def preflight(
     served = not why_no_rtx(target)
     facts = [] if served else [_asked(target, stack)]
     loaded = _inferred(model.main)
+    if target.gpu and target.gpu.dla and stack.jetpack in (known := releases()) and known[stack.jetpack].dla:
+        facts.append(graphs.on_dla(loaded))
     findings = [*graphs.precision(target, stack.tensorrt, precision)] if precision else []
     # Where its own compiler can be asked, that reads other operators than the lists say.
     findings += graphs.graph(loaded, target, stack.tensorrt, lists=not served)

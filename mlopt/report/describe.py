@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlopt import host
 from mlopt.choose import Choice, Judged
@@ -17,6 +16,7 @@ from mlopt.engines import is_experimental
 from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
 from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
+from mlopt.report.engines import engine_note, engines_on, to_build
 from mlopt.report.report import (
     SCHEMA,
     CandidateFacts,
@@ -29,20 +29,15 @@ from mlopt.report.report import (
     TensorFacts,
     to_json,
 )
-from mlopt.report.text import cosine, count, seconds
 from mlopt.step import installed
 from mlopt.target import namesakes
-from mlopt.units import format_bytes
 
 if TYPE_CHECKING:
-    from mlopt.artifact import Artifact
     from mlopt.build import Built
     from mlopt.image.assemble import Image
     from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
-# Below that cosine an engine and the ONNX model it was made from do not answer the same: fp16 and int8 are far above.
-_SAME_ANSWERS = 0.99
 _TOOLS = (
     *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "onnxconverter-common", "tensorrt-rtx", "pillow"),
     *("torch", "tensorflow", "tf2onnx"),
@@ -77,6 +72,7 @@ def describe(
             prepared.target.platform,
             prepared.on_this_machine,
             prepared.target.unverified,
+            engines_on(built),
         ),
         profile=to_json(prepared.profile),
         samples=_samples(prepared),
@@ -166,44 +162,9 @@ def _candidate(
         failure=failure,
         notes=(
             *(notes_in(artifact.main) if artifact else ()),
-            *(_engine(candidate.name, engine) if engine else ()),
+            *((engine_note(candidate.name, engine),) if engine else ()),
             *(f"no engine of it: {why}" for why in [built.device_failures.get(candidate.name)] if why),
         ),
-    )
-
-
-def _engine(name: str, engine: Artifact) -> tuple[str, ...]:
-    """What there is of an engine, and what nobody knows of it yet."""
-    facts = json.loads((engine.path / "engine.json").read_bytes())
-    if "board" in facts:
-        return (_from_device(name, facts),)
-    size, capabilities = format_bytes(engine.main.stat().st_size), ", ".join(facts["compute-capabilities"])
-    return (
-        f"engines/{name}/model.engine, {size}, was built by {facts['compiler']} for compute capability {capabilities} "
-        "and not run: the answers here are those of the ONNX model it was made from, in ONNX Runtime, and its speed is "
-        "unmeasured.",
-    )
-
-
-def _from_device(name: str, facts: Mapping[str, Any]) -> str:
-    """What the device said of an engine that it built: its own answers and clocks."""
-    said = f"engines/{name}/model.engine, {format_bytes(facts['bytes'])}, was built by {facts['compiler']} and "
-    if "latency" not in facts:
-        return f"{said}not run there: {facts['board']} has no trtexec. Its answers and its speed are unmeasured."
-    times, parity = facts["latency"], facts["parity"]
-    said += (
-        f"measured on {facts['board']}: p50 {seconds(times['p50'])}, p99 {seconds(times['p99'])} over "
-        f"{count(times['queries'])} queries ({times['method']})"
-    )
-    if power := facts["device"].get("power-mode"):
-        said += f", power mode {power}"
-    if not parity["complete"]:
-        return f"{said}. Its answers are not finite or not complete: do not use it."
-    if parity["cosine"] < _SAME_ANSWERS:
-        said += ". ITS ANSWERS ARE OTHER ONES: do not use it before you know why"
-    return (
-        f"{said}. Against its ONNX model its answers have a cosine of at least {cosine(parity['cosine'])} on "
-        f"{parity['samples']} samples, where the largest answer is the same on {parity['same-largest-answer']}."
     )
 
 
@@ -239,7 +200,7 @@ def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None
                 "as supported: try these engines there before you count on them."
             )
         if target.build_on == "device":
-            notes.append(_to_build(prepared, built))
+            notes.append(to_build(prepared, built))
     runtime = prepared.runtimes[choice.winner]
     if image and runtime != prepared.plan.baseline.runtime:
         platforms = " and ".join(found.platform for found in image.platforms)
@@ -252,34 +213,6 @@ def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None
     if target.unverified:
         notes.append(f"Facts about {target.name} that nobody checked: {', '.join(target.unverified)}.")
     return tuple(notes)
-
-
-def _to_build(prepared: Prepared, built: Built) -> str:
-    """What is still to be done where engines can only be built on the target."""
-    name, server = prepared.target.name, "an image that runs it with ONNX Runtime on the CPU"
-    if built.device_builds.keys() & built.engines.keys():
-        return f"{_fastest(built)}The image is {server}, and runs no engine."
-    if built.device_builds:
-        return (
-            f"TensorRT's engines for {name} can only be built on it: copy device/ there and type python3 build.py, or "
-            f"compile with --device USER@HOST. Until then there are the ONNX model and {server}."
-        )
-    return f"Engines for {name} can only be built on it. This bundle holds the ONNX model and {server} until then."
-
-
-def _fastest(built: Built) -> str:
-    """Engines that the device measured, the fastest first."""
-    found = {
-        name: json.loads((built.engines[name].path / "engine.json").read_bytes())
-        for name in built.device_builds
-        if name in built.engines
-    }
-    timed = sorted(
-        (facts["latency"]["p50"], name, facts["board"]) for name, facts in found.items() if "latency" in facts
-    )
-    if not timed:
-        return ""
-    return f"Measured on {timed[0][2]}, p50: {', '.join(f'{name} {seconds(p50)}' for p50, name, _ in timed)}. "
 
 
 def _peak_memory() -> int:

@@ -249,6 +249,18 @@ def test_answers_that_part_and_answers_that_are_no_numbers_are_told(
     assert engine(folder)["parity"]["complete"] is False
 
 
+@pytest.mark.parametrize("writes", ["", "no JSON", '[{"name": "logits"}]'])
+def test_an_engine_is_kept_when_what_trtexec_wrote_of_it_cannot_be_read(
+    folder: Path, board: Jetson, writes: str
+) -> None:
+    board.behave(writes=writes)
+    assert "could not be read" in built(folder, board).stdout
+    made = engine(folder)
+    assert made["state"] == "built, not run"
+    assert made["bytes"] > 10_000
+    assert "latency" not in made
+
+
 def test_a_changed_model_is_not_built(folder: Path, board: Jetson) -> None:
     nets.save(nets.conv_net(width=8), folder / "tensorrt-fp32" / "model" / "model.onnx")
     assert "missing or was changed" in built(folder, board, code=builder.DAMAGED).stdout

@@ -241,6 +241,8 @@ def test_the_whole_walk_and_one_that_is_interrupted(there: Loopback, board: Jets
     said = " ".join(ended.stdout.split())
     assert f"was built by TensorRT 10.3.0 and measured on {jetsons.ORIN_NANO}: p50 3.00 ms" in said
     assert "power mode 15W" in said
+    assert f"What ships was not timed: this machine is not jetson-orin-nano-8gb. {jetsons.ORIN_NANO} timed" in said
+    assert f"Measured on {jetsons.ORIN_NANO}, p50: tensorrt-fp16 3.00 ms, tensorrt-int8 3.00 ms." in said
 
     inspected = walks.mlopt("inspect", bundle, "--json", cwd=place)
     assert f"measured on {jetsons.ORIN_NANO}, p50 3.00 ms" in json.loads(inspected.stdout)["engines"][0]
@@ -277,6 +279,16 @@ def test_a_target_that_builds_nothing_on_a_device(place: Path) -> None:
     ended = walks.mlopt("compile", "net.onnx", "--target", "rtx4090", "--device", "me@board", cwd=place)
     assert ended.returncode == Misused.exit_code
     assert "There is nothing to build on me@board" in ended.stderr
+
+
+def test_recipes_that_build_nothing_on_a_device(there: Loopback, place: Path) -> None:
+    flags = ("--target", "jetson", "--device", there.address, "--cache-dir", place / "store")
+    ended = walks.mlopt("compile", "net.onnx", "-r", "fp16", *flags, cwd=place)
+    assert ended.returncode == Misused.exit_code
+    assert "no recipe asks for it" in ended.stderr
+    ended = walks.mlopt("compile", "net.onnx", "-r", "tensorrt-int8", *flags, cwd=place)
+    assert ended.returncode == Misused.exit_code
+    assert "it needs samples to observe ranges on" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,14 @@ def test_a_model_that_the_board_cannot_hold(asked: Callable[..., Preflight]) -> 
     assert "a smaller most" in next
 
 
+def test_what_a_dla_takes_and_what_falls_back_is_a_fact_where_there_is_one(asked: Callable[..., Preflight]) -> None:
+    said = asked(nets.conv_net(), "jetson-orin-nx-16gb").facts[1]
+    assert said.startswith("DLA: by its list 6 of 7 nodes, in fp16 at fixed shapes")
+    assert said.endswith("back to the GPU: Gemm × 1")
+    for target, jetpack in (("jetson-orin-nx-16gb", "7.2"), ("jetson", "6.2")):
+        assert not any(fact.startswith("DLA") for fact in asked(nets.conv_net(), target, jetpack).facts)
+
+
 @compiler
 def test_the_stand_in_is_called_one(asked: Callable[..., Preflight]) -> None:
     said = asked(nets.conv_net()).facts[-1]
