@@ -9,8 +9,8 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head bench-gpu generate dist
-.PHONY: clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets bench-gpu generate
+.PHONY: dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -63,6 +63,9 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
 
+budgets: $(VENV)/.all  ## 200 random budgets on trained models, kept or not on samples that were held out
+	$(BIN)/python benchmarks/budgets.py
+
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none
 	$(PYTHON) benchmarks/gpu.py
@@ -71,6 +74,7 @@ generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-cod
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m mlopt.json_schema
 	$(BIN)/python -m mlopt.report.json_schema
+	$(BIN)/python -m mlopt.gate.json_schema
 
 dist: $(VENV)/.all  ## wheel and sdist
 	$(BIN)/python -m build

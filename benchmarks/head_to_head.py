@@ -49,7 +49,7 @@ def main() -> None:
             skipped[name] = why
     for what, why in skipped.items():
         print(f"skipped: {what}: {why}", file=sys.stderr)
-    facts = collect(said.out)
+    facts = collect(said.out, json.loads(PUBLISHED.read_text()) if PUBLISHED.is_file() else {})
     PUBLISHED.write_text(json.dumps(facts, indent=1) + "\n")
     PUBLISHED.with_suffix(".md").write_text(render(facts))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
 from mlopt import paths, registry
@@ -17,6 +20,22 @@ Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Goal = Literal["latency", "memory", "size"]
 
 _SECONDS: Final = Seconds(20.0)
+_GATE_SECONDS: Final = Seconds(30.0)
+_CLOCK_MARGIN: Final = Fraction(0.025)
+_MEMORY_MARGIN: Final = Fraction(0.03)
+_SIZE_MARGIN: Final = Fraction(0.01)
+_ANSWERS_MARGIN: Final = Fraction(0.005)
+
+# What `mlopt compile` and mlopt.toml call the budgets that a person sets most; the rest are a profile's alone.
+ASKED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "max_drop": "max_drop",
+        "max_latency": "latency_p50",
+        "max_memory": "peak_memory",
+        "max_size": "file_size",
+        "max_image_size": "image_size",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,31 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Margins:
+    """By how much `mlopt gate` lets a candidate be worse than its baseline; None judges nothing.
+
+    Shares of the baseline's value, `top1` of one: 0.005 is half a point. `cpu_time` is the time that a query keeps a
+    core, whoever else waits for it. `seconds` bound each of the two runs that a failure takes.
+    """
+
+    latency_p50: Fraction | None = _CLOCK_MARGIN
+    latency_p95: Fraction | None = None
+    cpu_time: Fraction | None = None
+    peak_memory: Fraction | None = _MEMORY_MARGIN
+    file_size: Fraction | None = _SIZE_MARGIN
+    operators: Fraction | None = None
+    top1: Fraction | None = _ANSWERS_MARGIN
+    seconds: Seconds = _GATE_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise ValueError("seconds is not more than 0")
+        for name in ("latency_p50", "latency_p95", "cpu_time"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name.replace('_', '-')} is 0, and no clock can tell nothing from next to nothing")
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """`minimize` is what the winner is best at, among all that are inside every budget."""
 
@@ -73,6 +117,7 @@ class Profile:
     minimize: Goal = "latency"
     budgets: Budgets = field(default_factory=Budgets)
     method: Method = field(default_factory=Method)
+    gate: Margins = field(default_factory=Margins)
 
 
 def profile_names() -> tuple[str, ...]:
@@ -91,6 +136,19 @@ def find_profile(name: str = DEFAULT) -> Profile:
     if name not in declared:
         raise registry.unknown("profile", name, tuple(declared))
     return _read(declared[name])
+
+
+def narrowed(profile: Profile, asked: Mapping[str, float | None]) -> Profile:
+    """The profile with the budgets that somebody asked for by the names of `ASKED` in the place of its own.
+
+    Raises `BudgetInfeasible` as `checked` does.
+    """
+    given = {ASKED[name]: value for name, value in asked.items() if value is not None}
+    if not given:
+        return profile
+    budgets = dataclasses.replace(profile.budgets, **given)  # type: ignore[arg-type]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None)
+    return checked(dataclasses.replace(profile, budgets=budgets), where=f"{flags}, over profile {profile.name}")
 
 
 def checked(profile: Profile, *, where: str) -> Profile:

@@ -12,7 +12,7 @@ import nets
 import numpy as np
 import onnx
 import pytest
-from headtohead.collected import best_peer, our_int8
+from headtohead.collected import best_peer, collect, our_int8
 from headtohead.goals import goals
 from headtohead.imbalanced import imbalance
 from headtohead.rendered import render
@@ -41,7 +41,8 @@ def row(tool: str, variant: str, *, drop: float, speedup: float | None, **more: 
 @pytest.fixture
 def facts() -> dict[str, Any]:
     model = {
-        "trained": True, "flatters": "", "calibration": 128, "evaluation": 828, "best_peer": "ort.min-max",
+        "taken": "2026-11-26", "machine": "a machine", "trained": True, "flatters": "",
+        "calibration": 128, "evaluation": 828, "best_peer": "ort.min-max",
         "int8": "mlopt.ships", "int8_against_best_peer": interval(0.002, -0.01, 0.014),
         "openvino": {"original": interval(1.1, 1.0, 1.2)},
         "latency": {"rounds": 15, "threads": 1, "load": [0.2, 1.1], "failures": {}, "again": interval(1, 0.99, 1.01)},
@@ -85,6 +86,17 @@ def test_the_table_is_made_from_json_alone(facts: dict[str, Any]) -> None:
     assert "| OpenVINO runs | original |" in text
     columns = {line.count("|") for line in text.partition("## net")[2].splitlines() if line.startswith("|")}
     assert columns == {9}
+
+
+def test_a_model_that_this_machine_has_nothing_of_stays_as_it_was_published(
+    facts: dict[str, Any], tmp_path: Path
+) -> None:
+    before = facts | {"models": {"resnet8": facts["models"]["net"]}}
+    both = collect(tmp_path, before)
+    assert both["models"] == before["models"]
+    assert both["versions"] == before["versions"]
+    assert "resnet8" not in both["skipped"]
+    assert both["skipped"]["resnet20"] == "not run yet"
 
 
 def test_a_goal_is_reached_only_by_its_figures(facts: dict[str, Any]) -> None:

@@ -91,6 +91,10 @@ def test_a_jetson_orin_nano(tmp_path: Path) -> None:
     assert (found.cpu, found.cores, found.l4t) == ("Cortex-A78AE", 6, "36.4.3")
     assert is_this_machine(find_target("jetson"), found)
     assert host_target(found).stacks[0].l4t == "36.4.3"
+    assert host_target(found).stacks[0].jetpack == "6.2"
+    said = describe(root, ask=lambda command: "NV Power Mode: 15W\n0\n" if command[0] == "nvpmodel" else "")
+    assert said["jetson linux"] == "36.4.3 (JetPack 6.2)"
+    assert said["power mode"] == "15W"
 
 
 def test_other_processors(tmp_path: Path) -> None:

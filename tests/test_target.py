@@ -11,7 +11,7 @@ from mlopt import paths
 from mlopt.errors import ConfigInvalid, UnknownName
 from mlopt.host import Machine
 from mlopt.schema import load
-from mlopt.target import Cpu, Gpu, Stack, Target, find_target, is_this_machine, newest_opset, target_names
+from mlopt.target import Cpu, Gpu, Stack, Target, find_target, is_this_machine, namesakes, newest_opset, target_names
 from mlopt.units import Bytes
 
 SHIPPED = sorted(path.stem for path in paths.folder("targets").glob("*.toml"))
@@ -63,7 +63,8 @@ def test_numbers_that_nobody_measured_are_marked(name: str) -> None:
     target = shipped(name)
     if target.cpu.frequency or target.cpu.cores:
         assert "cpu" in target.unverified
-    for table, present in (("gpu", target.gpu), ("power", target.power), ("stack", target.stacks)):
+    stacks = "jetpacks" if target.jetpacks else "stack"
+    for table, present in (("gpu", target.gpu), ("power", target.power), (stacks, target.stacks)):
         assert not present or table in target.unverified
 
 
@@ -91,6 +92,12 @@ def test_jetson_is_the_orin_nano() -> None:
     assert target.name == "jetson-orin-nano-8gb"
     assert target.build_on == "device"
     assert (target.opset, target.int8_scheme, target.int8_dot) == (20, "s8s8", True)
+
+
+def test_an_alias_that_could_mean_several_boards_has_namesakes() -> None:
+    assert {"jetson-orin-nano-8gb", "jetson-agx-orin-64gb", "jetson-nano"} <= set(namesakes("jetson"))
+    for name in ("jetson-nano", "rpi5", "raspberry-pi", "host", "./board.toml"):
+        assert namesakes(name) == (), name
 
 
 @pytest.mark.parametrize(

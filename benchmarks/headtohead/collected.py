@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,15 +25,21 @@ _FACTS: Final = (
 Row = dict[str, Any]
 
 
-def collect(out: Path) -> dict[str, Any]:
-    """All that was kept by this run and those before it, and what is missing with its reason."""
+def collect(out: Path, published: Mapping[str, Any]) -> dict[str, Any]:
+    """All that was kept by this run and those before it, and what is missing with its reason.
+
+    A model that `out` has nothing of stays as it was `published`: results of one model, and only those, were taken
+    beside each other.
+    """
     models: dict[str, Any] = {}
-    versions: dict[str, dict[str, str]] = {}
+    versions: dict[str, dict[str, str]] = {tool: dict(of) for tool, of in published.get("versions", {}).items()}
     for name, case in CASES.items():
         home = out / "head-to-head" / name
         found = [one for one in map(kept, sorted(home.iterdir()) if home.is_dir() else ()) if one]
         if found:
             models[name] = _model(case, home, found)
+        elif before := published.get("models", {}).get(name):
+            models[name] = before
         for one in found:
             versions.setdefault(one.facts["tool"], {}).update(one.facts.get("versions", {}))
     return {
@@ -61,6 +68,8 @@ def _model(case: Case, home: Path, found: list[Kept]) -> dict[str, Any]:
     best = best_peer(rows)
     int8 = our_int8(rows, (home / "model.onnx").stat().st_size)
     facts = {
+        "taken": date.fromtimestamp(max(_moment(one) for one in found)).isoformat(),
+        "machine": machine(),
         "trained": case.trained,
         "flatters": case.flatters,
         **json.loads((home / "ready.json").read_text()),
@@ -82,6 +91,10 @@ def _model(case: Case, home: Path, found: list[Kept]) -> dict[str, Any]:
             if name.startswith("openvino: ")
         }
     return facts
+
+
+def _moment(one: Kept) -> float:
+    return (one.folder / "result.json").stat().st_mtime
 
 
 def _row(one: Kept, latency: Mapping[str, Any] | None) -> Row:

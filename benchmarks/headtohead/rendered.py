@@ -18,7 +18,7 @@ def render(facts: Mapping[str, Any]) -> str:
         "",
         f"`{facts['command']}`",
         "",
-        f"Machine: {facts['machine']}. How it is measured and how to read it: [docs](../../docs/head-to-head.md).",
+        "How it is measured and how to read it: [docs](../../docs/head-to-head.md).",
         "",
         "## Against what was to be reached",
         "",
@@ -38,7 +38,7 @@ def render(facts: Mapping[str, Any]) -> str:
 
 def _left_out(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["skipped"]:
-        yield "Left out of this run:"
+        yield "Left out:"
         yield ""
         for what, why in facts["skipped"].items():
             yield f"* {_plain(what)}: {why}"
@@ -49,7 +49,8 @@ def _model(name: str, model: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     trained = model["trained"]
     what = f"Trained. {model['evaluation']} samples to evaluate on" if trained else "Random weights"
-    yield f"{what}, {model['calibration']} to calibrate with{_flatters(model)}.{_latency(model)}{_against(model)}"
+    told = f"{what}, {model['calibration']} to calibrate with{_flatters(model)}.{_latency(model)}{_against(model)}"
+    yield f"{told} Taken on {model['taken']}, {model['machine']}."
     yield ""
     how = "drop, points [95 %]" if trained else "agreement"
     yield f"| tool | variant | {how} | SQNR | size | speed-up [95 %] | quantising | peak memory of it |"

@@ -21,6 +21,7 @@ from mlopt.image.layers import (
     LayerCache,
     application_layer,
     base_layer,
+    model_bytes,
     model_layer,
     runtime_layer,
     source_date,
@@ -137,22 +138,41 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     return Image(into, f"{spec.name}:{spec.version}", digest, found)
 
 
+def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
+    """Bytes of all files on disk, by platform, that the image will have: the model is counted, and not packed.
+
+    Raises what `assemble` raises for inputs.
+    """
+    below = _layers_below(spec, _kitchen(inputs))
+    model = model_bytes(spec.model, encode_serving(spec.serving))
+    return {platform: sum(layer.unpacked for layer in layers) + model for platform, layers in below.items()}
+
+
 def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
-    """Every platform's layers, lowest first. Platforms are packed side by side: compression is the long part."""
+    """Every platform's layers, lowest first."""
+    kitchen = _kitchen(inputs)
+    model = model_layer(spec.model, encode_serving(spec.serving), cache=kitchen.cache)
+    return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen).items()}
+
+
+def _kitchen(inputs: Inputs) -> Kitchen:
     folder = docker_folder()
-    kitchen = Kitchen(
+    return Kitchen(
         read_wanted(folder),
         read_lock(folder / "base.lock.json"),
         read_lock(folder / "runtime.lock.json"),
         inputs,
         LayerCache(inputs.root),
     )
-    model = model_layer(spec.model, encode_serving(spec.serving), cache=kitchen.cache)
+
+
+def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, ...]]:
+    """What the model stands on. Platforms are packed side by side: compression is the long part."""
     application = application_layer(kitchen)
 
     def of(platform: str) -> tuple[Layer, ...]:
         runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
-        return base_layer(kitchen, platform=platform), runtime, application, model
+        return base_layer(kitchen, platform=platform), runtime, application
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))

@@ -132,7 +132,12 @@ def warnings(report: Report) -> tuple[str, ...]:
         said = text.listed(f"{one.name} {one.actual} (budget {one.limit})" for one in missed)
         found.append(f"What ships misses its budget: {said}.")
     if not any(candidate.measurement for candidate in report.candidates) and not report.target.this_machine:
-        found.append(f"Nothing was timed: this machine is not {report.target.name}. Its latencies are unmeasured.")
+        board = report.target.engines_on
+        found.append(
+            f"What ships was not timed: this machine is not {report.target.name}. {board} timed its engines alone."
+            if board
+            else f"Nothing was timed: this machine is not {report.target.name}. Its latencies are unmeasured."
+        )
     grades = {candidate.measurement.grade for candidate in report.candidates if candidate.measurement} - {"measured"}
     found += [f"Latencies are {grade}, not measured: do not plan capacity with them." for grade in sorted(grades)]
     if report.samples is not None and report.samples.assumed_preprocess:

@@ -106,11 +106,12 @@ class Qdq:
         *,
         keep: Iterable[str] = (),
         grids: Mapping[str, WeightGrid] | None = None,
+        weights: bool = True,
     ) -> None:
         """Quantize a copy of `model` (an onnx.ModelProto with shapes inferred) and write it.
 
         The nodes named in `keep` stay in floating point, and `floating` ones. `grids` are the scales of weights that
-        are not to be found anew from their extremes.
+        are not to be found anew from their extremes. Without `weights` these stay as they are, before a pair.
         """
         import numpy as np
         import onnx
@@ -135,6 +136,7 @@ class Qdq:
                 "ActivationSymmetric": self.scheme[0] == "s",
                 "WeightSymmetric": self.scheme[2] == "s",
                 "QuantizeBias": not self.for_tensorrt,
+                "AddQDQPairToWeight": not weights,
                 "OpTypesToExcludeOutputQuantization": self._reading_alone,
                 "TensorQuantOverrides": {name: _overrides(grid) for name, grid in (grids or {}).items()},
             },
