@@ -74,6 +74,7 @@ generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-cod
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m mlopt.json_schema
 	$(BIN)/python -m mlopt.report.json_schema
+	$(BIN)/python -m mlopt.gate.json_schema
 
 dist: $(VENV)/.all  ## wheel and sdist
 	$(BIN)/python -m build

@@ -37,6 +37,7 @@ def assess(
         failures.update(died)
     alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
     images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
+    precisions = {candidate.name: candidate.precision for candidate in prepared.plan.candidates}
     return tuple(
         Judged(
             name=name,
@@ -49,6 +50,7 @@ def assess(
                 accuracy=accuracy,
                 measurement=measured.get(name),
                 image_size=images.get(name),
+                precision=precisions[name],
             ),
         )
         for name, accuracy in alive.items()
@@ -74,12 +76,13 @@ def compared(prepared: Prepared, artifact: Artifact, candidate: str = BASELINE) 
 
 
 def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
+    method = prepared.profile.method
     step = Evaluate(
         samples=prepared.evaluation,
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(prepared.profile.method.offline_batch),
+        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
     )
     return prepared.store.run(step, artifact)
 
@@ -132,7 +135,7 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
     if prepared.profile.budgets.image_size is None or not prepared.request.image:
         return {}
     try:
-        with progress.phase("size images", f"{len(artifacts)} candidates"):
+        with progress.phase("image sizes", f"{len(artifacts)} candidates"):
             return {name: image_size(prepared, name, artifact) for name, artifact in artifacts.items()}
     except ImageFailed:
         return {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlopt.artifact import Artifact
+from mlopt.artifact import DEVICE_BUILD, ENGINE, Artifact, Format
 from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
 from mlopt.progress import Progress
 
@@ -16,21 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Models and engines by candidate's name, the baseline first, and for each that failed the reason."""
+    """Models, engines and what is to be built on the device by candidate's name, the baseline first, and for each
+    that failed the reason."""
 
     artifacts: dict[str, Artifact]
     engines: dict[str, Artifact]
+    device_builds: dict[str, Artifact]
     failures: dict[str, str]
+    device_failures: dict[str, str] = field(default_factory=dict)
+    """Why the device made no engine of a model that is there."""
 
 
 def build(prepared: Prepared, progress: Progress) -> Built:
-    """Run every candidate's steps, and make its engine where it has one.
+    """Run every candidate's steps, and make its engine, or what its device needs to build one, where it has one.
 
     One candidate's failure is a finding, not the run's end, unless it is the one that was asked to ship; a full disk or
     a store that cannot be written is.
     """
     artifacts: dict[str, Artifact] = {}
-    engines: dict[str, Artifact] = {}
+    made: dict[Format, dict[str, Artifact]] = {ENGINE: {}, DEVICE_BUILD: {}}
     failures: dict[str, str] = {}
     for candidate in prepared.plan.candidates:
         artifact = prepared.exported
@@ -39,7 +43,7 @@ def build(prepared: Prepared, progress: Progress) -> Built:
             for step in candidate.steps:
                 artifact = prepared.store.run(step, artifact)
             if candidate.engine:
-                engines[candidate.name] = prepared.store.run(candidate.engine, artifact)
+                made[candidate.engine.produces][candidate.name] = prepared.store.run(candidate.engine, artifact)
         except (NoSpaceLeft, StoreUnusable):
             raise
         except MloptError as error:
@@ -54,7 +58,7 @@ def build(prepared: Prepared, progress: Progress) -> Built:
         del artifacts[name]
         failures[name] = f"it comes out as {first}, byte for byte"
     progress.about = ""
-    return Built(artifacts, engines, failures)
+    return Built(artifacts, made[ENGINE], made[DEVICE_BUILD], failures)
 
 
 def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
@@ -62,11 +66,12 @@ def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str,
 
     Of several the one with the fewest steps stays: the others came to the same end by a longer way.
     """
-    first: dict[tuple[str, str, bool], str] = {}
+    first: dict[tuple[str, str, str], str] = {}
     doubles: dict[str, str] = {}
     for candidate in sorted(prepared.plan.candidates, key=lambda one: len(one.steps)):
+        engine = candidate.engine.name if candidate.engine else ""
         if artifact := artifacts.get(candidate.name):
-            same = first.setdefault((artifact.digest, candidate.runtime, bool(candidate.engine)), candidate.name)
+            same = first.setdefault((artifact.digest, candidate.runtime, engine), candidate.name)
             if same != candidate.name != prepared.request.ship:
                 doubles[candidate.name] = same
     return doubles

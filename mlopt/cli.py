@@ -24,6 +24,8 @@ VERBS: Final = {
     "quantize": "Make one recipe's candidate of a model, and judge it.",
     "prune": "Remove channels as far as the accuracy budget lets.",
     "bench": "Measure models side by side.",
+    "gate": "Tell whether a model is worse than its baseline, for CI.",
+    "preflight": "Ask here whether TensorRT there will take a model.",
     "inspect": "Show what a model or a bundle holds.",
     "serve": "Serve a bundle on this machine.",
     "image": "Verify or load an image; renew what images are made of.",

@@ -24,6 +24,7 @@ from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import Signature, signature
 from mlopt.store import Store, default_root
 from mlopt.target import Target, find_target, is_this_machine
+from mlopt.units import Fraction, format_percent
 
 if TYPE_CHECKING:
     from mlopt.host import Machine
@@ -96,6 +97,8 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     exported = store.run(step, source)
     facts = signature(exported)
     split = split_samples(request, project, facts)
+    if split and not split.source.labelled:
+        profile = _unlabelled(profile, request, project, progress)
     evaluation: Samples | GeneratedSamples = split.evaluation if split else _generated(exported, facts, project)
     real = list(itertools.islice(split.evaluation.feeds(batch=1), _PARITY_SAMPLES)) if split else None
     parity = check_parity(source, exported, store=store, factory=factory, root=root, inputs=project.inputs, feeds=real)
@@ -149,6 +152,16 @@ def _profile(request: Request, project: Project) -> Profile:
     if threads is not None:
         profile = dataclasses.replace(profile, method=dataclasses.replace(profile.method, threads=threads))
     return profile
+
+
+def _unlabelled(profile: Profile, request: Request, project: Project, progress: Progress) -> Profile:
+    """A drop that was asked for, where nothing tells right from wrong: no more can be lost than answers change."""
+    drop = request.max_drop if request.max_drop is not None else project.compile.max_drop
+    if drop is None:
+        return profile
+    least = Fraction(max(1 - drop, profile.budgets.min_agreement or 0.0))
+    progress.say(f"the samples have no labels: max-drop is judged as min-agreement {format_percent(least)}")
+    return dataclasses.replace(profile, budgets=dataclasses.replace(profile.budgets, min_agreement=least))
 
 
 def _recipes(request: Request, project: Project) -> tuple[Request, tuple[Recipe, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import nets
+import numpy as np
 import onnx
 import pytest
 import walks
@@ -102,7 +103,8 @@ def test_without_samples_it_says_so_and_does_not_calibrate(place: Path, tmp_path
     ended = run(place, "compile", "net.onnx", "-p", "./fast.toml", "--no-image", "-o", tmp_path)
     assert ended.returncode == 0, ended.stderr
     words = " ".join(ended.stdout.split())
-    assert "give --samples to know the accuracy" in words
+    assert "No accuracy was measured" in words
+    assert "Give --samples to know it" in words
     left_out, _, reason = words.partition("left out ")[2].partition(": it needs samples to observe ranges on")
     assert reason, "one reason, once for all who share it"
     assert {"int8-static", "int8-mixed", "openvino-int8"} <= set(left_out.replace(",", "").split())
@@ -244,6 +246,16 @@ def test_budgets_that_only_exclude_each_other_are_exit_code_5_with_the_nearest(p
     assert ended.returncode == 5, ended.stderr
     assert "each of file-size, max-drop is kept by one or another, and all at once by none" in ended.stderr
     assert re.search(r"comes nearest: it keeps every budget with --max-(drop [0-9.]+%|size [0-9.]+kB)", ended.stderr)
+
+
+def test_a_drop_that_was_asked_for_without_labels_bounds_the_answers_that_change(place: Path, tmp_path: Path) -> None:
+    with np.load(place / "samples.npz") as arrays:
+        np.savez(tmp_path / "unlabelled.npz", x=arrays["x"])
+    asked = ("-p", "./fast.toml", "--samples", tmp_path / "unlabelled.npz", *RECIPES, "--no-image", "-o", tmp_path)
+    ended = run(place, "compile", "net.onnx", *asked, "--json", "--max-drop", "40%")
+    assert "no labels: max-drop is judged as min-agreement 60 %" in ended.stderr
+    (verdict,) = next(one for one in json.loads(ended.stdout)["candidates"] if one["name"] == "int8-static")["verdicts"]
+    assert (verdict["budget"], verdict["limit"], verdict["outcome"]) == ("min-agreement", 0.6, "met")
 
 
 def test_what_is_small_enough_ships_where_the_original_is_not(place: Path, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ _HEAD: Final = """\
 `{command}`: {asked} requests with random budgets, seed {seed}. Every request bounds the drop of top-1 and one or more
 of latency, memory and file size, each about what one of the candidates reaches ({recipes}).
 
+The requests of a group share a model, a drop and one run of clocks ({groups} groups); the first of each model went
+through the command `mlopt compile`, the others through the functions that it calls.
+
 mlopt was given 60 % of the samples. What it shipped was judged by the other 40 %, which took part in nothing: their
 drop, counted by the benchmark itself, is a violation when all of its 95 % interval is over the budget. Latency was
 timed once more beside the original, and is taken as the model's part of what the original took when mlopt decided (the
@@ -25,7 +28,10 @@ numbers; the nearest budget that it names is asked for, and must be answered wit
 def render(facts: Mapping[str, Any]) -> str:
     requests = facts["requests"]
     recipes = ", ".join(facts["recipes"])
-    head = _HEAD.format(command=facts["command"], asked=len(requests), seed=facts["seed"], recipes=recipes)
+    groups = len({(request["model"], request["group"]) for request in requests})
+    head = _HEAD.format(
+        command=facts["command"], asked=len(requests), seed=facts["seed"], recipes=recipes, groups=groups
+    )
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     models = dict.fromkeys(request["model"] for request in requests)
     rows = [_row(model, [one for one in requests if one["model"] == model]) for model in models]
@@ -61,11 +67,7 @@ def _row(name: str, requests: Sequence[Mapping[str, Any]]) -> str:
 
 def _said(what: str, requests: Sequence[Mapping[str, Any]]) -> list[str]:
     found = Counter(_BUDGETS.get(one, one) for request in requests for one in request[what])
-    title = (
-        "Violations"
-        if what == "violations"
-        else "Over the budget by the point estimate, inside by the interval or the room"
-    )
+    title = "Violations" if what == "violations" else "Over by the point estimate"
     return [f"{title}: {', '.join(f'{name} {count}' for name, count in found.items()) or 'none'}.", ""]
 
 
@@ -83,9 +85,9 @@ def _margins(requests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _examples(requests: Sequence[Mapping[str, Any]]) -> list[str]:
-    refused = [one for one in requests if one["kind"] == "infeasible"][:3]
+    said = (one["said"] for one in requests if one["kind"] == "infeasible" and one["by"] != "mlopt compile")
+    spoken = list(dict.fromkeys(said))
+    refused = spoken[:: max(1, len(spoken) // 4)][:4]
     return (
-        ["What mlopt says of budgets that nothing keeps:", "", *(f"* {one['said']}." for one in refused)]
-        if refused
-        else []
+        ["What mlopt says of budgets that nothing keeps:", "", *(f"* {said}." for said in refused)] if refused else []
     )

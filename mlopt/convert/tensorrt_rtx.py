@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,7 @@ def build(request: Request) -> Mapping[str, Any]:
     builder = trt.Builder(listener)
     network = builder.create_network()
     parser = trt.OnnxParser(network, listener)
-    if not parser.parse_from_file(request["model"]):
+    if not (_parse_fp4(parser, request) if request["fp4"] else parser.parse_from_file(request["model"])):
         raise _refused_node(parser, trt.__version__, request)
     config = builder.create_builder_config()
     config.num_compute_capabilities = len(request["compute_capabilities"])
@@ -56,6 +57,18 @@ def build(request: Request) -> Mapping[str, Any]:
         raise _refused(trt.__version__, request, heard)
     Path(request["into"]).write_bytes(engine)
     return {"version": trt.__version__}
+
+
+def _parse_fp4(parser: Any, request: Request) -> bool:
+    """Parse the model with its weights in blocks handed over as fp4."""
+    import onnx
+
+    from mlopt.convert.fp4 import with_fp4
+
+    with tempfile.TemporaryDirectory(prefix="mlopt-fp4-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.save(with_fp4(onnx.load(request["model"])), str(path))
+        return bool(parser.parse_from_file(str(path)))
 
 
 def _refused(version: str, request: Request, heard: list[str]) -> UnsupportedModel:

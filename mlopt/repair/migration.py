@@ -24,6 +24,22 @@ class Norm:
     readers: tuple[Layer, ...]
 
 
+def separate(graph: Any) -> None:
+    """Give every LayerNormalization a scale and a bias of its own, in place: exporters store equal ones once (the ones
+    and zeros of a fresh net), and what several norms share can follow none of them."""
+    vectors = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 1}
+    taken: set[str] = set()
+    for node in graph.node:
+        for place, name in enumerate(node.input if node.op_type == "LayerNormalization" else ()):
+            if name not in vectors:
+                continue
+            if name in taken:
+                own = graph.initializer.add()
+                own.CopyFrom(vectors[name])
+                node.input[place] = own.name = f"{name}.{node.output[0]}"
+            taken.add(name)
+
+
 def norms_of(graph: Any) -> tuple[Norm, ...]:
     """LayerNormalization as one node, or the multiplication and addition that it ends with, in the graph's order."""
     return tuple(_found(graph))

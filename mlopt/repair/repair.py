@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.parallel import mapped
 from mlopt.repair.layers import Layer, layers_of
 from mlopt.repair.rounding import Grid, damped, rounded
 from mlopt.repair.shelf import Shelf
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 _MEMORY: Final = 1 << 28  # bytes of values between layers; more goes to disk
 _SAMPLES: Final = 64  # twice as many were seen to change little, and to take twice the time
-_POSITIONS: Final = 8192  # of a layer's output are looked at, and four for each of its columns
-_PER_COLUMN: Final = 4
+# How many positions of a layer's output are looked at: enough for each of its columns, and not more than help.
+_PER_COLUMN: Final = 256
+_FEWEST: Final = 4096
+_POSITIONS: Final = 8192
+_LEAST_PER_COLUMN: Final = 4
 _HOLD: Final = 10.0  # of the mean power of an input, where there are as many positions as columns
 _PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
 
@@ -120,13 +124,19 @@ def _moments(
 ) -> Moments:
     import numpy as np
 
-    each = -(-max(_POSITIONS, _PER_COLUMN * weights.shape[-1]) // samples)
+    columns = weights.shape[-1]
+    enough = min(_POSITIONS, max(_FEWEST, _PER_COLUMN * columns))
+    each = -(-max(enough, _LEAST_PER_COLUMN * columns) // samples)
     random = np.random.default_rng([0, *layer.name.encode()])
     sums = _Sums(weights)
-    for x, q in pairs:
-        every = layer.positions(x.shape)
-        chosen = np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
-        sums.add(layer.patches(x, chosen), layer.patches(q, chosen))
+
+    def chosen() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for x, q in pairs:
+            every = layer.positions(x.shape)
+            yield x, q, np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
+
+    for exact, quantized in mapped(lambda of: (layer.patches(of[0], of[2]), layer.patches(of[1], of[2])), chosen()):
+        sums.add(exact, quantized)
     return sums.moments(centred=bool(layer.bias))
 
 
@@ -151,13 +161,12 @@ class _Sums:
     def _take(self) -> None:
         import numpy as np
 
-        one, other = (
-            np.ascontiguousarray(np.swapaxes(np.concatenate(pieces), 0, 1)) for pieces in zip(*self.pieces, strict=True)
-        )
+        one, other = (_by_group(pieces) for pieces in zip(*self.pieces, strict=True))
         self.pieces, self.waiting = [], 0
         self.count += one.shape[1]
-        self.exact += one.sum(axis=1, dtype=np.float64)
-        self.quantized += other.sum(axis=1, dtype=np.float64)
+        ones = np.ones((1, one.shape[1]), np.float32)  # by a product: a sum along the middle is slow
+        self.exact += (ones @ one)[:, 0]
+        self.quantized += (ones @ other)[:, 0]
         self.gram += np.swapaxes(other, 1, 2) @ other
         # The order that multiplies less; of depthwise layers the other one is also slow in OpenBLAS (small, turned).
         rows, columns = self.weights.shape[1:]
@@ -175,6 +184,19 @@ class _Sums:
             gram = gram - self.count * quantized[:, :, None] * quantized[:, None, :]
             wanted = wanted - self.count * (self.weights @ exact[:, :, None]) * quantized[:, None, :]
         return Moments(self.count, exact, quantized, wanted, gram)
+
+
+def _by_group(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Patches [positions, groups, columns], many of them, as one array [groups, positions, columns]."""
+    import numpy as np
+
+    _, groups, columns = pieces[0].shape
+    joined = np.empty((groups, sum(map(len, pieces)), columns), pieces[0].dtype)
+    start = 0
+    for piece in pieces:
+        joined[:, start : start + len(piece)] = np.swapaxes(piece, 0, 1)
+        start += len(piece)
+    return joined
 
 
 def _repaired(

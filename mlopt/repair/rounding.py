@@ -141,11 +141,12 @@ def _descended(codes: np.ndarray, wanted: np.ndarray, gram: np.ndarray, grid: Gr
             step = slope[:, :, column] / (power[:, None, column] * grid.scale[..., 0])
             best = np.clip(np.rint(codes[:, :, column] - step), grid.low, grid.high)
             change = best - codes[:, :, column]
-            if not change.any():
+            where = np.nonzero(change)  # few rows move, and only theirs is a new slope
+            if not where[0].size:
                 continue
             moved = True
             codes[:, :, column] = best
-            slope += (change * grid.scale[..., 0])[..., None] * gram[:, None, column]
+            slope[where] += (change * grid.scale[..., 0])[where][:, None] * gram[where[0], column]
         if not moved:
             break
     return codes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
+from mlopt.precision.activations import idle_joints, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid
@@ -43,7 +44,8 @@ class Qdq:
     `op_types` empty means `KERNELS`. The convolutions that an input meets before one of `shortest_dot` terms stay in
     floating point (`precision/head.py`); 0 quantizes them too. Without `outputs`, products have pairs where they read
     and none where they write: runtimes that compute activations and sums inside a product's kernel (OpenVINO) then need
-    not stop in between, and ONNX Runtime would not find the integer product.
+    not stop in between, and ONNX Runtime would not find the integer product. There products of two activations, and
+    joints that feed no product, stay in floating point (`precision/activations.py`).
     `s8s8-tensorrt` is symmetric, and puts the pairs where TensorRT fuses them.
     """
 
@@ -55,18 +57,23 @@ class Qdq:
 
     def floating(self, graph: Any) -> tuple[str, ...]:
         """The nodes that stay in floating point because integers would only cost time there."""
-        return short_head(graph, self.shortest_dot) if self.shortest_dot else ()
+        head = short_head(graph, self.shortest_dot) if self.shortest_dot else ()
+        return head if self.outputs else (*head, *unweighted(graph), *idle_joints(graph))
 
     def notes(self, graph: Any) -> tuple[str, ...]:
         """What a report says of that."""
-        floating = set(self.floating(graph))
-        kept = [node.name for node in graph.node if node.name in floating and node.op_type == "Conv"]
-        if not kept:
-            return ()
-        return (
-            f"{len(kept)} convolutions at the input stay in floating point, where int8 is slower (dot products of less "
-            f"than {self.shortest_dot} terms): {', '.join(kept[:_NAMED])}{' …' if len(kept) > _NAMED else ''}",
-        )
+        head = set(short_head(graph, self.shortest_dot)) if self.shortest_dot else set()
+        kept = [node.name for node in graph.node if node.name in head and node.op_type == "Conv"]
+        products = () if self.outputs else unweighted(graph)
+        said = []
+        if kept:
+            said.append(
+                f"{len(kept)} convolutions at the input stay in floating point, where int8 is slower (dot products of "
+                f"less than {self.shortest_dot} terms): {_listed(kept)}"
+            )
+        if products:
+            said.append(f"{len(products)} products of two activations stay in floating point: {_listed(products)}")
+        return tuple(said)
 
     @property
     def seven_bits(self) -> bool:
@@ -99,11 +106,12 @@ class Qdq:
         *,
         keep: Iterable[str] = (),
         grids: Mapping[str, WeightGrid] | None = None,
+        weights: bool = True,
     ) -> None:
         """Quantize a copy of `model` (an onnx.ModelProto with shapes inferred) and write it.
 
         The nodes named in `keep` stay in floating point, and `floating` ones. `grids` are the scales of weights that
-        are not to be found anew from their extremes.
+        are not to be found anew from their extremes. Without `weights` these stay as they are, before a pair.
         """
         import numpy as np
         import onnx
@@ -128,6 +136,7 @@ class Qdq:
                 "ActivationSymmetric": self.scheme[0] == "s",
                 "WeightSymmetric": self.scheme[2] == "s",
                 "QuantizeBias": not self.for_tensorrt,
+                "AddQDQPairToWeight": not weights,
                 "OpTypesToExcludeOutputQuantization": self._reading_alone,
                 "TensorQuantOverrides": {name: _overrides(grid) for name, grid in (grids or {}).items()},
             },
@@ -189,6 +198,10 @@ def blamed(samples: Samples) -> Iterator[None]:
             where=samples.source.where,
             next="remove the broken samples, or look at the model with mlopt inspect",
         ) from error
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
 
 
 def _overrides(grid: WeightGrid) -> list[dict[str, Any]]:
