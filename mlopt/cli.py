@@ -24,6 +24,7 @@ VERBS: Final = {
     "quantize": "Make one recipe's candidate of a model, and judge it.",
     "prune": "Remove channels as far as the accuracy budget lets.",
     "bench": "Measure models side by side.",
+    "parity": "Whether a model answers the same on other instruction sets.",
     "inspect": "Show what a model or a bundle holds.",
     "serve": "Serve a bundle on this machine.",
     "image": "Verify or load an image; renew what images are made of.",

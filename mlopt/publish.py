@@ -14,7 +14,9 @@ from mlopt import paths
 from mlopt.artifact import Artifact, digest_of
 from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
 from mlopt.choose import Choice, Judged, judge_image
+from mlopt.onnx_file import load_graph
 from mlopt.progress import Progress
+from mlopt.repair.pairs import overflowing
 
 if TYPE_CHECKING:
     from mlopt.build import Built
@@ -103,8 +105,11 @@ def _image(
     from mlopt.image.inputs import PLATFORMS
 
     candidate = next(found for found in prepared.plan.candidates if found.name == choice.winner)
-    # The baseline's runtime answers the same everywhere; what another one gains is known for the target alone.
-    anywhere = candidate.runtime == prepared.plan.baseline.runtime
+    # The baseline's runtime answers the same everywhere, if sums of products are inside what every processor holds;
+    # what another runtime gains is known for the target alone.
+    anywhere = candidate.runtime == prepared.plan.baseline.runtime and not overflowing(
+        load_graph(folder / "model" / serving["file"]).graph, folder / "model"
+    )
     spec = ImageSpec(
         name=_reference(prepared.name),
         model=folder / "model",

@@ -33,7 +33,7 @@ class MeasureSensitivity(Calibrated):
     """
 
     name: ClassVar[str] = "measure-sensitivity"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

@@ -47,7 +47,7 @@ def repaired(
         qdq.write(model, ranges, path, keep=keep)
         plain = noise(exact, answers(path, feeds)).power
         qdq.write(better, ranges, path, keep=keep)
-        grids = repair(better, onnx.load(str(path)), samples.feeds(batch=1), seven_bits=qdq.seven_bits)
+        grids = repair(better, onnx.load(str(path)), samples.feeds(batch=1), paired=qdq.paired)
         qdq.write(better, ranges, path, keep=keep, grids=grids)
         nearer = noise(exact, answers(path, feeds)).power < plain
     return Weights(better, grids) if nearer else Weights(model, {})
