@@ -9,7 +9,7 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head bench-gpu generate dist
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head instruction-sets bench-gpu generate dist
 .PHONY: clean
 
 help:  ## what can be made
@@ -54,7 +54,7 @@ format: $(VENV)/.all  ## rewrite the sources in the house's format
 test-engine: $(VENV)/.all  ## run the images in podman and docker (Debian: podman runc docker.io skopeo)
 	$(BIN)/python -m pytest -m engine
 
-test-emulation: $(VENV)/.all  ## run the arm64 image under qemu-user 10 or newer
+test-emulation: $(VENV)/.all  ## arm64 and AVX2 under qemu-user 10 or newer
 	$(BIN)/python -m pytest -m emulation
 
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
@@ -62,6 +62,9 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
+
+instruction-sets: $(VENV)/.all  ## int8 models on AVX2, VNNI and Arm; Arm needs qemu-user 10 or newer
+	$(BIN)/python benchmarks/instruction_sets.py --out $(OUT)
 
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none

@@ -15,7 +15,7 @@ from typing import Final
 from mlopt.errors import MissingDependency
 from mlopt.registry import unknown
 
-OLDEST_QEMU: Final = 10  # 7.2 crashes in ONNX Runtime when /proc and /sys are both there; 10.0.2 does not
+_OLDEST_QEMU: Final = 10  # 7.2 crashes in ONNX Runtime when /proc and /sys are both there; 10.0.2 does not
 _HERE: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
@@ -118,11 +118,11 @@ def _qemu(machine: str, wanted: str) -> tuple[str, str]:
             continue
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
         version = re.search(r"version ([0-9]+)[0-9.]*", said)
-        if version and int(version[1]) >= OLDEST_QEMU:
+        if version and int(version[1]) >= _OLDEST_QEMU:
             return path, version[0].removeprefix("version ")
         seen = f", and {path} is older"
     raise MissingDependency(
-        f"{wanted} is run in qemu-user {OLDEST_QEMU} or newer, and there is no qemu-{machine} on the path{seen}.",
+        f"{wanted} is run in qemu-user {_OLDEST_QEMU} or newer, and there is no qemu-{machine} on the path{seen}.",
         where=wanted,
         next=f"apt install qemu-user (Debian 13 or newer), or say where it is: {variable}=/path/to/qemu-{machine}",
     )
