@@ -69,15 +69,17 @@ def build(prepared: Prepared, progress: Progress) -> Built:
 
 
 def _unlike(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
-    """Candidates that may answer differently on another x86 processor than here, and why; not what must ship.
+    """Candidates that may answer differently on another x86 processor than here, and why; not what must ship,
+    nor what an engine for a GPU is made of.
 
     Nothing is run for that: it follows from the weights, whatever the inputs are (`repair/pairs.py`).
     """
     if not prepared.target.platform.startswith("linux/amd64"):
         return {}
     found = {}
+    exempt = {BASELINE, prepared.request.ship, *(one.name for one in prepared.plan.candidates if one.engine)}
     for name, artifact in artifacts.items():
-        if name in (BASELINE, prepared.request.ship):
+        if name in exempt:
             continue
         if nodes := overflowing(load_graph(artifact.main).graph, artifact.path):
             more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""

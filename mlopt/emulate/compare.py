@@ -147,4 +147,4 @@ def _judged(accuracy: Accuracy, limit: float) -> Outcome:
         apart, proven = abs(accuracy.drop.value), low > 0 or high < 0
     else:
         apart, proven = 1 - accuracy.agreement.value, 1 - accuracy.agreement.high > limit
-    return "within" if apart <= limit else "apart" if proven else "unproven"
+    return "within" if apart <= limit + 1e-9 else "apart" if proven else "unproven"
