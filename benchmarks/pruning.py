@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from pruning_data import cifar, model_and_samples
 from pruning_runs import ROUNDS, outputs, speeds
 from pruning_table import publish
 from shapes import mobilenet_v2, resnet50
@@ -37,8 +38,6 @@ from mlopt.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published" / "pruning.json"
-DATA = ROOT.parent / "shared" / "data"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main() -> None:
@@ -51,10 +50,10 @@ def main() -> None:
         for name, shares in REAL.items():
             if said.only is None or name in said.only:
                 _publish("real", name, real(name, shares, _multiple(), scratch))
-        for name, share, epochs in TUNED:
+        for name, share, epochs, labels in TUNED:
             if said.only is None or f"{name}-{share}" in said.only:
                 store = Store(said.store or scratch / "store", listener=_heard)
-                _publish("tuned", f"{name}-{share}", tuned(name, share, epochs, store, scratch))
+                _publish("tuned", f"{name}-{share}", tuned(name, share, epochs, store, scratch, labels=labels))
         for name, (build, gone) in SHAPES.items():
             if said.only is None or name in said.only:
                 _publish("shapes", name, shape(build(), gone, _multiple(), scratch / name))
@@ -85,7 +84,7 @@ def real(name: str, shares: tuple[float, ...], multiple: int, scratch: Path) -> 
 
     folder = scratch / name
     folder.mkdir()
-    samples, calibration = _model_and_samples(name, folder)
+    samples, calibration = model_and_samples(name, folder)
     split = open_samples(Asked(str(samples), calibration=calibration), signature_of(folder / "model.onnx"))
     labels = split.evaluation.labels
     assert labels is not None
@@ -114,7 +113,7 @@ def real(name: str, shares: tuple[float, ...], multiple: int, scratch: Path) -> 
     return found
 
 
-def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path) -> dict[str, Any]:
+def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path, *, labels: bool) -> dict[str, Any]:
     """A share pruned, trained on CIFAR-10's training samples, and quantized; beside it the whole model quantized."""
     from mlopt.artifact import ONNX, Artifact, digest_of
     from mlopt.intervals import paired_difference
@@ -125,10 +124,10 @@ def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path) -> 
 
     folder = scratch / f"{name}-{share}"
     folder.mkdir()
-    given, count = _model_and_samples(name, folder)
+    given, count = model_and_samples(name, folder)
     signature = signature_of(folder / "model.onnx")
     split = open_samples(Asked(str(given), calibration=count), signature)
-    train = _cifar("train_5000.npz", scratch / "train.npz")
+    train = cifar("train_5000.npz", scratch / "train.npz", labels=labels)
     training = open_samples(Asked(str(train), calibration=4999), signature).calibration
     whole = Artifact(ONNX, digest_of(folder), folder)
     began = time.monotonic()
@@ -140,7 +139,13 @@ def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path) -> 
             variants[f"{label}, {recipe}"] = _made(recipe, source, split.calibration, store)
     right = {label: _answers(path, split.evaluation, runtime) == split.evaluation.labels
              for label, (path, runtime) in variants.items()}  # fmt: skip
-    found: dict[str, Any] = {"training": len(training), "epochs": epochs, "calibration": count, "variants": {}}
+    found: dict[str, Any] = {
+        "training": len(training),
+        "labels": labels,
+        "epochs": epochs,
+        "calibration": count,
+        "variants": {},
+    }
     found |= {"evaluation": len(right["whole"]), "top1": right["whole"].mean(), "seconds": time.monotonic() - began}
     found["gone"] = 1 - _work(narrow.main) / _work(whole.main)
     for label, ratios in speeds(variants, next(iter(split.evaluation.feeds(batch=1)))).items():
@@ -261,40 +266,13 @@ def _zeroed(model: onnx.ModelProto, share: float) -> onnx.ModelProto:
     return copy
 
 
-def _model_and_samples(name: str, folder: Path) -> tuple[Path, int]:
-    """`model.onnx` into the folder, its samples, and how many of them to calibrate on."""
-    if not DATA.is_dir():
-        sys.exit(f"skipped: {DATA} is not there")
-    if name.startswith("resnet"):
-        import torch
-
-        sys.path.insert(0, str(ROOT / "tests" / "real"))
-        import factories
-
-        model, example = getattr(factories, f"{name}_cifar")()
-        model.load_state_dict(torch.load(DATA / "models" / "torch" / f"{name}_cifar10.pth", weights_only=True))
-        path = str(folder / "model.onnx")
-        torch.onnx.export(model.eval(), example, path, dynamo=False, opset_version=17, dynamic_axes={"image": {0: "N"}},
-                          input_names=["image"], output_names=["logits"])  # fmt: skip
-        return _cifar("test_2000.npz", folder.parent / f"{name}.npz"), 500
-    (folder / "model.onnx").write_bytes((DATA / "models" / "onnx" / f"{name}.onnx").read_bytes())
-    return DATA / "nips17_imagenet", 128
-
-
-def _cifar(file: str, into: Path) -> Path:
-    held = np.load(DATA / "cifar10" / file)
-    x = (held["x"].astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
-    np.savez(into, x=np.ascontiguousarray(x.transpose(0, 3, 1, 2)), y=held["y"])
-    return into
-
-
 def _answers(path: Path, samples: Any, runtime: str = "onnxruntime") -> np.ndarray:
     return outputs(path, samples, runtime).argmax(axis=1)
 
 
 REAL = {"squeezenet1_0": (0.1, 0.2), "resnet20": (0.1, 0.3), "resnet32": (0.1,), "mobilenetv1_x0_25": (0.1,)}
-# Share, and passes over the training samples.
-TUNED = (("resnet20", 0.2, 12), ("resnet20", 0.3, 12), ("resnet32", 0.2, 8))
+# Share, passes over the training samples, and whether their labels are used.
+TUNED = (("resnet20", 0.2, 12, False), ("resnet32", 0.2, 8, True))
 RECIPES = ("int8-static", "openvino-int8")
 SHAPES = {"resnet50": (resnet50, 0.75), "mobilenet_v2": (mobilenet_v2, 0.5)}
 

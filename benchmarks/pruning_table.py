@@ -34,10 +34,12 @@ def publish(facts: dict[str, Any], into: Path) -> None:
         "",
         "## Trained models, fine-tuned and quantized",
         "",
-        "| model (training, evaluation samples; passes) | variant | work gone | top-1 lost, points (95 %) | speed-up |",
+        "| model (training, evaluation samples; passes; what is learnt) | variant "
+        "| work gone | top-1 lost, points (95 %) | speed-up |",
         "|---|---|---|---|---|",
         *(
-            f"| {name.partition('-')[0]} ({one['training']}, {one['evaluation']}; {one['epochs']}) | {_variant(label)} "
+            f"| {name.partition('-')[0]} ({one['training']}, {one['evaluation']}; {one['epochs']}; "
+            f"{'answers and labels' if one['labels'] else 'answers'}) | {_variant(label)} "
             f"| {0.0 if label.startswith('whole') else one['gone']:.1%} | {_points(at['drop'])} "
             f"| {_ratio(at['speedup'])} |"
             for name, one in facts.get("tuned", {}).items()

@@ -37,6 +37,7 @@ def assess(
         failures.update(died)
     alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
     images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
+    precisions = {candidate.name: candidate.precision for candidate in prepared.plan.candidates}
     return tuple(
         Judged(
             name=name,
@@ -49,6 +50,7 @@ def assess(
                 accuracy=accuracy,
                 measurement=measured.get(name),
                 image_size=images.get(name),
+                precision=precisions[name],
             ),
         )
         for name, accuracy in alive.items()

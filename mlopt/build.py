@@ -11,6 +11,7 @@ from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
 from mlopt.progress import Progress
 
 if TYPE_CHECKING:
+    from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
 
@@ -64,14 +65,20 @@ def build(prepared: Prepared, progress: Progress) -> Built:
 def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     """Candidates that are another one once more (the same bytes in the same runtime), and which; not what must ship.
 
-    Of several the one with the fewest steps stays: the others came to the same end by a longer way.
+    Of several the one that searched for nothing stays, with the fewest steps: the others came to the same end by a
+    longer way.
     """
     first: dict[tuple[str, str, str], str] = {}
     doubles: dict[str, str] = {}
-    for candidate in sorted(prepared.plan.candidates, key=lambda one: len(one.steps)):
+    for candidate in sorted(prepared.plan.candidates, key=_length):
         engine = candidate.engine.name if candidate.engine else ""
         if artifact := artifacts.get(candidate.name):
             same = first.setdefault((artifact.digest, candidate.runtime, engine), candidate.name)
             if same != candidate.name != prepared.request.ship:
                 doubles[candidate.name] = same
     return doubles
+
+
+def _length(candidate: Candidate) -> tuple[bool, int]:
+    """Steps that are told what answers may lose search inside it."""
+    return any(hasattr(step, "allowed") for step in candidate.steps), len(candidate.steps)

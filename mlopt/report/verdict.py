@@ -146,7 +146,10 @@ def warnings(report: Report) -> tuple[str, ...]:
             "declare it as [preprocess] in mlopt.toml."
         )
     if any(candidate.accuracy and candidate.accuracy.generated for candidate in report.candidates):
-        found.append("Answers were compared on generated numbers, not on data: give --samples to know the accuracy.")
+        found.append(
+            "No accuracy was measured: answers were compared on generated numbers, not on data. "
+            "Give --samples to know it."
+        )
     return tuple(found)
 
 
@@ -241,6 +244,8 @@ def _cost(quality: Quality, winner: CandidateFacts) -> str:
     if quality.kind == "top1" and accuracy.drop is not None:
         lost = text.points(accuracy.drop.value)
         return f"top-1 {lost[1:]} {'lower' if lost[0] == '+' else 'higher'}" if lost[0] in "+-" else "the same top-1"
+    if accuracy.generated:
+        return f"SQNR {text.decibel(accuracy.sqnr)} on generated inputs"
     if quality.kind == "agreement" and accuracy.agreement is not None:
         return f"the same answer on {text.percent(accuracy.agreement.value)} of samples"
     return f"SQNR {text.decibel(accuracy.sqnr)}" if quality.kind == "sqnr" else ""
