@@ -9,7 +9,7 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets bench-gpu generate
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets bench-engines bench-gpu generate
 .PHONY: dist clean
 
 help:  ## what can be made
@@ -65,6 +65,9 @@ head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of
 
 budgets: $(VENV)/.all  ## 200 random budgets on trained models, kept or not on samples that were held out
 	$(BIN)/python benchmarks/budgets.py
+
+bench-engines: $(VENV)/.all  ## engines for NVIDIA cards built here: model, precision, GPU, size, time, digests
+	$(BIN)/python benchmarks/engines.py
 
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none
