@@ -9,8 +9,8 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head bench-gpu generate dist
-.PHONY: clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench bench-gate head-to-head bench-gpu
+.PHONY: generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -59,6 +59,10 @@ test-emulation: $(VENV)/.all  ## run the arm64 image under qemu-user 10 or newer
 
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
+
+# ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
+bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
+	$(BIN)/python benchmarks/gate.py $(ROUNDS)
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
