@@ -84,7 +84,9 @@ def read(path: Path) -> Corpus:
     with gzip.open(path, "rt") as stream:
         found = json.load(stream)
     sessions = []
-    for one in found.pop("sessions"):
+    recorded = found.pop("sessions")
+    found["load_average"] = round(statistics.fmean(one["load_average"] for one in recorded), 1)
+    for one in recorded:
         visits = tuple(
             tuple(
                 tuple(tuple(tuple(ns / 1e9 for ns in visit) for visit in pair[clock][role]) for pair in one["pairs"])
@@ -212,11 +214,13 @@ def noise(corpus: Corpus) -> dict[str, float]:
 
 def to_markdown(found: dict[str, Any]) -> str:
     lines = ["# False alarms and power of gates", "", f"`{_command(found)}`", "", _SAYS.format(**found), ""]
-    lines += ["| corpus | machine | model | strangers | sessions | pairs | deviation of a pair: latency, on a core |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += [
+        "| corpus | machine | model | strangers started | load average | sessions | pairs | deviation of a pair: latency, on a core |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for one in found["corpora"]:
         ran = f"{one['model']}, onnxruntime {one['onnxruntime']}"
-        counts = f"{one['strangers']} | {one['sessions']} | {one['pairs']}"
+        counts = f"{one['strangers']} | {one['load_average']} | {one['sessions']} | {one['pairs']}"
         deviations = f"{one['deviation_latency']:.1%}, {one['deviation_cpu']:.1%}"
         lines.append(f"| {one['name']} | {one['machine']} | {ran} | {counts} | {deviations} |")
     heads = ["corpus", "rule", "false alarms", "+5 % fails", "+10 % fails", "A/A passes", "+5 % passes", "A/A takes"]

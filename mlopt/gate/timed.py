@@ -108,9 +108,9 @@ def timing_of(found: Timed, method: Method, device: str) -> Timing:
     clock = last.clocks[0] if last.clocks else None
     return Timing(
         device=found.facts["device"] or device,
-        scenario="single-stream",
+        scenario=method.scenario,
         threads=method.threads,
-        batch=method.batch,
+        batch=method.offline_batch if method.scenario == "offline" else method.batch,
         pairs=sum(run.pairs for run in found.runs),
         runs=len(found.runs),
         seconds=sum(run.seconds for run in found.runs),
@@ -131,9 +131,9 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         device=found.facts["device"] or device,
         grade="measured",
         runtime=runtime,
-        scenario="single-stream",
+        scenario=method.scenario,
         threads=method.threads,
-        batch=method.batch,
+        batch=method.offline_batch if method.scenario == "offline" else method.batch,
         latency=Latency(
             percentile(times, 50),
             percentile(times, 90),
