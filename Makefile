@@ -60,6 +60,10 @@ test-emulation: $(VENV)/.all  ## arm64 and AVX2 under qemu-user 10 or newer
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
 
+# ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
+bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
+	$(BIN)/python benchmarks/gate.py $(ROUNDS)
+
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
 
