@@ -37,6 +37,7 @@ def assess(
         failures.update(died)
     alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
     images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
+    precisions = {candidate.name: candidate.precision for candidate in prepared.plan.candidates}
     return tuple(
         Judged(
             name=name,
@@ -49,6 +50,7 @@ def assess(
                 accuracy=accuracy,
                 measurement=measured.get(name),
                 image_size=images.get(name),
+                precision=precisions[name],
             ),
         )
         for name, accuracy in alive.items()
@@ -67,19 +69,20 @@ def check_baseline(prepared: Prepared, progress: Progress) -> None:
     check_labels(outcomes, labels, offset=offset, where=prepared.split.source.where)
 
 
-def compared(prepared: Prepared, artifact: Artifact) -> Accuracy:
-    """How one more ONNX model answers against the baseline."""
-    outcomes = (_evaluated(prepared, BASELINE, one) for one in (prepared.exported, artifact))
-    return _compared(prepared, *outcomes)
+def compared(prepared: Prepared, artifact: Artifact, candidate: str = BASELINE) -> Accuracy:
+    """How one more model answers against the baseline, in the runtime of this candidate."""
+    baseline = _evaluated(prepared, BASELINE, prepared.exported)
+    return _compared(prepared, baseline, _evaluated(prepared, candidate, artifact))
 
 
 def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
+    method = prepared.profile.method
     step = Evaluate(
         samples=prepared.evaluation,
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(prepared.profile.method.offline_batch),
+        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
     )
     return prepared.store.run(step, artifact)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from mlopt import rounding
 from mlopt.errors import UnsupportedModel
 from mlopt.intervals import samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
-from mlopt.units import format_points
+from mlopt.units import Decibel, format_points
 from mlopt.verdicts import missed
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ def judge(
     accuracy: Accuracy | None,
     measurement: Measurement | None,
     image_size: int | None = None,
+    precision: str = "",
 ) -> tuple[BudgetVerdict, ...]:
     """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
-    the drop's interval and of the median latency's, the lower end of agreement's. `image_size` is of the image
-    unpacked, None where none is made."""
+    the drop's interval and of the median latency's, the lower end of agreement's. Without samples what only rounds is
+    judged by its rounding (`rounding.py`); `precision` is the recipe's. `image_size` is of the image unpacked, None
+    where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
@@ -79,13 +82,17 @@ def judge(
     verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
     verdicts += _most("file-size", budgets.file_size, file_size, "measured")
     verdicts += _most("image-size", budgets.image_size, image_size, "unmeasured" if image_size is None else "measured")
-    return (*verdicts, *_accuracy_verdicts(budgets, accuracy))
+    return (*verdicts, *_accuracy_verdicts(budgets, accuracy, precision))
 
 
-def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None) -> list[BudgetVerdict]:
+def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, precision: str) -> list[BudgetVerdict]:
     if accuracy is None:
         return []
     grade = accuracy.grade
+    sqnr = budgets.min_sqnr
+    rounds = rounding.judges(accuracy, precision)
+    if rounds and budgets.min_agreement is not None:
+        sqnr = Decibel(max(sqnr or -math.inf, rounding.least_sqnr(budgets.min_agreement)))
     verdicts = []
     if accuracy.drop is not None:
         note = ""
@@ -93,11 +100,11 @@ def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None) -> list[Budg
             needed = samples_needed(budgets.max_drop, accuracy.drop, accuracy.samples)
             note = f"about {needed} samples would prove it" if needed else ""
         verdicts += _most("max-drop", budgets.max_drop, accuracy.drop.high, grade, note)
-    elif accuracy.agreement is not None:
+    elif accuracy.agreement is not None and not rounds:
         verdicts += _least("min-agreement", budgets.min_agreement, accuracy.agreement.low, grade)
     if accuracy.drop is None:
         verdicts += _least("min-cosine", budgets.min_cosine, accuracy.cosine, grade)
-    verdicts += _least("min-sqnr", budgets.min_sqnr, accuracy.sqnr, grade)
+    verdicts += _least("min-sqnr", sqnr, accuracy.sqnr, grade, rounding.why(budgets.min_agreement) if rounds else "")
     return verdicts
 
 
@@ -108,11 +115,11 @@ def _most(budget: str, limit: float | None, actual: float | None, grade: Grade, 
     return [BudgetVerdict(budget, limit, actual, outcome, grade, note)]
 
 
-def _least(budget: str, limit: float | None, actual: float | None, grade: Grade) -> list[BudgetVerdict]:
+def _least(budget: str, limit: float | None, actual: float | None, grade: Grade, note: str = "") -> list[BudgetVerdict]:
     if limit is None:
         return []
     outcome: Outcome = "unmeasured" if actual is None else "met" if actual >= limit else "missed"
-    return [BudgetVerdict(budget, limit, actual, outcome, grade)]
+    return [BudgetVerdict(budget, limit, actual, outcome, grade, note)]
 
 
 def choose(
@@ -241,6 +248,8 @@ def _praise(chosen: Judged, baseline: Judged) -> str:
     parts.append(f"{chosen.file_size / baseline.file_size:.0%} of its size")
     if chosen.accuracy and chosen.accuracy.drop:
         parts.append(f"top-1 drop at most {format_points(chosen.accuracy.drop.high)} at 95 % confidence")
+    elif chosen.accuracy and chosen.accuracy.generated:
+        parts.append(f"SQNR {chosen.accuracy.sqnr:.1f} dB on generated inputs, which show no accuracy")
     elif chosen.accuracy and chosen.accuracy.agreement:
         parts.append(f"agrees on {chosen.accuracy.agreement.value:.1%} of the samples")
     alone = f", which the baseline is not ({missed(verdict)})" if (verdict := _first_missed(baseline)) else ""

@@ -32,10 +32,10 @@ class MloptError(Exception):
 
 
 class BudgetMissed(MloptError):
-    """A run ended well, and what ships is outside a budget of its profile."""
+    """A run ended well, and what ships is outside a budget of its profile, or a gate's candidate is proven worse."""
 
     exit_code = 1
-    summary = "what ships misses a budget of the profile"
+    summary = "what ships misses a budget of the profile; mlopt gate: the candidate is worse than the margin allows"
 
 
 class Misused(MloptError):
@@ -120,10 +120,10 @@ class UnknownName(MloptError):
 
 
 class ConfigInvalid(MloptError):
-    """A TOML file does not follow its schema."""
+    """A TOML file, or a stored result, does not follow its schema."""
 
     exit_code = 19
-    summary = "a TOML file does not follow its schema"
+    summary = "a TOML file or a stored result does not follow its schema"
 
 
 class NoSpaceLeft(MloptError):
@@ -148,6 +148,27 @@ class WorkerFailed(MloptError):
 
     exit_code = 23
     summary = "a runtime crashed or hung in its worker process"
+
+
+class GateUndecided(MloptError):
+    """A gate could neither prove a candidate worse nor prove that it is not, in its time on this machine."""
+
+    exit_code = 24
+    summary = "a gate could not decide: too little time, too few samples, or too noisy a machine"
+
+
+class DeviceUnreachable(MloptError):
+    """ssh does not get there, or does not trust who answers."""
+
+    exit_code = 26
+    summary = "the device of --device cannot be reached over ssh"
+
+
+class DeviceBuildFailed(MloptError):
+    """The device was reached, and no engine came back."""
+
+    exit_code = 27
+    summary = "the build on the device failed; the bundle that was there before stays"
 
 
 def kinds() -> tuple[type[MloptError], ...]:

@@ -19,13 +19,13 @@ def workers() -> int:
     return min(_MOST, len(os.sched_getaffinity(0)))
 
 
-def mapped(function: Callable[[_Given], _Made], things: Iterable[_Given]) -> Iterator[_Made]:
-    """`map` in threads, for functions that spend their time outside of Python (a model's run, numpy).
+def mapped(function: Callable[[_Given], _Made], things: Iterable[_Given], count: int | None = None) -> Iterator[_Made]:
+    """`map` in `count` threads (`workers()` of them), for functions that spend their time outside of Python.
 
     At most one result more than there are workers is under way or waits to be taken, however many things there are;
     `things` itself is read in the caller's thread. The first error is raised in its place, and nothing runs on.
     """
-    count = workers()
+    count = workers() if count is None else count
     if count == 1:
         yield from map(function, things)
         return

@@ -20,6 +20,11 @@ Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Goal = Literal["latency", "memory", "size"]
 
 _SECONDS: Final = Seconds(20.0)
+_GATE_SECONDS: Final = Seconds(45.0)
+_CLOCK_MARGIN: Final = Fraction(0.025)
+_MEMORY_MARGIN: Final = Fraction(0.03)
+_SIZE_MARGIN: Final = Fraction(0.01)
+_ANSWERS_MARGIN: Final = Fraction(0.005)
 
 # What `mlopt compile` and mlopt.toml call the budgets that a person sets most; the rest are a profile's alone.
 ASKED: Final[Mapping[str, str]] = MappingProxyType(
@@ -79,6 +84,31 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Margins:
+    """By how much `mlopt gate` lets a candidate be worse than its baseline; None judges nothing.
+
+    Shares of the baseline's value, `top1` of one: 0.005 is half a point. `cpu_time` is the time that a query keeps a
+    core, whoever else waits for it. `seconds` bound each of the two runs that a failure takes.
+    """
+
+    latency_p50: Fraction | None = _CLOCK_MARGIN
+    latency_p95: Fraction | None = None
+    cpu_time: Fraction | None = None
+    peak_memory: Fraction | None = _MEMORY_MARGIN
+    file_size: Fraction | None = _SIZE_MARGIN
+    operators: Fraction | None = None
+    top1: Fraction | None = _ANSWERS_MARGIN
+    seconds: Seconds = _GATE_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise ValueError("seconds is not more than 0")
+        for name in ("latency_p50", "latency_p95", "cpu_time"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name.replace('_', '-')} is 0, and no clock can tell nothing from next to nothing")
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """`minimize` is what the winner is best at, among all that are inside every budget."""
 
@@ -87,6 +117,7 @@ class Profile:
     minimize: Goal = "latency"
     budgets: Budgets = field(default_factory=Budgets)
     method: Method = field(default_factory=Method)
+    gate: Margins = field(default_factory=Margins)
 
 
 def profile_names() -> tuple[str, ...]:

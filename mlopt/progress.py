@@ -17,7 +17,7 @@ from mlopt.report.report import StepRun
 from mlopt.step import Going, Step, StepState
 from mlopt.units import Seconds, format_seconds
 
-_BAR: Final = 20  # columns
+_BAR: Final = 12  # columns
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Progress:
         if done < going.done < going.total:
             left = f"{format_seconds(Seconds((now - began) / (going.done - done) * (going.total - going.done)))} left"
         at = f"{going.unit} {math.ceil(going.done) if going.done % 1 else int(going.done)} of {going.total}"
-        said = ", ".join(filter(None, (going.detail, left)))
+        said = ", ".join(filter(None, (left, going.detail)))  # where there is no room, the last is cut
         if sys.stderr.isatty():
             full = round(_BAR * going.done / going.total)
             self._live(f"{step.name} {self.about} {'━' * full}{'─' * (_BAR - full)} {at}  {said}")

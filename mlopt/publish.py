@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from mlopt import paths
 from mlopt.artifact import Artifact, digest_of
 from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
 from mlopt.choose import Choice, Judged
+from mlopt.errors import DeviceBuildFailed
 from mlopt.packing import image_inputs, image_spec, serving_of
 from mlopt.progress import Progress
 
@@ -42,22 +44,86 @@ def publish(
     with publishing(home) as folder:
         winner = built.artifacts[choice.winner]
         shutil.copytree(winner.path, folder / "model")
+        built, packed = _device(prepared, built, folder, progress)
         for name, engine in sorted(built.engines.items()):
-            shutil.copytree(engine.path, folder / "engines" / name)
+            if not engine.path.is_relative_to(folder):  # those from the device are there already
+                shutil.copytree(engine.path, folder / "engines" / name)
         (folder / "model" / "serving.json").write_bytes(encode_serving(serving_of(prepared, choice.winner, winner)))
         image, left_out = _image(prepared, choice, winner, folder, progress)
-        report = describe(prepared, built, judged, choice, progress, image=image, image_left_out=left_out)
+        asked = tuple(_preflight(prepared, built, choice.winner, progress))
+        report = describe(
+            prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
+        )
         write_report(report, folder)
-        _deploy(prepared, report, image, folder)
+        _deploy(prepared, built, report, image, folder)
         write_repro(folder, _repro(prepared, choice), report.tools)
-        facts = _facts(prepared, report, winner, image) | {"engines": _engines(built)}
+        facts = _facts(prepared, report, winner, image)
+        facts |= {"engines": _engines(built), "device-builds": packed, "status": _status(prepared, built)}
         manifest = write_manifest(folder, facts)
     return Bundle(home, manifest, report)
+
+
+def _preflight(prepared: Prepared, built: Built, winner: str, progress: Progress) -> Iterator[str]:
+    """What TensorRT on the device will say to the models that it is to build, or else to what ships, as far as that is
+    known here; nothing where engines are built here."""
+    from mlopt.engines import why_no_rtx
+    from mlopt.preflight.preflight import notes, preflight
+
+    target = prepared.target
+    stack = next((stack for stack in target.stacks if stack.tensorrt), None)
+    if prepared.on_this_machine or target.gpu is None or stack is None or not why_no_rtx(target):
+        return
+    for name in sorted(built.artifacts.keys() & built.device_builds.keys()) or [winner]:
+        progress.about = name
+        yield from notes(
+            name,
+            preflight(built.artifacts[name], target, stack, prepared.store, inputs=prepared.project.inputs),
+        )
+    progress.about = ""
 
 
 def place(prepared: Prepared) -> Path:
     """Where the bundle goes."""
     return (prepared.request.out or prepared.project.compile.out or Path("out")) / prepared.name / prepared.target.name
+
+
+def _device(prepared: Prepared, built: Built, folder: Path, progress: Progress) -> tuple[Built, list[str]]:
+    """device/: what the target needs to build its engines itself. With --device that is done at once, and then they are
+    among what was built. Also the names of the builds in it."""
+    if not built.device_builds:
+        if prepared.request.device:
+            why = {built.failures[name] for name in prepared.plan.device_builds}
+            raise DeviceBuildFailed(f"There is nothing to build on the device: {'; '.join(sorted(why))}")
+        return built, []
+    from mlopt.device.pack import pack
+
+    packed = pack(
+        built.device_builds,
+        folder / "device",
+        model=prepared.name,
+        target=prepared.target,
+        signature=prepared.signature,
+        samples=prepared.evaluation,
+        batch=prepared.batch(1),
+        threads=prepared.machine.cores,
+        engines=before if (before := place(prepared) / "engines").is_dir() else None,
+    )
+    if prepared.request.device is None:
+        return built, list(packed.names)
+    from mlopt.device.remote import build_on
+    from mlopt.device.ssh import Device
+
+    device = Device.parse(prepared.request.device)
+    with progress.phase("build on", str(device)):
+        returned = build_on(device, packed, folder / "engines", progress.say)
+    return (
+        dataclasses.replace(
+            built,
+            engines={**built.engines, **returned.engines},
+            device_failures=dict(returned.failures),
+        ),
+        list(packed.names),
+    )
 
 
 def _image(
@@ -77,7 +143,7 @@ def _image(
         return None, str(error)
 
 
-def _deploy(prepared: Prepared, report: Report, image: Image | None, folder: Path) -> None:
+def _deploy(prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path) -> None:
     """deploy/: what runs the image elsewhere. Without an image there is nothing to run."""
     if image is None:
         return
@@ -85,7 +151,7 @@ def _deploy(prepared: Prepared, report: Report, image: Image | None, folder: Pat
     from mlopt.deploy.write import write_deploy
 
     threads = prepared.profile.method.threads
-    facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared))
+    facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared, built))
     write_deploy(facts, folder / "deploy")
 
 
@@ -141,7 +207,6 @@ def _facts(prepared: Prepared, report: Report, winner: Artifact, image: Image | 
             "digest": winner.digest,
             "why": report.why,
         },
-        "status": _status(prepared),
         "verdicts": [
             {"budget": v.budget, "limit": v.limit, "actual": v.actual, "outcome": v.outcome, "grade": v.grade}
             for v in shipped.verdicts
@@ -164,8 +229,10 @@ def _engines(built: Built) -> dict[str, Any]:
     }
 
 
-def _status(prepared: Prepared) -> str:
+def _status(prepared: Prepared, built: Built) -> str:
     """`measured` here, or what is still to be done on the device: an engine that was not built there does not exist."""
     if prepared.on_this_machine:
         return "measured"
+    if built.device_builds.keys() & built.engines.keys():
+        return "device-built"
     return "needs-device-build" if prepared.target.build_on == "device" else "unmeasured"

@@ -12,7 +12,8 @@ class Request:
 
     `max_drop` is a fraction (0.005 is half a point), `max_latency` seconds (the median of one query), the other
     limits bytes: of the process at its peak, of the model's file, of the unpacked image. `ship` names a candidate to
-    ship whatever the judge says. `command` is how the person would type this again, for the report and repro.sh.
+    ship whatever the judge says. `device` is where engines are built, as ssh reaches it.
+    `command` is how the person would type this again, for the report and repro.sh.
     """
 
     model: Path
@@ -36,4 +37,5 @@ class Request:
     store: Path | None = None
     image: bool = True
     debian_mirror: str | None = None
+    device: str | None = None
     command: tuple[str, ...] = ()

@@ -23,10 +23,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`newest` is the newest version whose list of operators was read; `never` are those that it refuses by name."""
+    """`newest` is the newest version whose list of operators was read; `never` are those that it refuses by name; `dla`
+    are those that a DLA computes."""
 
     newest: str
     never: tuple[str, ...]
+    dla: tuple[str, ...]
     precisions: Mapping[str, str]
     groups: Annotated[tuple[Group, ...], Key("group")]
     sources: tuple[str, ...]

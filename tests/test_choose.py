@@ -10,7 +10,7 @@ from mlopt.choose import Judged, choose, judge, pareto
 from mlopt.errors import UnsupportedModel
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Profile
-from mlopt.units import Bytes, Fraction, Seconds, parse
+from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse
 from mlopt.verdicts import keepers, nearest, out_of_reach
 
 
@@ -194,6 +194,46 @@ def test_the_bound_decides_and_the_note_says_what_would_prove_it() -> None:
     assert verdict.outcome == "missed"
     assert verdict.actual == 0.03
     assert "1600 samples" in verdict.note
+
+
+GENERATED = dataclasses.replace(accuracy(), generated=True, agreement=Interval(0.97, 0.92, 0.99, "made up"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "sqnr", "agreement", "told"),
+    [
+        ("bf16", 39.7, 0.95, {"min-sqnr": "met"}),  # ties on generated inputs do not decide
+        ("bf16", 28.2, 0.95, {"min-sqnr": "missed"}),  # more noise than rounding brings by itself
+        ("fp32", 120.0, 0.99, {"min-sqnr": "met"}),
+        ("bf16", 39.7, 0.99, {"min-sqnr": "missed"}),  # who asks for more answers gets less noise
+        ("bf16", 200.0, 1.0, {"min-sqnr": "missed"}),  # no rounding keeps every answer for certain
+        ("int8", 39.7, 0.95, {"min-agreement": "missed"}),  # ranges come from somewhere
+        ("fp16", 60.0, 0.95, {"min-agreement": "missed"}),  # may overflow on inputs that nobody has seen
+        ("bf16", 39.7, None, {}),
+    ],
+)
+def test_without_samples_what_only_rounds_is_judged_by_its_noise(
+    precision: str, sqnr: float, agreement: float | None, told: dict[str, str]
+) -> None:
+    budgets = Budgets(min_agreement=None if agreement is None else Fraction(agreement))
+    found = dataclasses.replace(GENERATED, sqnr=sqnr)
+    verdicts = judge(budgets, file_size=1, accuracy=found, measurement=None, precision=precision)
+    assert {one.budget: one.outcome for one in verdicts} == told
+    for one in verdicts:
+        assert ("no accuracy was measured" in one.note) == (one.budget == "min-sqnr")
+
+
+def test_samples_and_the_profile_s_own_noise_come_first() -> None:
+    real = dataclasses.replace(GENERATED, generated=False)
+    budgets = Budgets(min_agreement=Fraction(0.95), min_sqnr=Decibel(45))
+    own, by_agreement = judge(budgets, file_size=1, accuracy=real, measurement=None, precision="bf16")[::-1]
+    assert (by_agreement.budget, by_agreement.outcome, own.limit) == ("min-agreement", "missed", 45)
+    (stricter,) = judge(budgets, file_size=1, accuracy=GENERATED, measurement=None, precision="bf16")
+    assert (stricter.budget, stricter.limit, stricter.outcome) == ("min-sqnr", 45, "missed")
+    regression = dataclasses.replace(GENERATED, agreement=None)
+    cosine = Budgets(min_agreement=Fraction(0.95), min_cosine=0.99)
+    (alone,) = judge(cosine, file_size=1, accuracy=regression, measurement=None, precision="bf16")
+    assert alone.budget == "min-cosine", "what has no classes is judged as ever"
 
 
 def test_out_of_reach_names_the_nearest_and_only_budgets_that_nobody_keeps() -> None:

@@ -18,6 +18,7 @@ def listed() -> list[str]:
 
 
 def test_every_operator_is_listed_once_and_is_one_of_onnx() -> None:
+    assert set(facts().dla) <= set(listed())
     names = [*listed(), *facts().never]
     assert len(names) == len(set(names))
     assert len(listed()) > 140

@@ -35,6 +35,7 @@ _INDENT: Final = " " * 4
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where bundles go.  [default: out]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and every recipe left out with the reason.")
 @click.option("--image/--no-image", default=True, help="Assemble the OCI image, or not.")
+@click.option("--device", metavar="USER@HOST[:PORT]", help="Build its engines there, over ssh, and measure them.")
 @click.option("--debian-mirror", envvar="MLOPT_DEBIAN_MIRROR", metavar="URL", help="Instead of apt's own sources.")
 @reading
 @sampling
@@ -61,6 +62,7 @@ def command(
     \b
       mlopt compile model.onnx --target host --samples images/
       mlopt compile weights.pth --factory nets:resnet20 --target rpi5 --max-drop 0.5%
+      mlopt compile model.onnx --target jetson --samples images/ --device nano@192.168.1.20
       mlopt compile model.onnx --target host --samples images/ --max-size 2MB --max-latency 5ms
       mlopt compile model.keras --target host --dry-run
     """

@@ -14,12 +14,18 @@ def engine_facts(target: Target) -> list[tuple[str, str]]:
     """Name and sentence of each; nothing for a target without a GPU."""
     if target.gpu is None:
         return []
+    from mlopt.engines import why_no_device_build
+
     facts = [("TensorRT for RTX", _rtx(target))]
     if versions := [stack for stack in target.stacks if stack.tensorrt]:
         where = (
             "built on such a machine alone: an engine holds what was timed on the GPU that built it, and opens in that "
             "version of TensorRT only"
         )
+        if not why_no_device_build(target):
+            where += (
+                "; mlopt compile --device USER@HOST does it over ssh, and python3 build.py in device/ of the bundle"
+            )
         facts.append(("TensorRT", "\n".join([where, *_versions(target, target.gpu, versions)])))
     if target.gpu.dla:
         facts.append(("DLA", _dla(target, target.gpu)))

@@ -10,7 +10,7 @@ import click
 from mlopt.commands.table import echo_facts, echo_json, echo_table, echo_text
 
 if TYPE_CHECKING:
-    from mlopt.profile import Budgets, Profile
+    from mlopt.profile import Budgets, Margins, Profile
 
 
 @click.group(name="profiles", invoke_without_command=True)
@@ -63,6 +63,8 @@ def show(name: str, as_json: bool) -> None:
     echo_facts(_budgets(profile.budgets) or [("none", "every candidate is inside")], indent=2)
     click.secho("\nmethod", bold=True)
     echo_facts(_method(profile), indent=2)
+    click.secho("\ngate", bold=True)
+    echo_facts(_gate(profile.gate), indent=2)
 
 
 _JUDGED = {
@@ -112,3 +114,15 @@ def _method(profile: Profile) -> list[tuple[str, str]]:
         ("rounds", f"{method.rounds}, every candidate in each, after {method.warm_up} warm-up queries"),
         ("time", f"{format_seconds(method.seconds)} at most for all candidates together"),
     ]
+
+
+def _gate(margins: Margins) -> list[tuple[str, str]]:
+    from mlopt.units import format_seconds
+
+    facts = []
+    for one in fields(margins):
+        value = getattr(margins, one.name)
+        if value is not None and one.name != "seconds":
+            unit = "points less" if one.name == "top1" else "% more"
+            facts.append((one.name.replace("_", "-"), f"at most {value * 100:g} {unit} than the baseline"))
+    return [*facts, ("time", f"{format_seconds(margins.seconds)} at most for each run of the clocks")]

@@ -206,7 +206,7 @@ def _int8_reason(target: Target) -> str:
     )
     exact = {
         "u8s8": "u8 by s8",
-        "u8s8-7bit": "u8 by s8 with seven-bit weights, because products saturate at 16 bits",
+        "u8s8-paired": "u8 by s8, neighbouring weights small enough for processors that add products in 16 bits",
         "s8s8": "s8 by s8",
         "u8u8": "u8 by u8",
     }[target.int8_scheme]
@@ -215,12 +215,12 @@ def _int8_reason(target: Target) -> str:
 
 def _recipes(target: Target) -> list[tuple[str, str]]:
     """What the target alone decides; the model decides the rest (`mlopt compile --dry-run`)."""
-    from mlopt.engines import why_no_rtx
+    from mlopt.engines import built_on_device, why_no_engine
     from mlopt.recipe import all_recipes
 
     facts = []
     for recipe in all_recipes():
-        if recipe.engine and (reason := why_no_rtx(target, recipe.precision)):
+        if recipe.engine and (reason := why_no_engine(recipe.engine.name, target, recipe.precision)):
             facts.append((recipe.name, f"no: {reason}"))
             continue
         if recipe.needs_isa and not set(recipe.needs_isa) & set(target.cpu.isa):
@@ -229,5 +229,6 @@ def _recipes(target: Target) -> list[tuple[str, str]]:
         needs = ["samples"] if recipe.needs_samples else []
         needs += [f"a model with {' or '.join(recipe.needs_ops)}"] if recipe.needs_ops else []
         needs += [f"--recipe {recipe.name}"] if recipe.on_request else []
+        needs += ["the device to build it on"] if recipe.engine and built_on_device(recipe.engine.name) else []
         facts.append((recipe.name, f"yes, given {' and '.join(needs)}" if needs else "yes"))
     return facts

@@ -63,11 +63,7 @@ def measure_together(
     In the scenario `offline` a query is the offline batch. Raises `WorkerFailed` when the baseline itself
     dies, `Misused` for a scenario that is not measured yet.
     """
-    if method.scenario not in _SCENARIOS:
-        raise Misused(
-            f"The scenario {method.scenario!r} is not measured yet; {' and '.join(_SCENARIOS)} are.",
-            next="choose another profile, or set scenario in its [method]",
-        )
+    check_scenario(method)
     if method.scenario == "offline":
         single = [offline]
     failures: dict[str, str] = {}
@@ -99,6 +95,15 @@ def measure_together(
                     runs.remove(run)
         size = len(offline[next(iter(offline))]) if offline else method.offline_batch
         return {run.subject.name: _measurement(run, runs[0], method, device, size) for run in runs}, failures
+
+
+def check_scenario(method: Method) -> None:
+    """Raises `Misused` for a scenario that is not measured yet."""
+    if method.scenario not in _SCENARIOS:
+        raise Misused(
+            f"The scenario {method.scenario!r} is not measured yet; {' and '.join(_SCENARIOS)} are.",
+            next="choose another profile, or set scenario in its [method]",
+        )
 
 
 def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack) -> _Run:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Self
@@ -79,7 +80,8 @@ class Worker:
         if kill:
             self.process.kill()
         elif self.process.stdin and not self.process.stdin.closed:
-            self.process.stdin.close()
+            with suppress(BrokenPipeError):  # what it was told last never reached one that is dead
+                self.process.stdin.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -82,15 +82,20 @@ class Loaded:
             answers.flush()
 
     def query(self, count: int) -> dict[str, Any]:
-        """`count` single-stream queries; each time is from call to complete outputs, feeds prepared before."""
-        clock, infer, feeds = time.perf_counter, self.runner.infer, self.single
-        times = []
+        """`count` single-stream queries; each time is from call to complete outputs, feeds prepared before.
+
+        `cpu` is the time for which the process was on a core meanwhile, all threads together.
+        """
+        clock, on_core, infer, feeds = time.perf_counter, time.process_time, self.runner.infer, self.single
+        times, cpu = [], []
         for number in range(count):
             feed = feeds[number % len(feeds)]
+            used = on_core()
             start = clock()
             infer(feed)
             times.append(clock() - start)
-        return {"seconds": times}
+            cpu.append(on_core() - used)
+        return {"seconds": times, "cpu": cpu}
 
     def batch(self, count: int) -> dict[str, Any]:
         """`count` queries of the offline batch."""

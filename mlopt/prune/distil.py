@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.prune.norms import Norms
 from mlopt.prune.torch_graph import answers
-from mlopt.prune.vary import varied
+from mlopt.prune.vary import Varied, varied
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +23,15 @@ if TYPE_CHECKING:
 
 _HELD: Final = 10  # one sample in ten judges what the others train
 _FILE: Final = "checkpoint.pt"
+_AGREES: Final = 1 / 3  # of the labels, at least, if they are of the model's classes
+_LOOKS: Final = 8  # batches that show how large what layers write is
+_WARM: Final = 0.05  # of all steps, in which the rate rises
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """`feed` gives the samples of these numbers, of `count`; `teacher` what is to be answered to them."""
+    """`feed` gives the samples of these numbers, of `count`; `teacher` what is to be answered to them. `labels` count
+    as much as the teacher does, where there are any."""
 
     feed: Callable[[Sequence[int]], Feed]
     teacher: Callable[[Feed], list[np.ndarray]]
@@ -35,6 +41,7 @@ class Lesson:
     rate: float
     seed: int
     vary: bool
+    labels: np.ndarray | None = None
 
     @property
     def learnt(self) -> list[int]:
@@ -47,13 +54,18 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """On the samples that are held back: the mean loss, and of a classifier how often the first class is the same."""
+    """On the samples that are held back: the mean loss; of a classifier how often the first class is the same, and
+    with labels how often it is theirs."""
 
     loss: float
-    same: float | None
+    same: float | None = None
+    right: float | None = None
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4g}" + ("" if self.same is None else f", {self.same:.1%} answers as before")
+        said = [f"loss {self.loss:.4g}"]
+        said += [f"{self.same:.1%} answers as before"] if self.same is not None else []
+        said += [f"{self.right:.1%} right"] if self.right is not None else []
+        return ", ".join(said)
 
 
 class Student:
@@ -73,16 +85,20 @@ class Student:
         }
         products = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
         names = sorted({name for node in products for name in node.input[1:3] if name in self.values})
-        self._weights = {name: self.values[name].requires_grad_() for name in names}
-        self._optimizer = torch.optim.Adam(self._weights.values(), lr=lesson.rate)
+        self._names, self._norms = names, Norms(model, self.values)
         self._taught = [(numbers, lesson.teacher(lesson.feed(numbers))) for numbers in self._batches(lesson.held)]
+        self._labels = lesson.labels if self._fit(lesson.labels) else None
         self.first = self.least = self.score()
         self._best = self._copied()
+        with torch.no_grad():
+            for _, numbers in zip(range(_LOOKS), self._batches(lesson.learnt), strict=False):
+                answers(self._model, self.values, _tensors(lesson.feed(numbers)), self._norms.observe)
+        self._norms.begin()
+        weights = [self.values[name].requires_grad_() for name in names if name not in self._norms.biases]
+        self._optimizer = torch.optim.Adam([*weights, *self._norms.trained()], lr=lesson.rate)
 
     def answers(self, feed: Feed) -> list[torch.Tensor]:
-        import torch
-
-        return answers(self._model, self.values, {name: torch.from_numpy(value) for name, value in feed.items()})
+        return answers(self._model, self.values, _tensors(feed), self._norms.apply)
 
     def epochs(self, folder: Path, on_batch: Callable[[float, Score], None]) -> None:
         """All that are left to do. `on_batch` hears how many are done, and the last score."""
@@ -110,15 +126,19 @@ class Student:
     def score(self) -> Score:
         import torch
 
-        losses, same, count = [], 0, 0
+        loss, same, right, count = 0.0, 0, 0, len(self.lesson.held)
         with torch.no_grad():
             for numbers, wanted in self._taught:
                 found = self.answers(self.lesson.feed(numbers))
-                losses.append(len(numbers) * float(_loss(wanted, found)))
+                loss += len(numbers) * float(self._loss(wanted, found, Varied({}), numbers))
                 if _classifies(wanted[0]):
-                    count += len(numbers)
-                    same += int((found[0].argmax(1).numpy() == wanted[0].argmax(1)).sum())
-        return Score(sum(losses) / len(self.lesson.held), same / count if count else None)
+                    first = found[0].argmax(1).numpy()
+                    same += int((first == wanted[0].argmax(1)).sum())
+                    right += int((first == self._labels[numbers]).sum()) if self._labels is not None else 0
+        classifies = _classifies(self._taught[0][1][0])
+        return Score(
+            loss / count, same / count if classifies else None, right / count if self._labels is not None else None
+        )
 
     def _epoch(self) -> Iterator[float]:
         """One pass; yields what part of it is done."""
@@ -127,36 +147,70 @@ class Student:
         lesson = self.lesson
         random = np.random.default_rng((lesson.seed, self.done))
         batches = list(self._batches(random.permutation(lesson.learnt).tolist()))
+        if len(batches) > 1 and 2 * len(batches[-1]) < lesson.batch:
+            batches.pop()  # so few say little of how large what layers write is
+        self._norms.training = True
         for number, numbers in enumerate(batches):
-            part = (self.done + number / len(batches)) / lesson.epochs
+            part = (self.done + (number + 1) / len(batches)) / (lesson.epochs + 1)
             for group in self._optimizer.param_groups:
-                group["lr"] = lesson.rate * (1 + math.cos(math.pi * part)) / 2
-            feed = lesson.feed(numbers)
-            feed = varied(feed, random) if lesson.vary else feed
+                group["lr"] = lesson.rate * min(1.0, part / _WARM) * (1 + math.cos(math.pi * part)) / 2
+            some = Varied(lesson.feed(numbers))
+            some = varied(some.feed, random) if lesson.vary else some
             self._optimizer.zero_grad()
-            _loss(lesson.teacher(feed), self.answers(feed)).backward()
+            self._loss(lesson.teacher(some.feed), self.answers(some.feed), some, numbers).backward()
             self._optimizer.step()
             yield number / len(batches)
+        self._norms.training = False
+
+    def _loss(
+        self, wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor], some: Varied, numbers: Sequence[int]
+    ) -> torch.Tensor:
+        import torch
+        from torch.nn import functional
+
+        total = _distance(wanted, found)
+        if self._labels is not None:
+            labels = self._labels[numbers]
+            logs = _log_probabilities(found[0], like=wanted[0])
+            total = total + some.kept * functional.nll_loss(logs, torch.from_numpy(labels))
+            if some.partner is not None:
+                total = total + (1 - some.kept) * functional.nll_loss(logs, torch.from_numpy(labels[some.partner]))
+        return total
+
+    def _fit(self, labels: np.ndarray | None) -> bool:
+        """Whether labels are of the teacher's classes: it agrees with them far oftener than by chance."""
+        if labels is None or not _classifies(self._taught[0][1][0]):
+            return False
+        classes = self._taught[0][1][0].shape[1]
+        agreed = sum(int((wanted[0].argmax(1) == labels[numbers]).sum()) for numbers, wanted in self._taught)
+        return bool(labels.min() >= 0 and labels.max() < classes) and agreed >= _AGREES * len(self.lesson.held)
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         for start in range(0, len(numbers), self.lesson.batch):
             yield list(numbers[start : start + self.lesson.batch])
 
     def _copied(self) -> dict[str, torch.Tensor]:
-        return {name: weight.detach().clone() for name, weight in self._weights.items()}
+        return {name: self.values[name].detach().clone() for name in self._names} | self._norms.folded()
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        return {name: self.values[name].detach() for name in self._names} | {
+            name: value.detach() for name, value in self._norms.tensors()
+        }
 
     def _save(self, path: Path) -> None:
         import torch
 
         state = {
             "done": self.done,
-            "weights": self._copied(),
+            "weights": self._kept(),
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
-            "least": (self.least.loss, self.least.same),
+            "least": (self.least.loss, self.least.same, self.least.right),
         }
+        whole = io.BytesIO()  # torch's own writing hides what is wrong with a disk
+        torch.save(state, whole)
         fresh = path.with_suffix(".new")
-        torch.save(state, fresh)
+        fresh.write_bytes(whole.getbuffer())
         os.replace(fresh, path)
 
     def _load(self, path: Path) -> None:
@@ -168,13 +222,19 @@ class Student:
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
             return
         with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(state["weights"][name])
+            for name, value in self._kept().items():
+                value.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self.done, self._best, self.least = state["done"], state["best"], Score(*state["least"])
 
 
-def _loss(wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor]) -> torch.Tensor:
+def _tensors(feed: Feed) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(value) for name, value in feed.items()}
+
+
+def _distance(wanted: Sequence[np.ndarray], found: Sequence[torch.Tensor]) -> torch.Tensor:
     """Of the mean sample, over all outputs: the divergence of class probabilities, else squared differences."""
     import torch
 

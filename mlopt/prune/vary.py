@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -14,15 +15,24 @@ _MOVED: Final = 8  # by at most one part in eight of a side
 _MIXED: Final = 0.5  # of the batches
 
 
-def varied(feed: Mapping[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
+@dataclass(frozen=True, slots=True)
+class Varied:
+    """`feed` has of each sample the part `kept`, and the rest from the sample at its place in `partner`."""
+
+    feed: Mapping[str, np.ndarray]
+    kept: float = 1.0
+    partner: np.ndarray | None = None
+
+
+def varied(feed: Mapping[str, np.ndarray], random: np.random.Generator) -> Varied:
     """The batch with each picture moved a little and turned over or not, and in half of all cases mixed with another.
 
-    A variation needs no label that it could falsify: what the whole model answers to it is asked anew (Beyer et al.
-    2022, "Knowledge distillation: A good teacher is patient and consistent", arXiv:2106.05237). Inputs that are no
-    pictures stay as they are, and so do pictures beside them, because the two may belong together.
+    What the whole model answers to that is asked anew (Beyer et al. 2022, "Knowledge distillation: A good teacher is
+    patient and consistent", arXiv:2106.05237). Inputs that are no pictures stay as they are, and so do pictures beside
+    them, because the two may belong together.
     """
     if not feed or not all(_channel_axis(value) is not None for value in feed.values()):
-        return dict(feed)
+        return Varied(feed)
     count = len(next(iter(feed.values())))
     where, over = random.random((2, count)), random.random(count) < 0.5
     part = _share(random)
@@ -31,7 +41,7 @@ def varied(feed: Mapping[str, np.ndarray], random: np.random.Generator) -> dict[
     for name, value in feed.items():
         moved = _moved(value, where, over)
         found[name] = moved if part is None else part * moved + (1 - part) * moved[partner]
-    return found
+    return Varied(found) if part is None else Varied(found, float(part), partner)
 
 
 def _share(random: np.random.Generator) -> np.float32 | None:

@@ -18,17 +18,17 @@ def to_markdown(report: Report) -> str:
     report = text.cleaned(report)
     table = table_of(report)
     blocks = [
-        f"## {_tone(report)} {_escaped(verdict.headline(report))}",
-        _escaped(verdict.why(report)),
-        *(f"> ⚠️ {_escaped(warning)}" for warning in verdict.warnings(report)),
+        f"## {_tone(report)} {escaped(verdict.headline(report))}",
+        escaped(verdict.why(report)),
+        *(f"> ⚠️ {escaped(warning)}" for warning in verdict.warnings(report)),
         _budgets(report),
         _candidates(table),
         _decided(table),
         _others(table),
-        _folded("Recipes left out", [f"- {_strong(one.recipe)}: {_escaped(one.reason)}" for one in report.left_out]),
+        _folded("Recipes left out", [f"- {_strong(one.recipe)}: {escaped(one.reason)}" for one in report.left_out]),
         _folded("Parity, samples, image, steps", _evidence(report)),
         _folded("How the numbers were obtained", _methods(table)),
-        _folded("Notes", [f"- {_escaped(note)}" for note in report.notes]),
+        _folded("Notes", [f"- {escaped(note)}" for note in report.notes]),
         _reproduce(report),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -46,32 +46,32 @@ def _budgets(report: Report) -> str:
     lines = verdict.budgets(verdict.shipped(report))
     rows = [
         [
-            _escaped(line.name),
-            _escaped(line.limit),
-            _escaped(line.actual),
+            escaped(line.name),
+            escaped(line.limit),
+            escaped(line.actual),
             f"{verdict.OUTCOME_MARKS[line.outcome]} {line.outcome}",
             line.grade,
         ]
         for line in lines
     ]
-    return _grid(["budget", "limit", "reached", "verdict", "evidence"], rows) if rows else ""
+    return grid(["budget", "limit", "reached", "verdict", "evidence"], rows) if rows else ""
 
 
 def _candidates(table: Table) -> str:
     heads = ["candidate", "", *(column.heading for column in table.columns)]
     rows = [[_name(row), row.word, *(_cell(row.cells[column.key]) for column in table.columns)] for row in table.rows]
-    return f"{_grid(heads, rows, numbers_from=2)}\n\n<sub>{_grades(table)}</sub>"
+    return f"{grid(heads, rows, numbers_from=2)}\n\n<sub>{_grades(table)}</sub>"
 
 
 def _name(row: Row) -> str:
-    shown = _escaped(row.candidate.name)
+    shown = escaped(row.candidate.name)
     marks = ("★ " if row.role == "ships" else "") + (f"**{shown}**" if row.role == "ships" else shown)
     return f"{marks} (baseline)" if row.is_baseline else marks
 
 
 def _cell(cell: Cell) -> str:
     grade = "" if cell.grade in ("measured", "unmeasured") else f" ({cell.grade})"
-    return _escaped(f"{cell.text} {cell.detail}".strip()) + grade
+    return escaped(f"{cell.text} {cell.detail}".strip()) + grade
 
 
 def _grades(table: Table) -> str:
@@ -81,18 +81,18 @@ def _grades(table: Table) -> str:
         for row in table.rows
         if row.candidate.measurement and row.cells["p50"].grade == "measured"
     }
-    where = f"Numbers are measured on {_escaped(text.listed(sorted(sources)))}" if sources else "Nothing was timed"
+    where = f"Numbers are measured on {escaped(text.listed(sorted(sources)))}" if sources else "Nothing was timed"
     return f"{where}; {text.ABSENT} is unmeasured; in brackets the 95 % interval."
 
 
 def _decided(table: Table) -> str:
-    lines = [f"- {_strong(row.candidate.name)}: {_escaped(note)}" for row in table.rows for note in row.candidate.notes]
+    lines = [f"- {_strong(row.candidate.name)}: {escaped(note)}" for row in table.rows for note in row.candidate.notes]
     return "\n".join(["**What the steps decided**", "", *lines]) if lines else ""
 
 
 def _others(table: Table) -> str:
     lines = [
-        f"- {_strong(row.candidate.name)}: {_escaped(row.reason)}"
+        f"- {_strong(row.candidate.name)}: {escaped(row.reason)}"
         for row in table.rows
         if row.role != "ships" and row.reason
     ]
@@ -108,7 +108,7 @@ def _evidence(report: Report) -> list[str]:
 
 def _parity(report: Report) -> list[str]:
     return [
-        f"- parity of {_escaped(one.output)}, batch {one.batch}, against {_escaped(one.source)}: "
+        f"- parity of {escaped(one.output)}, batch {one.batch}, against {escaped(one.source)}: "
         f"largest difference {text.difference(one.max_absolute)} absolute, "
         f"{text.difference(one.max_relative)} relative (tolerance {text.difference(one.tolerance)}), "
         f"cosine {text.cosine(one.cosine)}"
@@ -122,17 +122,17 @@ def _samples(report: Report) -> list[str]:
         return ["- no samples were given"]
     labels = "with labels" if samples.labelled else "without labels"
     split = f"{text.count(samples.calibration)} for calibration, {text.count(samples.evaluation)} for evaluation"
-    return [f"- samples: {_escaped(samples.source)}, {split}, {labels}, none shared (seed {samples.seed})"]
+    return [f"- samples: {escaped(samples.source)}, {split}, {labels}, none shared (seed {samples.seed})"]
 
 
 def _image(report: Report) -> list[str]:
     if report.image is None:
-        return [f"- no image: {_escaped(report.image_left_out)}"] if report.image_left_out else []
+        return [f"- no image: {escaped(report.image_left_out)}"] if report.image_left_out else []
     sizes = text.listed(
         f"{platform} {text.size(sum(compressed for _, compressed, _ in layers))}"
         for platform, layers in sorted(report.image.platforms.items())
     )
-    return [f"- image {_escaped(report.image.tag)} ({text.digest(report.image.digest)}): {_escaped(sizes)} compressed"]
+    return [f"- image {escaped(report.image.tag)} ({text.digest(report.image.digest)}): {escaped(sizes)} compressed"]
 
 
 def _methods(table: Table) -> list[str]:
@@ -141,7 +141,7 @@ def _methods(table: Table) -> list[str]:
         cells = [row.cells[column.key] for row in table.rows]
         cell = next((cell for cell in cells if cell.grade != "unmeasured"), cells[0] if cells else None)
         if cell is not None:
-            lines.append(f"- {_strong(column.heading)}: {_escaped(column.help)}; {_escaped(cell.source)}")
+            lines.append(f"- {_strong(column.heading)}: {escaped(column.help)}; {escaped(cell.source)}")
     return lines
 
 
@@ -157,16 +157,16 @@ def _folded(title: str, lines: Sequence[str]) -> str:
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 99) -> str:
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 99) -> str:
     rule = ["---:" if i >= numbers_from else "---" for i in range(len(heads))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
 
 
 def _strong(words: str) -> str:
-    return f"**{_escaped(words)}**"
+    return f"**{escaped(words)}**"
 
 
-def _escaped(words: str) -> str:
+def escaped(words: str) -> str:
     """Words that Markdown shows as they are: no mark-up, no tag, no link, no line break."""
     one_line = " ".join(words.split())
     safe = _SPECIAL.sub(r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))

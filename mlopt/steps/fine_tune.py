@@ -32,6 +32,7 @@ class FineTune:
     """Train every weight for `epochs` passes over `training`, with the answers of `teacher` as the target.
 
     Classifiers are trained on the divergence of their class probabilities, everything else on squared differences.
+    Labels count as much as the teacher, where the samples have some that it mostly agrees with.
     With `vary` pictures are moved, turned over and mixed, and the teacher answers what the student sees. One sample in
     ten is kept out, and the weights that do best on those stay, which can be the ones from before. What was done is
     kept after each pass, so that training which was stopped goes on, and comes to the same weights. Raises
@@ -39,7 +40,7 @@ class FineTune:
     """
 
     name: ClassVar[str] = "fine-tune"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "torch")
@@ -92,6 +93,7 @@ class FineTune:
             rate=self.rate,
             seed=self.seed,
             vary=self.vary,
+            labels=self.training.labels,
         )
 
     def _feed(self, numbers: Sequence[int]) -> Mapping[str, np.ndarray]:
@@ -105,8 +107,8 @@ class FineTune:
 def _note(student: Student) -> str:
     lesson = student.lesson
     return (
-        f"fine-tuned on {len(lesson.learnt)} samples, {lesson.epochs} passes: distance from the whole model "
-        f"{student.first.loss:.4g} before, {student.least.loss:.4g} after"
+        f"fine-tuned on {len(lesson.learnt)} samples, {lesson.epochs} passes: {student.first} before, "
+        f"{student.least} after"
     )
 
 

@@ -45,7 +45,7 @@ class QuantizeMixed(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -53,7 +53,7 @@ class QuantizeMixed(Calibrated):
     allowed: Allowed = field(kw_only=True)
     evaluations: int = 8
     repair: bool = True
-    samples: int = 32
+    samples: int = 16
 
     def run(self, source: Artifact, into: Path) -> None:
         result = into / "model.onnx"
@@ -71,10 +71,8 @@ class QuantizeMixed(Calibrated):
             else:
                 mix, weights = self._searched(tries, groups, full, source)
             tries.write(mix.kept, weights, result)
-            notes = self.qdq.notes(model.graph)
-        if weights.grids:
-            notes = (*notes, f"weights and biases are repaired; without that all int8 gives {_seen(everything)}")
-        saved(result, notes=[*notes, *_notes(mix, groups, everything)])
+            notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
+        saved(result, notes=notes)
 
     def _searched(
         self, tries: _Tries, groups: tuple[Group, ...], full: list[np.ndarray], source: Artifact
@@ -86,7 +84,7 @@ class QuantizeMixed(Calibrated):
         if self.repair and (weights := tries.mended(())).grids:
             repaired = min(everything, tries.noise((), weights), key=lambda one: one.power)
             if repaired.within(self.allowed):
-                return Mix((), repaired, 1), weights
+                return Mix((), repaired, tries.evaluations), weights
 
         def changes_at(power: float) -> Changes | None:
             scale = math.sqrt(power / everything.power) if everything.power else 0.0
@@ -99,7 +97,7 @@ class QuantizeMixed(Calibrated):
             weights = tries.mended(kept)
             seen = tries.noise(kept, weights)
             if seen.within(self.allowed):
-                return Mix(kept, seen, (mix.evaluations if mix else self.evaluations) + 2), weights
+                return Mix(kept, seen, tries.evaluations), weights
         if mix is None:
             raise self._infeasible(repaired, source)
         return mix, plain
@@ -121,9 +119,10 @@ class QuantizeMixed(Calibrated):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tries:
-    """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers."""
+    """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers.
+    `evaluations` counts the passes over all of `calibration`, the model's own among them."""
 
     qdq: Qdq
     model: Any
@@ -131,6 +130,7 @@ class _Tries:
     calibration: Samples
     exact: list[np.ndarray]
     trial: Path
+    evaluations: int = 1
 
     @classmethod
     def of(cls, qdq: Qdq, model: Any, ranges: Mapping[str, Range], calibration: Samples, trial: Path) -> _Tries:
@@ -144,6 +144,7 @@ class _Tries:
 
     def answers(self, kept: tuple[Group, ...], weights: Weights) -> list[np.ndarray]:
         self.write(kept, weights, self.trial)
+        self.evaluations += 1
         return answers(self.trial, self.calibration.feeds(batch=1))
 
     def noise(self, kept: tuple[Group, ...], weights: Weights) -> Noise:
@@ -165,7 +166,11 @@ def _names(kept: tuple[Group, ...]) -> list[str]:
     return [name for group in kept for name in group.nodes]
 
 
-def _notes(mix: Mix, groups: tuple[Group, ...], everything: Noise) -> Iterator[str]:
+def _notes(mix: Mix, weights: Weights, groups: tuple[Group, ...], everything: Noise, evaluations: int) -> Iterator[str]:
+    count = f"({evaluations} evaluations on calibration samples, the model's own among them)"
+    if weights.grids:
+        repaired = f"weights and biases are repaired; without that all int8 gives {_seen(everything)}"
+        yield repaired if mix.kept else f"{repaired} {count}"
     if not mix.kept:
         return
     names = [group.name for group in mix.kept]
@@ -174,8 +179,7 @@ def _notes(mix: Mix, groups: tuple[Group, ...], everything: Noise) -> Iterator[s
     share = sum(group.work for group in mix.kept) / max(1, work)
     part = f"{share:.0%}" if share < 0.995 else "over 99%"
     yield f"{len(names)} of {len(groups)} groups of nodes stay in floating point ({part} of the work): {shown}"
-    tries = mix.evaluations + 1
-    yield f"{_seen(mix.noise)}, where all int8 gives {_seen(everything)} ({tries} evaluations on calibration samples)"
+    yield f"{_seen(mix.noise)}, where all int8 gives {_seen(everything)} {count}"
 
 
 def _seen(noise: Noise) -> str:

@@ -32,9 +32,11 @@ def test_list_shows_every_profile_and_the_default() -> None:
 def test_show_fits_and_spells_every_budget(name: str, columns: int) -> None:
     output = run("show", name, columns=columns).output
     assert max(len(line) for line in output.splitlines() if not line.startswith("  file ")) <= columns
-    budgets = json.loads(run("show", name, "--json").output)["budgets"]
-    for key, value in budgets.items():
-        assert (f"\n  {key.replace('_', '-')} " in output) == (value is not None)
+    facts = json.loads(run("show", name, "--json").output)
+    said, gate = output.split("\nmethod\n")[0], output.split("\ngate\n")[1]
+    for part, given in ((said, facts["budgets"]), (gate, {**facts["gate"], "seconds": None})):
+        for key, value in given.items():
+            assert (f"  {key.replace('_', '-')} " in part) == (value is not None)
 
 
 def test_budgets_read_like_a_sentence() -> None:

@@ -41,6 +41,8 @@ def test_show_explains_what_can_be_built_where() -> None:
     assert "JetPack 6.2 (L4T 36.4.3), 6.2.1 (L4T 36.4.4)" in output
     assert "TensorRT for RTX no engine: TensorRT for RTX does not compile for compute capability 8.7" in output
     assert "built on such a machine alone" in output
+    assert "--device USER@HOST" in output
+    assert "tensorrt-fp16 yes, given the device to build it on" in output
     assert "10.3.0 of JetPack 6.2, 6.2.1, 6.2.2, 6.1: fp32 tf32 fp16 bf16 int8 int4, opset 20, typed by" in output
     assert "8.5.2 of JetPack 5.1: fp32 tf32 fp16 int8 (no bf16, int4 in this version), opset 17, typed by" in output
     assert "DLA none on this board" in output
@@ -72,7 +74,7 @@ def test_show_marks_what_nobody_checked() -> None:
     assert "* unverified" in output
     defined = run("show", "x86-64-avx2").output
     assert "*" not in defined
-    assert "seven-bit" in defined
+    assert "neighbouring weights small enough" in defined
 
 
 def test_a_recipe_that_the_cpu_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_answers_come_nearer_to_those_of_the_whole_model(tmp_path: Path) -> None
     tuned = run(FineTune(some, whole, epochs=8), spoiled, tmp_path / "t")
     assert divergence(whole, tuned) < 0.2 * divergence(whole, spoiled), "on samples that it has not seen"
     assert notes_in(tuned.main)[:-1] == notes_in(pruned.main)
-    assert notes_in(tuned.main)[-1].startswith("fine-tuned on 360 samples, 8 passes: distance from the whole model ")
+    assert notes_in(tuned.main)[-1].startswith("fine-tuned on 360 samples, 8 passes: loss ")
 
 
 # Every graph but those with an operator that torch_graph does not know.
@@ -162,10 +162,28 @@ def test_how_far_it_is_can_be_heard(tmp_path: Path) -> None:
     step = FineTune(samples(tmp_path, whole, 120), whole, epochs=2, batch=36)
     step.resume(whole, tmp_path / "i", Attempt(folder, heard.append))
     assert [going.done for going in heard] == [0, 0, 1 / 3, 2 / 3, 1, 1, 1 + 1 / 3, 1 + 2 / 3, 2]
-    assert re.fullmatch(r"loss 0\.\d+, \d+\.\d% answers as before", heard[-1].detail)
+    assert re.fullmatch(r"loss [\d.e-]+, \d+\.\d% answers as before", heard[-1].detail)
 
 
 def test_an_operator_without_a_gradient_is_named(tmp_path: Path) -> None:
     whole = source(tmp_path / "m", GRAPHS["unknown"]())
     with pytest.raises(UnsupportedModel, match=r"Gradients cannot pass node sums \(CumSum\)"):
         run(FineTune(samples(tmp_path, whole, 20), whole), whole, tmp_path / "t")
+
+
+@pytest.mark.parametrize("kind", ["right", "strangers", "none"])
+def test_labels_count_where_they_are_of_the_models_classes(kind: str, tmp_path: Path) -> None:
+    whole = source(tmp_path / "m", GRAPHS["plain"]())
+    some = samples(tmp_path, whole, 120)
+    x = np.load(tmp_path / "x.npz")["x"]
+    right = answers(whole, {"image": x}).argmax(1)
+    labels = {"right": {"y": right}, "strangers": {"y": (right + 1) % (right.max() + 1)}, "none": {}}[kind]
+    np.savez(tmp_path / "y.npz", x=x, **labels)
+    some = open_samples(Asked(str(tmp_path / "y.npz"), calibration=120), signature_of(whole.main)).calibration
+    heard: list[Going] = []
+    (tmp_path / "f").mkdir()
+    (tmp_path / "i").mkdir()
+    FineTune(some, whole, epochs=1).resume(whole, tmp_path / "i", Attempt(tmp_path / "f", heard.append))
+    assert heard[0].detail.endswith("% right") == (kind == "right")
+    if kind == "right":
+        assert ", 100.0% answers as before, 100.0% right" in heard[0].detail

@@ -81,6 +81,7 @@ def test_repair_comes_before_keeping(tmp_path: Path) -> None:
     made = run(QuantizeMixed(samples, allowed=allowed), base, tmp_path / "q")
     (note,) = notes_in(made.main)
     assert note.startswith("weights and biases are repaired; without that all int8 gives")
+    assert note.endswith("(3 evaluations on calibration samples, the model's own among them)")
     assert made.bytes < kept.bytes, "nothing stays in floating point"
     static = run(QuantizeStatic(samples), base, tmp_path / "static")
     truth = answers(base, picture(7))

@@ -1,0 +1,1 @@
+"""`mlopt gate`: whether a candidate is worse than its baseline, told apart from the noise of the machine."""

@@ -1,0 +1,151 @@
+"""Candidate and baseline, two copies of each, loaded side by side and visited in turn."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from mlopt.measure.interleave import Subject
+from mlopt.measure.process import Worker, write_feeds
+
+if TYPE_CHECKING:
+    from mlopt.profile import Method
+
+Role = Literal["baseline", "candidate", "twin", "control"]
+"""`twin` is a second copy of the candidate, `control` one of the baseline."""
+ROLES: Final[tuple[Role, ...]] = ("baseline", "candidate", "twin", "control")
+_CANDIDATE_FIRST: Final[tuple[Role, ...]] = ("candidate", "baseline", "control", "twin")
+_VISIT: Final = 0.01  # seconds that one visit should last
+_FEWEST, _MOST = 3, 20  # queries per visit
+_LIMIT: Final = 300.0  # seconds without an answer after which a worker hangs
+_LOOK: Final = 0.2  # seconds of looking for quiet cores
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two rounds in mirrored order: by role the seconds of the queries of both visits, and those on a core."""
+
+    seconds: Mapping[Role, tuple[tuple[float, ...], tuple[float, ...]]]
+    cpu: Mapping[Role, tuple[tuple[float, ...], tuple[float, ...]]]
+
+    def queries(self, role: Role) -> tuple[float, ...]:
+        first, second = self.seconds[role]
+        return first + second
+
+
+@dataclass(slots=True)
+class SideBySide:
+    """Four workers with a model each, one computing at a time; a context manager.
+
+    Every pair of rounds draws an order by chance and visits all four in it, then in the opposite one: drift cancels,
+    and were all the same model, which two of them are slower in a pair would be nothing but that draw. They are loaded
+    in mirrored order too, since the first of several processes was seen to stay slower than the last (1.5 %), and an
+    odd `seed` begins with the other model. All share the same cores, as many as they have threads: left to itself the
+    scheduler keeps each where it was, and the one beside a stranger's work is slower all the time.
+
+    Raises `WorkerFailed`, which names the one that crashed or hung.
+    """
+
+    candidate: Subject
+    baseline: Subject
+    feeds: Sequence[Mapping[str, Any]]
+    offline: Mapping[str, Any]
+    method: Method
+    seed: int
+    limit: float = _LIMIT
+    facts: dict[Role, dict[str, Any]] = field(default_factory=dict)
+    queries: int = _FEWEST
+    _workers: dict[Role, Worker] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlopt-gate-")))
+            single = write_feeds(scratch / "single", [dict(feed) for feed in self.feeds])
+            offline = write_feeds(scratch / "offline", [dict(self.offline)])
+            cores = quietest(self.method.threads)
+            for role in _CANDIDATE_FIRST if self.seed % 2 else ROLES:
+                subject = self.candidate if role in ("candidate", "twin") else self.baseline
+                worker = self._workers[role] = Worker.start(subject.name)
+                stack.callback(worker.stop)
+                os.sched_setaffinity(worker.process.pid, cores)
+                self.facts[role] = self._ask(
+                    role,
+                    "load",
+                    runtime=subject.runtime,
+                    model=str(subject.artifact.main),
+                    threads=self.method.threads,
+                    single=str(single),
+                    offline=str(offline),
+                )
+            self._warm_up()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def pairs(self) -> Iterator[Pair]:
+        """Without end; whoever reads them says when it is enough."""
+        draw = random.Random(self.seed)  # noqa: S311 - statistics, not secrets
+        while True:
+            order = draw.sample(ROLES, len(ROLES))
+            visits = [(role, self._ask(role, "query", count=self.queries)) for role in (*order, *order[::-1])]
+            yield Pair(_both(visits, "seconds"), _both(visits, "cpu"))
+
+    def peak_memory(self, role: Role) -> int:
+        """VmHWM of the process so far, in bytes."""
+        return int(self._ask(role, "peak")["peak_memory"])
+
+    def batch(self, role: Role) -> float:
+        """Seconds of one query of the offline batch."""
+        return float(self._ask(role, "batch", count=1)["seconds"])
+
+    def process(self, role: Role) -> int:
+        """The worker's process."""
+        return self._workers[role].process.pid
+
+    def _ask(self, role: Role, do: str, **arguments: object) -> dict[str, Any]:
+        return self._workers[role].ask(do, limit=self.limit, **arguments)
+
+    def _warm_up(self) -> None:
+        count = max(1, self.method.warm_up)
+        times = [statistics.median(self._ask(role, "query", count=count)["seconds"]) for role in ROLES]
+        self.queries = min(_MOST, max(_FEWEST, int(_VISIT / max(*times, 1e-6))))
+
+
+def quietest(count: int) -> set[int]:
+    """So many of the cores that this process may use, those with the least work at the moment."""
+    mine = os.sched_getaffinity(0)
+    if count >= len(mine):
+        return mine
+    before = _busy()
+    time.sleep(_LOOK)
+    after = _busy()
+    return set(sorted(mine, key=lambda core: (after.get(core, 0) - before.get(core, 0), core))[:count])
+
+
+def _busy() -> dict[int, int]:
+    """Ticks that each core has worked, or was taken away by the machine's host."""
+    found = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            user, nice, system, _idle, _wait, interrupts, soft, stolen = map(int, ticks[:8])
+            found[int(name[3:])] = user + nice + system + interrupts + soft + stolen
+    return found
+
+
+def _both(visits: Sequence[tuple[Role, dict[str, Any]]], key: str) -> dict[Role, Any]:
+    return {role: tuple(tuple(reply[key]) for who, reply in visits if who == role) for role in ROLES}
