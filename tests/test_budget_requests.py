@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     walks.labelled(folder / "all.npz", model, count=320)
     with np.load(folder / "all.npz") as arrays:
         np.savez(folder / "given.npz", x=arrays["x"][:256], y=arrays["y"][:256])
-        np.savez(folder / "held-out.npz", x=arrays["x"][256:], y=arrays["y"][256:])
+        np.savez(folder / "held-out.npz", image=arrays["x"][256:], y=arrays["y"][256:])
     return folder
 
 
