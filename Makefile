@@ -9,8 +9,8 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets bench-engines bench-gpu generate
-.PHONY: dist clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets bench-gpu generate
+.PHONY: bench-engines dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
