@@ -2,8 +2,10 @@
 
     python benchmarks/engines.py [--samples DIR] [MODEL…]
 
-Each is built twice, in two fresh stores: size, seconds of the compiler's process, and whether both have one digest.
-Nothing is run. Writes reports/published/engines.json and .md; what the compiler refuses stands there in its own words.
+Without MODEL: two real nets, and a small vision transformer with random weights. Rows of models that were not asked
+for stay as they were published. Each engine is built twice, in two fresh stores: size, seconds of the compiler's
+process, and whether both have one digest. Nothing is run. Writes reports/published/engines.json and .md; what is
+refused stands there in the words of who refuses it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import onnx
+from shapes import vision_transformer
+
 from mlopt.artifact import Artifact
 from mlopt.engines import RTX_CAPABILITIES, shape_ranges
 from mlopt.errors import MloptError
@@ -31,26 +36,34 @@ from mlopt.steps.build_tensorrt_rtx import BuildTensorrtRtx
 from mlopt.steps.convert_fp16 import ConvertFp16
 from mlopt.steps.normalize_onnx import NormalizeOnnx
 from mlopt.steps.optimize_graph import OptimizeGraph
+from mlopt.steps.quantize_fp8 import QuantizeFp8
 from mlopt.steps.quantize_static import QuantizeStatic
+from mlopt.steps.quantize_weight_blocks import QuantizeWeightBlocks
 from mlopt.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
-MODELS = ("mobilenetv1_x0_25.onnx", "squeezenet1_0.onnx")
+TRANSFORMER = "vision_transformer-shape.onnx"
+REAL = DATA / "models" / "onnx"
+DEFAULT = (REAL / "mobilenetv1_x0_25.onnx", REAL / "squeezenet1_0.onnx", Path(TRANSFORMER))
 FLEET = ",".join(RTX_CAPABILITIES[1:])
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("models", type=Path, nargs="*", default=[DATA / "models" / "onnx" / name for name in MODELS])
+    options.add_argument("models", type=Path, nargs="*")
     options.add_argument("--samples", type=Path, default=DATA / "nips17_imagenet")
     said = options.parse_args()
     if installed("tensorrt-rtx") is None:
         sys.exit("skipped: tensorrt-rtx is not installed (pip install '.[tensorrt]')")
-    if not said.samples.is_dir() or not all(model.is_file() for model in said.models):
-        sys.exit(f"skipped: {said.samples} or a model is not there; name models and --samples")
-    rows = [row for model in said.models for row in of_model(model, said.samples)]
-    publish(said, rows)
+    with tempfile.TemporaryDirectory(prefix="mlopt-engines-") as scratch:
+        made = Path(scratch) / TRANSFORMER
+        onnx.save(vision_transformer(), str(made))
+        models = [made if model.name == TRANSFORMER else model for model in said.models or DEFAULT]
+        if not said.samples.is_dir() or not all(model.is_file() for model in models):
+            sys.exit(f"skipped: {said.samples} or a model is not there; name models and --samples")
+        for model in models:
+            publish(said, of_model(model, said.samples))
 
 
 def of_model(model: Path, samples: Path) -> list[dict[str, Any]]:
@@ -67,6 +80,9 @@ def of_model(model: Path, samples: Path) -> list[dict[str, Any]]:
             "fp16": (half,),
             "int8, rest fp32": (int8,),
             "int8, rest fp16": (int8, half),
+            "fp8, rest fp16": (QuantizeFp8(calibration=split.calibration), half),
+            "int4 weights, rest fp16": (QuantizeWeightBlocks("int4", 128), half),
+            "fp4 weights, rest fp16": (QuantizeWeightBlocks("fp4", 16), half),
         }
         shapes = shape_ranges(facts, {}, 8)
         rows = []
@@ -79,7 +95,8 @@ def of_model(model: Path, samples: Path) -> list[dict[str, Any]]:
                 rows.append({"model": model.name, "precision": precision, "capability": "", "refused": error.what})
                 continue
             for capability in (*RTX_CAPABILITIES, FLEET):
-                step = BuildTensorrtRtx(tuple(capability.split(",")), shapes=shapes)
+                fp4 = precision.startswith("fp4")
+                step = BuildTensorrtRtx(tuple(capability.split(",")), shapes=shapes, fp4=fp4)
                 row = {"model": model.name, "precision": precision, "capability": capability, "onnx_bytes": typed.bytes}
                 rows.append(row | built_twice(step, typed, Path(scratch)))
         return rows
@@ -101,14 +118,16 @@ def built_twice(step: BuildTensorrtRtx, typed: Artifact, scratch: Path) -> dict[
 
 
 def publish(said: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    into = ROOT / "reports" / "published"
+    asked = {row["model"] for row in rows}
+    before = json.loads((into / "engines.json").read_bytes())["engines"] if (into / "engines.json").is_file() else []
+    rows = sorted([row for row in before if row["model"] not in asked] + rows, key=lambda row: str(row["model"]))
     facts = {
-        "command": f"python benchmarks/engines.py {' '.join(model.name for model in said.models)} "
-        f"--samples {said.samples.name}",
+        "command": f"python benchmarks/engines.py --samples {said.samples.name}",
         "machine": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, no GPU, {platform.system()} {platform.release()}",
         "versions": {name: metadata.version(name) for name in ("mlopt", "tensorrt-rtx", "onnx", "onnxruntime")},
         "engines": rows,
     }
-    into = ROOT / "reports" / "published"
     (into / "engines.json").write_text(json.dumps(facts, indent=1) + "\n")
     made = [row for row in rows if "bytes" in row]
     refused = {row["refused"] for row in rows if "refused" in row}
@@ -122,16 +141,19 @@ def publish(said: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         f"{sum(row['same_twice'] for row in made)} with the same digest both times. "
         "Seconds are those of the compiler's process, the quicker of two; batch 1 to 8.",
         "",
-        f"| model | precision | ONNX | {' | '.join(RTX_CAPABILITIES)} | all but 7.5 in one | seconds |",
-        "|---|---|---" + "|---" * (len(RTX_CAPABILITIES) + 2) + "|",
+        f"| model | precision | ONNX | {' | '.join(RTX_CAPABILITIES)} | all but 7.5 in one | seconds | same twice |",
+        "|---|---|---" + "|---" * (len(RTX_CAPABILITIES) + 3) + "|",
     ]
     for (model, precision), group in itertools.groupby(rows, key=lambda row: (row["model"], row["precision"])):
-        cells = list(group)
-        sizes = [f"{row['bytes'] / 1e6:.2f} MB" if "bytes" in row else "refused" for row in cells]
-        seconds = [row["seconds"] for row in cells if "seconds" in row]
+        cells = {row["capability"]: row for row in group}
+        found = [cells.get(capability, {}) for capability in (*RTX_CAPABILITIES, FLEET)]
+        sizes = [f"{row['bytes'] / 1e6:.2f} MB" if "bytes" in row else "refused" for row in found]
+        built = [row for row in found if "seconds" in row]
+        seconds = [row["seconds"] for row in built]
         took = f"{min(seconds):.1f} to {max(seconds):.1f}" if seconds else ""
-        size = f"{cells[0]['onnx_bytes'] / 1e6:.2f} MB" if "onnx_bytes" in cells[0] else ""
-        lines.append(f"| {' | '.join([model, precision, size, *sizes, took])} |")
+        same = f"{sum(row['same_twice'] for row in built)} of {len(built)}" if built else ""
+        size = f"{built[0]['onnx_bytes'] / 1e6:.2f} MB" if built else ""
+        lines.append(f"| {' | '.join([model, precision, size, *sizes, took, same])} |")
     lines += ["", *(f"* refused: {reason}" for reason in sorted(refused))]
     (into / "engines.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

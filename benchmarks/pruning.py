@@ -1,10 +1,11 @@
 """What pruning costs and gains: accuracy on real models, speed of aligned and unaligned widths, zeros that do not go.
 
-    python benchmarks/pruning.py [--only NAME…]
+    python benchmarks/pruning.py [--only NAME…] [--store DIR]
 
 Writes reports/published/pruning.json and .md with the command, versions and machine. Speed is the median of ratios of
 rounds that visit every variant in turned order, one thread, batch 1, in one process; accuracy is paired, on
 samples that took no part in pruning. Shapes with random weights (resnet50, mobilenet_v2) say nothing of accuracy.
+With a store, what was made is kept there, and fine-tuning goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,41 +27,51 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from pruning_data import cifar, model_and_samples
+from pruning_runs import ROUNDS, outputs, speeds
 from pruning_table import publish
 from shapes import mobilenet_v2, resnet50
 
+from mlopt.artifact import Artifact
+from mlopt.step import Going, Step
+from mlopt.store import Store
+
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
-ROUNDS, SECONDS = 15, 0.15
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PUBLISHED = ROOT / "reports" / "published" / "pruning.json"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", nargs="*", help="models and shapes to run; the others stay as they were published")
+    options.add_argument("--store", type=Path, help="folder to keep what is made in")
     said = options.parse_args()
-    into = ROOT / "reports" / "published" / "pruning.json"
-    facts: dict[str, Any] = json.loads(into.read_text()) if into.exists() and said.only else {"real": {}, "shapes": {}}
+    with tempfile.TemporaryDirectory(prefix="mlopt-bench-") as folder:
+        scratch = Path(folder)
+        for name, shares in REAL.items():
+            if said.only is None or name in said.only:
+                _publish("real", name, real(name, shares, _multiple(), scratch))
+        for name, share, epochs, labels in TUNED:
+            if said.only is None or f"{name}-{share}" in said.only:
+                store = Store(said.store or scratch / "store", listener=_heard)
+                _publish("tuned", f"{name}-{share}", tuned(name, share, epochs, store, scratch, labels=labels))
+        for name, (build, gone) in SHAPES.items():
+            if said.only is None or name in said.only:
+                _publish("shapes", name, shape(build(), gone, _multiple(), scratch / name))
+    print(PUBLISHED.with_suffix(".md").read_text())
+
+
+def _publish(section: str, name: str, found: dict[str, Any]) -> None:
+    """Into what is published already, which another run may have changed meanwhile."""
+    facts: dict[str, Any] = json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
+    facts.setdefault(section, {})[name] = found
     facts |= {
         "command": "python benchmarks/pruning.py",
-        "machine": f"{_cpu()}, 1 of {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
-        "versions": {name: metadata.version(name) for name in ("mlopt", "onnxruntime", "onnx", "numpy")},
+        "machine": f"{_cpu()}, 1 of {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "versions": {name: metadata.version(name) for name in ("mlopt", "onnxruntime", "openvino", "torch", "numpy")},
         "multiple": _multiple(),
         "rounds": ROUNDS,
     }
-    with tempfile.TemporaryDirectory(prefix="mlopt-bench-") as scratch:
-        for name, shares in REAL.items():
-            if said.only is None or name in said.only:
-                facts["real"][name] = real(name, shares, facts["multiple"], Path(scratch))
-                publish(facts, into)
-                if name in TUNED:
-                    tuned(name, facts["real"][name], Path(scratch))
-                    publish(facts, into)
-        for name, (build, gone) in SHAPES.items():
-            if said.only is None or name in said.only:
-                facts["shapes"][name] = shape(build(), gone, facts["multiple"], Path(scratch))
-                publish(facts, into)
-    print(into.with_suffix(".md").read_text())
+    publish(facts, PUBLISHED)
 
 
 def real(name: str, shares: tuple[float, ...], multiple: int, scratch: Path) -> dict[str, Any]:
@@ -75,20 +84,21 @@ def real(name: str, shares: tuple[float, ...], multiple: int, scratch: Path) -> 
 
     folder = scratch / name
     folder.mkdir()
-    samples, calibration = _model_and_samples(name, folder)
+    samples, calibration = model_and_samples(name, folder)
     split = open_samples(Asked(str(samples), calibration=calibration), signature_of(folder / "model.onnx"))
     labels = split.evaluation.labels
     assert labels is not None
     whole = _answers(folder / "model.onnx", split.evaluation) == labels
     found: dict[str, Any] = {"calibration": len(split.calibration), "evaluation": len(labels), "top1": whole.mean()}
-    variants: dict[str, Path] = {"whole": folder / "model.onnx"}
+    variants = {"whole": (folder / "model.onnx", "onnxruntime")}
     began = time.monotonic()
     with pruner(Artifact(ONNX, "", folder), split.calibration, multiple) as one:
         found["most"], found["shares"] = one.most, {}
         for share in shares:
             made = one.cut(share)
-            path = variants[str(share)] = scratch / f"{name}-{share}.onnx"
+            path = scratch / f"{name}-{share}.onnx"
             onnx.save(made.model, str(path))
+            variants[str(share)] = (path, "onnxruntime")
             narrow = _answers(path, split.evaluation) == labels
             drop = paired_difference(int((whole & ~narrow).sum()), int((~whole & narrow).sum()), len(labels))
             found["shares"][str(share)] = {
@@ -98,61 +108,126 @@ def real(name: str, shares: tuple[float, ...], multiple: int, scratch: Path) -> 
                 "seconds_until": time.monotonic() - began,
             }
     shape_of_input = next(iter(split.evaluation.feeds(batch=1)))
-    for share, ratios in _speeds(variants, shape_of_input).items():
+    for share, ratios in speeds(variants, shape_of_input).items():
         found["shares"][share]["speedup"] = ratios
     return found
 
 
-def tuned(name: str, found: dict[str, Any], scratch: Path) -> None:
-    """The largest share once more, trained on CIFAR-10's training samples that lie beside the test samples."""
+def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path, *, labels: bool) -> dict[str, Any]:
+    """A share pruned, trained on CIFAR-10's training samples, and quantized; beside it the whole model quantized."""
     from mlopt.artifact import ONNX, Artifact, digest_of
     from mlopt.intervals import paired_difference
     from mlopt.samples.open import Asked, open_samples
     from mlopt.signature import signature_of
     from mlopt.steps.fine_tune import FineTune
+    from mlopt.steps.prune_channels import PruneChannels
 
-    share, began = str(max(REAL[name])), time.monotonic()
-    signature = signature_of(scratch / name / "model.onnx")
-    given = _cifar("train_5000.npz", scratch / "train.npz")
-    split = open_samples(Asked(str(given), calibration=4999), signature)
-    (scratch / "pruned").mkdir()
-    (scratch / f"{name}-{share}.onnx").rename(scratch / "pruned" / "model.onnx")
-    source, teacher = (Artifact(ONNX, digest_of(scratch / at), scratch / at) for at in ("pruned", name))
-    (scratch / "tuned").mkdir()
-    FineTune(split.calibration, teacher, epochs=TUNED[name]).run(source, scratch / "tuned")
-    held = open_samples(Asked(str(scratch / f"{name}.npz"), calibration=found["calibration"]), signature).evaluation
-    whole, narrow = (_answers(at / "model.onnx", held) == held.labels for at in (scratch / name, scratch / "tuned"))
-    drop = paired_difference(int((whole & ~narrow).sum()), int((~whole & narrow).sum()), len(whole))
-    found["shares"][f"{share}, {TUNED[name]} epochs"] = {
-        **found["shares"][share],
-        "top1": narrow.mean(),
-        "drop": [drop.value, drop.low, drop.high],
-        "seconds": time.monotonic() - began,
+    folder = scratch / f"{name}-{share}"
+    folder.mkdir()
+    given, count = model_and_samples(name, folder)
+    signature = signature_of(folder / "model.onnx")
+    split = open_samples(Asked(str(given), calibration=count), signature)
+    train = cifar("train_5000.npz", scratch / "train.npz", labels=labels)
+    training = open_samples(Asked(str(train), calibration=4999), signature).calibration
+    whole = Artifact(ONNX, digest_of(folder), folder)
+    began = time.monotonic()
+    pruned = store.run(PruneChannels(split.calibration, share=share, multiple=_multiple()), whole)
+    narrow = store.run(FineTune(training, whole, epochs=epochs), pruned)
+    variants = {"whole": (whole.main, "onnxruntime"), "fine-tuned": (narrow.main, "onnxruntime")}
+    for label, source in (("whole", whole), ("fine-tuned", narrow)):
+        for recipe in RECIPES:
+            variants[f"{label}, {recipe}"] = _made(recipe, source, split.calibration, store)
+    right = {label: _answers(path, split.evaluation, runtime) == split.evaluation.labels
+             for label, (path, runtime) in variants.items()}  # fmt: skip
+    found: dict[str, Any] = {
+        "training": len(training),
+        "labels": labels,
+        "epochs": epochs,
+        "calibration": count,
+        "variants": {},
     }
+    found |= {"evaluation": len(right["whole"]), "top1": right["whole"].mean(), "seconds": time.monotonic() - began}
+    found["gone"] = 1 - _work(narrow.main) / _work(whole.main)
+    for label, ratios in speeds(variants, next(iter(split.evaluation.feeds(batch=1)))).items():
+        lost, won = (right["whole"] & ~right[label]).sum(), (~right["whole"] & right[label]).sum()
+        drop = paired_difference(int(lost), int(won), len(right["whole"]))
+        found["variants"][label] = {
+            "top1": right[label].mean(),
+            "drop": [drop.value, drop.low, drop.high],
+            "speedup": ratios,
+        }
+    return found
 
 
 def shape(model: onnx.ModelProto, gone: float, multiple: int, scratch: Path) -> dict[str, Any]:
-    """Speed of a model with random weights, the same work gone from it with aligned widths, without, and as zeros."""
+    """Speed of a model with random weights: the same work gone from it with aligned widths, without, and as zeros; and
+    whole and narrow in int8."""
+    from mlopt.artifact import ONNX, Artifact, digest_of
     from mlopt.prune.cells import products_of
     from mlopt.prune.channels import follow
+    from mlopt.samples.generated import GeneratedSamples
+    from mlopt.signature import signature_of
 
-    variants = {"whole": scratch / "whole.onnx"}
-    onnx.save(model, str(variants["whole"]))
+    paths = {label: scratch / label / "model.onnx" for label in ("whole", "aligned", "unaligned", "zeros")}
+    for path in paths.values():
+        path.parent.mkdir(parents=True)
+    onnx.save(model, str(paths["whole"]))
     channels = follow(model)
     full = sum(one.work(()) for one in products_of(channels))
     found: dict[str, Any] = {"work": full, "variants": {}}
     for label, step in (("aligned", multiple), ("unaligned", 1)):
         away, left = _narrowed(channels, step, gone)
-        variants[label] = _saved(model, channels, away, scratch / f"{label}.onnx")
+        _saved(model, channels, away, paths[label])
         found["variants"][label] = {"gone": 1 - left / full}
-    variants["zeros"] = scratch / "zeros.onnx"
-    onnx.save(_zeroed(model, 0.75), str(variants["zeros"]))
+    onnx.save(_zeroed(model, 0.75), str(paths["zeros"]))
     found["variants"]["zeros"] = {"gone": 0.0}
-    dims = [dim.dim_value or 1 for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    feed = {"image": np.random.default_rng(0).standard_normal(dims).astype(np.float32)}
-    for label, ratios in _speeds(variants, feed).items():
+    variants = {label: (path, "onnxruntime") for label, path in paths.items()}
+    samples = GeneratedSamples(signature_of(paths["whole"]), 8, 0)
+    store = Store(scratch / "store")
+    for label in ("whole", "aligned"):
+        source = Artifact(ONNX, digest_of(scratch / label), scratch / label)
+        exact = outputs(paths[label], samples)
+        for recipe in RECIPES:
+            path, runtime = variants[f"{label}, {recipe}"] = _made(recipe, source, samples, store)
+            error = exact - outputs(path, samples, runtime)
+            found["variants"][f"{label}, {recipe}"] = {
+                "gone": found["variants"].get(label, {"gone": 0.0})["gone"],
+                "sqnr": float(10 * np.log10(np.square(exact).sum() / np.square(error).sum())),
+            }
+    for label, ratios in speeds(variants, next(iter(samples.feeds(batch=1)))).items():
         found["variants"][label]["speedup"] = ratios
     return found
+
+
+def _made(recipe: str, source: Artifact, samples: Any, store: Store) -> tuple[Path, str]:
+    """The model by the steps of a recipe, for this machine, and the runtime that it is for."""
+    from mlopt.intervals import Allowed
+    from mlopt.plan import plan
+    from mlopt.recipe import find_recipe
+    from mlopt.signature import signature_of
+    from mlopt.target import find_target
+
+    planned = plan(
+        signature_of(source.main), find_target("host"), [find_recipe(recipe)], samples, samples, Allowed(len(samples))
+    )
+    if planned.left_out:
+        raise SystemExit(f"{recipe}: {planned.left_out[0].reason}")
+    for step in planned.candidates[1].steps:
+        source = store.run(step, source)
+    return source.main, planned.candidates[1].runtime
+
+
+def _work(path: Path) -> int:
+    from mlopt.prune.cells import products_of
+    from mlopt.prune.channels import follow
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+    return sum(one.work(()) for one in products_of(follow(model)))
+
+
+def _heard(step: Step, going: Going) -> None:
+    if going.done % 1 == 0:
+        print(f"{step.name} {going.unit} {going.done:g} of {going.total}: {going.detail}", file=sys.stderr, flush=True)
 
 
 def _narrowed(channels: Any, multiple: int, gone: float) -> tuple[set[int], int]:
@@ -191,75 +266,14 @@ def _zeroed(model: onnx.ModelProto, share: float) -> onnx.ModelProto:
     return copy
 
 
-def _speeds(variants: Mapping[str, Path], feed: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Ratios of the whole model's latency to each other's; a round visits all, in turned order."""
-    import onnxruntime as ort
-
-    sessions: dict[str, Callable[[], object]] = {}
-    for name, path in variants.items():
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        sessions[name] = lambda session=session: session.run(None, dict(feed))
-        sessions[name]()
-    names = list(sessions)
-    ratios: dict[str, list[float]] = {name: [] for name in names[1:]}
-    for number in range(ROUNDS):
-        order = names[number % len(names) :] + names[: number % len(names)]
-        taken = {name: _quickest(sessions[name]) for name in order}
-        for name in ratios:
-            ratios[name].append(taken[names[0]] / taken[name])
-    return {
-        name: {"median": statistics.median(seen), "low": sorted(seen)[1], "high": sorted(seen)[-2]}
-        for name, seen in ratios.items()
-    }
-
-
-def _quickest(run: Callable[[], object]) -> float:
-    """The median of the queries of a while."""
-    seen, until = [], time.perf_counter() + SECONDS
-    while time.perf_counter() < until or len(seen) < 3:
-        began = time.perf_counter()
-        run()
-        seen.append(time.perf_counter() - began)
-    return statistics.median(seen)
-
-
-def _model_and_samples(name: str, folder: Path) -> tuple[Path, int]:
-    """`model.onnx` into the folder, its samples, and how many of them to calibrate on."""
-    if not DATA.is_dir():
-        sys.exit(f"skipped: {DATA} is not there")
-    if name.startswith("resnet"):
-        import torch
-
-        sys.path.insert(0, str(ROOT / "tests" / "real"))
-        import factories
-
-        model, example = getattr(factories, f"{name}_cifar")()
-        model.load_state_dict(torch.load(DATA / "models" / "torch" / f"{name}_cifar10.pth", weights_only=True))
-        path = str(folder / "model.onnx")
-        torch.onnx.export(model.eval(), example, path, dynamo=False, opset_version=17, dynamic_axes={"image": {0: "N"}},
-                          input_names=["image"], output_names=["logits"])  # fmt: skip
-        return _cifar("test_2000.npz", folder.parent / f"{name}.npz"), 500
-    (folder / "model.onnx").write_bytes((DATA / "models" / "onnx" / f"{name}.onnx").read_bytes())
-    return DATA / "nips17_imagenet", 128
-
-
-def _cifar(file: str, into: Path) -> Path:
-    held = np.load(DATA / "cifar10" / file)
-    x = (held["x"].astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
-    np.savez(into, x=np.ascontiguousarray(x.transpose(0, 3, 1, 2)), y=held["y"])
-    return into
-
-
-def _answers(path: Path, samples: Any) -> np.ndarray:
-    from mlopt.precision.noise import answers
-
-    return answers(path, samples.feeds(batch=8))[0].argmax(axis=1)
+def _answers(path: Path, samples: Any, runtime: str = "onnxruntime") -> np.ndarray:
+    return outputs(path, samples, runtime).argmax(axis=1)
 
 
 REAL = {"squeezenet1_0": (0.1, 0.2), "resnet20": (0.1, 0.3), "resnet32": (0.1,), "mobilenetv1_x0_25": (0.1,)}
-TUNED = {"resnet20": 4}  # passes over the training samples
+# Share, passes over the training samples, and whether their labels are used.
+TUNED = (("resnet20", 0.2, 12, False), ("resnet32", 0.2, 8, True))
+RECIPES = ("int8-static", "openvino-int8")
 SHAPES = {"resnet50": (resnet50, 0.75), "mobilenet_v2": (mobilenet_v2, 0.5)}
 
 

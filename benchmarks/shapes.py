@@ -81,3 +81,46 @@ def mobilenet_v2() -> onnx.ModelProto:
             h = net.add("Add", h, inner) if stride == 1 and read == made else inner
             read = made
     return net.head(net.clip(net.conv(h, read, 1280, 1)), 1280)
+
+
+def vision_transformer(*, depth: int = 4, width: int = 384, heads: int = 6, batch: int | str = "N") -> onnx.ModelProto:
+    """The first blocks of a small vision transformer: patches of 16, attention, products twice four times as wide."""
+    net, tokens = Builder(), 196
+    random = np.random.default_rng(1)
+
+    def held(name: str, array: np.ndarray) -> str:
+        net.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def product(h: str, read: int, made: int) -> str:
+        name = f"p{len(net.weights)}"
+        w = (random.standard_normal((read, made)) * read**-0.5).astype(np.float32)
+        return net.add("Add", net.add("MatMul", h, held(name, w)), held(f"{name}b", np.zeros(made, np.float32)))
+
+    def norm(h: str) -> str:
+        name = f"n{len(net.weights)}"
+        scale, bias = held(name, np.ones(width, np.float32)), held(f"{name}b", np.zeros(width, np.float32))
+        return net.add("LayerNormalization", h, scale, bias)
+
+    apart = held("apart", np.array([0, tokens, heads, width // heads], np.int64))
+    together = held("together", np.array([0, tokens, width], np.int64))
+    small = held("small", np.float32((width // heads) ** -0.5))
+    patches = held("patches", (random.standard_normal((width, 3, 16, 16)) * 768**-0.5).astype(np.float32))
+    h = net.add("Conv", "image", patches, strides=[16, 16])
+    flat = held("flat", np.array([0, width, tokens], np.int64))
+    h = net.add("Transpose", net.add("Reshape", h, flat), perm=[0, 2, 1])
+    for _ in range(depth):
+        read = norm(h)
+        query, key, value = (net.add("Reshape", product(read, width, width), apart) for _ in range(3))
+        query = net.add("Mul", net.add("Transpose", query, perm=[0, 2, 1, 3]), small)
+        scores = net.add("MatMul", query, net.add("Transpose", key, perm=[0, 2, 3, 1]))
+        mixed = net.add("MatMul", net.add("Softmax", scores), net.add("Transpose", value, perm=[0, 2, 1, 3]))
+        mixed = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), together)
+        h = net.add("Add", h, product(mixed, width, width))
+        h = net.add("Add", h, product(net.add("Relu", product(norm(h), width, 4 * width)), 4 * width, width))
+    h = net.add("ReduceMean", norm(h), axes=[1], keepdims=0)
+    h = product(h, width, 1000)
+    info = onnx.helper.make_tensor_value_info
+    ends = [info("image", 1, [batch, 3, 224, 224])], [info(h, 1, [batch, 1000])]
+    graph = onnx.helper.make_graph(net.nodes, "net", *ends, net.weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

@@ -15,12 +15,14 @@ ONNX: Final = Format("onnx")
 OUTCOMES: Final = Format("outcomes")
 OCI: Final = Format("oci")
 ENGINE: Final = Format("tensorrt-engine")
+DEVICE_BUILD: Final = Format("tensorrt-device-build")
 
 _MAIN: Final[Mapping[Format, str]] = {
     ONNX: "model.onnx",
     OUTCOMES: "outcomes.json",
     OCI: "index.json",
     ENGINE: "model.engine",
+    DEVICE_BUILD: "build.json",
 }
 _CHUNK: Final = 1 << 20
 

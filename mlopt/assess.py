@@ -11,9 +11,10 @@ from mlopt.artifact import Artifact
 from mlopt.check.accuracy import compare
 from mlopt.check.labels import check_labels
 from mlopt.choose import Judged, judge
-from mlopt.errors import UnsupportedModel, WorkerFailed
+from mlopt.errors import ImageFailed, UnsupportedModel, WorkerFailed
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Accuracy, Interval, Measurement
+from mlopt.packing import image_size
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
 from mlopt.steps.evaluate import Evaluate
@@ -34,6 +35,9 @@ def assess(
         with progress.phase("measure", f"{len(accuracies)} side by side"):
             measured, died = _measure(prepared, {name: artifacts[name] for name in accuracies})
         failures.update(died)
+    alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
+    images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
+    precisions = {candidate.name: candidate.precision for candidate in prepared.plan.candidates}
     return tuple(
         Judged(
             name=name,
@@ -45,10 +49,11 @@ def assess(
                 file_size=artifacts[name].bytes,
                 accuracy=accuracy,
                 measurement=measured.get(name),
+                image_size=images.get(name),
+                precision=precisions[name],
             ),
         )
-        for name, accuracy in accuracies.items()
-        if name not in failures
+        for name, accuracy in alive.items()
     )
 
 
@@ -64,19 +69,20 @@ def check_baseline(prepared: Prepared, progress: Progress) -> None:
     check_labels(outcomes, labels, offset=offset, where=prepared.split.source.where)
 
 
-def compared(prepared: Prepared, artifact: Artifact) -> Accuracy:
-    """How one more ONNX model answers against the baseline."""
-    outcomes = (_evaluated(prepared, BASELINE, one) for one in (prepared.exported, artifact))
-    return _compared(prepared, *outcomes)
+def compared(prepared: Prepared, artifact: Artifact, candidate: str = BASELINE) -> Accuracy:
+    """How one more model answers against the baseline, in the runtime of this candidate."""
+    baseline = _evaluated(prepared, BASELINE, prepared.exported)
+    return _compared(prepared, baseline, _evaluated(prepared, candidate, artifact))
 
 
 def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
+    method = prepared.profile.method
     step = Evaluate(
         samples=prepared.evaluation,
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(prepared.profile.method.offline_batch),
+        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
     )
     return prepared.store.run(step, artifact)
 
@@ -119,6 +125,20 @@ def _of_itself(accuracy: Accuracy) -> Accuracy:
         drop=Interval(0.0, 0.0, 0.0, same) if accuracy.drop else None,
         agreement=Interval(1.0, 1.0, 1.0, same) if accuracy.agreement else None,
     )
+
+
+def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress: Progress) -> dict[str, int]:
+    """Of every candidate's image, before one is chosen, where there is a budget for it and an image is asked for.
+
+    Empty when no image can be made here: then what ships has none either, and the report says why.
+    """
+    if prepared.profile.budgets.image_size is None or not prepared.request.image:
+        return {}
+    try:
+        with progress.phase("image sizes", f"{len(artifacts)} candidates"):
+            return {name: image_size(prepared, name, artifact) for name, artifact in artifacts.items()}
+    except ImageFailed:
+        return {}
 
 
 def _measure(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Measurement], dict[str, str]]:

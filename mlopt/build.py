@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlopt.artifact import Artifact
+from mlopt.artifact import DEVICE_BUILD, ENGINE, Artifact, Format
 from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
+from mlopt.onnx_file import load_graph
+from mlopt.plan import BASELINE
 from mlopt.progress import Progress
+from mlopt.repair.pairs import overflowing
 
 if TYPE_CHECKING:
+    from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Models and engines by candidate's name, the baseline first, and for each that failed the reason."""
+    """Models, engines and what is to be built on the device by candidate's name, the baseline first, and for each
+    that failed the reason."""
 
     artifacts: dict[str, Artifact]
     engines: dict[str, Artifact]
+    device_builds: dict[str, Artifact]
     failures: dict[str, str]
+    device_failures: dict[str, str] = field(default_factory=dict)
+    """Why the device made no engine of a model that is there."""
 
 
 def build(prepared: Prepared, progress: Progress) -> Built:
-    """Run every candidate's steps, and make its engine where it has one.
+    """Run every candidate's steps, and make its engine, or what its device needs to build one, where it has one.
 
     One candidate's failure is a finding, not the run's end, unless it is the one that was asked to ship; a full disk or
     a store that cannot be written is.
     """
     artifacts: dict[str, Artifact] = {}
-    engines: dict[str, Artifact] = {}
+    made: dict[Format, dict[str, Artifact]] = {ENGINE: {}, DEVICE_BUILD: {}}
     failures: dict[str, str] = {}
     for candidate in prepared.plan.candidates:
         artifact = prepared.exported
@@ -39,7 +47,7 @@ def build(prepared: Prepared, progress: Progress) -> Built:
             for step in candidate.steps:
                 artifact = prepared.store.run(step, artifact)
             if candidate.engine:
-                engines[candidate.name] = prepared.store.run(candidate.engine, artifact)
+                made[candidate.engine.produces][candidate.name] = prepared.store.run(candidate.engine, artifact)
         except (NoSpaceLeft, StoreUnusable):
             raise
         except MloptError as error:
@@ -50,23 +58,53 @@ def build(prepared: Prepared, progress: Progress) -> Built:
             failures[candidate.name] = error.what
         else:
             artifacts[candidate.name] = artifact
+    for name, reason in _unlike(prepared, artifacts).items():
+        del artifacts[name]
+        failures[name] = reason
     for name, first in _doubles(prepared, artifacts).items():
         del artifacts[name]
         failures[name] = f"it comes out as {first}, byte for byte"
     progress.about = ""
-    return Built(artifacts, engines, failures)
+    return Built(artifacts, made[ENGINE], made[DEVICE_BUILD], failures)
+
+
+def _unlike(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Candidates that may answer differently on another x86 processor than here, and why; not what must ship.
+
+    Nothing is run for that: it follows from the weights, whatever the inputs are (`repair/pairs.py`).
+    """
+    if not prepared.target.platform.startswith("linux/amd64"):
+        return {}
+    found = {}
+    for name, artifact in artifacts.items():
+        if name in (BASELINE, prepared.request.ship):
+            continue
+        if nodes := overflowing(load_graph(artifact.main).graph, artifact.path):
+            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+            found[name] = (
+                f"it answers differently on processors without VNNI, which add two products in 16 bits: those of "
+                f'{nodes[0]}{more} need not fit (scheme = "auto" keeps them inside)'
+            )
+    return found
 
 
 def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     """Candidates that are another one once more (the same bytes in the same runtime), and which; not what must ship.
 
-    Of several the one with the fewest steps stays: the others came to the same end by a longer way.
+    Of several the one that searched for nothing stays, with the fewest steps: the others came to the same end by a
+    longer way.
     """
-    first: dict[tuple[str, str, bool], str] = {}
+    first: dict[tuple[str, str, str], str] = {}
     doubles: dict[str, str] = {}
-    for candidate in sorted(prepared.plan.candidates, key=lambda one: len(one.steps)):
+    for candidate in sorted(prepared.plan.candidates, key=_length):
+        engine = candidate.engine.name if candidate.engine else ""
         if artifact := artifacts.get(candidate.name):
-            same = first.setdefault((artifact.digest, candidate.runtime, bool(candidate.engine)), candidate.name)
+            same = first.setdefault((artifact.digest, candidate.runtime, engine), candidate.name)
             if same != candidate.name != prepared.request.ship:
                 doubles[candidate.name] = same
     return doubles
+
+
+def _length(candidate: Candidate) -> tuple[bool, int]:
+    """Steps that are told what answers may lose search inside it."""
+    return any(hasattr(step, "allowed") for step in candidate.steps), len(candidate.steps)

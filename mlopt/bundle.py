@@ -4,7 +4,8 @@ bundle.json          manifest: every file with its digest, what was chosen, the 
 report.html|md|json  the same findings for people, for pull requests, for machines
 variants.json        every candidate with its numbers and why not
 model/               the winner, and serving.json, which the server reads
-engines/             for NVIDIA cards, by candidate: built here, not run
+engines/             for NVIDIA cards, by candidate: built here and not run, or on the device
+device/              what a device needs to build its engines itself
 image/               OCI layout, linux/amd64 + linux/arm64
 deploy/              compose.yaml and k8s/, when there is an image
 repro.sh             the command that makes this again

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from mlopt import rounding
 from mlopt.errors import UnsupportedModel
 from mlopt.intervals import samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
-from mlopt.units import format_points
+from mlopt.units import Decibel, format_points
 from mlopt.verdicts import missed
 
 if TYPE_CHECKING:
@@ -50,14 +51,22 @@ class Choice:
 
 
 def judge(
-    budgets: Budgets, *, file_size: int, accuracy: Accuracy | None, measurement: Measurement | None
+    budgets: Budgets,
+    *,
+    file_size: int,
+    accuracy: Accuracy | None,
+    measurement: Measurement | None,
+    image_size: int | None = None,
+    precision: str = "",
 ) -> tuple[BudgetVerdict, ...]:
     """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
-    the drop's interval, the lower end of agreement's."""
+    the drop's interval and of the median latency's, the lower end of agreement's. Without samples what only rounds is
+    judged by its rounding (`rounding.py`); `precision` is the recipe's. `image_size` is of the image unpacked, None
+    where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
-            "latency_p50": measurement.latency.p50,
+            "latency_p50": measurement.latency.p50_high,
             "latency_p90": measurement.latency.p90,
             "latency_p99": measurement.latency.p99,
             "load_time": measurement.load_time,
@@ -72,18 +81,18 @@ def judge(
     ]
     verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
     verdicts += _most("file-size", budgets.file_size, file_size, "measured")
-    return (*verdicts, *_accuracy_verdicts(budgets, accuracy))
+    verdicts += _most("image-size", budgets.image_size, image_size, "unmeasured" if image_size is None else "measured")
+    return (*verdicts, *_accuracy_verdicts(budgets, accuracy, precision))
 
 
-def judge_image(budgets: Budgets, *, unpacked: int | None) -> tuple[BudgetVerdict, ...]:
-    """The verdict on the image of what ships: the bytes of its files on disk, None when there is no image."""
-    return tuple(_most("image-size", budgets.image_size, unpacked, "unmeasured" if unpacked is None else "measured"))
-
-
-def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None) -> list[BudgetVerdict]:
+def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, precision: str) -> list[BudgetVerdict]:
     if accuracy is None:
         return []
     grade = accuracy.grade
+    sqnr = budgets.min_sqnr
+    rounds = rounding.judges(accuracy, precision)
+    if rounds and budgets.min_agreement is not None:
+        sqnr = Decibel(max(sqnr or -math.inf, rounding.least_sqnr(budgets.min_agreement)))
     verdicts = []
     if accuracy.drop is not None:
         note = ""
@@ -91,11 +100,11 @@ def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None) -> list[Budg
             needed = samples_needed(budgets.max_drop, accuracy.drop, accuracy.samples)
             note = f"about {needed} samples would prove it" if needed else ""
         verdicts += _most("max-drop", budgets.max_drop, accuracy.drop.high, grade, note)
-    elif accuracy.agreement is not None:
+    elif accuracy.agreement is not None and not rounds:
         verdicts += _least("min-agreement", budgets.min_agreement, accuracy.agreement.low, grade)
     if accuracy.drop is None:
         verdicts += _least("min-cosine", budgets.min_cosine, accuracy.cosine, grade)
-    verdicts += _least("min-sqnr", budgets.min_sqnr, accuracy.sqnr, grade)
+    verdicts += _least("min-sqnr", sqnr, accuracy.sqnr, grade, rounding.why(budgets.min_agreement) if rounds else "")
     return verdicts
 
 
@@ -106,11 +115,11 @@ def _most(budget: str, limit: float | None, actual: float | None, grade: Grade, 
     return [BudgetVerdict(budget, limit, actual, outcome, grade, note)]
 
 
-def _least(budget: str, limit: float | None, actual: float | None, grade: Grade) -> list[BudgetVerdict]:
+def _least(budget: str, limit: float | None, actual: float | None, grade: Grade, note: str = "") -> list[BudgetVerdict]:
     if limit is None:
         return []
     outcome: Outcome = "unmeasured" if actual is None else "met" if actual >= limit else "missed"
-    return [BudgetVerdict(budget, limit, actual, outcome, grade)]
+    return [BudgetVerdict(budget, limit, actual, outcome, grade, note)]
 
 
 def choose(
@@ -161,25 +170,36 @@ def choose(
 
 
 def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device: str) -> str:
-    for verdict in candidate.verdicts:
-        if verdict.outcome == "missed":
-            return missed(verdict)
+    if verdict := _first_missed(candidate):
+        return missed(verdict)
     judged_by = {verdict.budget for verdict in candidate.verdicts}
     if candidate.accuracy and candidate.accuracy.sqnr < math.inf and not judged_by & _OF_ANSWERS:
         return f"no budget of the profile judges its answers: set one of {', '.join(sorted(_OF_ANSWERS))}"
     if candidate.measurement is None:
         return f"its latency on {device} is unmeasured: nothing shows that it is not slower there"
+    # To be better than what is no answer at all to what was asked is not asked.
+    if not _first_missed(baseline) and (reason := _no_better(candidate, baseline, profile)):
+        return reason
+    for verdict in candidate.verdicts:
+        # An image that nobody wants, or that cannot be made here, says nothing against the model in it.
+        if verdict.outcome == "unmeasured" and verdict.budget != "image-size":
+            return f"its {verdict.budget} is unmeasured"
+    return ""
+
+
+def _first_missed(judged: Judged) -> BudgetVerdict | None:
+    return next((verdict for verdict in judged.verdicts if verdict.outcome == "missed"), None)
+
+
+def _no_better(candidate: Judged, baseline: Judged, profile: Profile) -> str:
+    assert candidate.measurement
     speedup = candidate.measurement.speedup
     if profile.minimize == "latency":
-        if speedup.low <= FASTER:
-            return f"it is not proven faster than the baseline: {_times(speedup)}"
-    elif speedup.low < NOT_SLOWER:
+        return f"it is not proven faster than the baseline: {_times(speedup)}" if speedup.low <= FASTER else ""
+    if speedup.low < NOT_SLOWER:
         return f"it is slower than the baseline: {_times(speedup)}"
-    elif _goal(candidate, profile) >= _goal(baseline, profile):
+    if _goal(candidate, profile) >= _goal(baseline, profile):
         return f"it is no better than the baseline on {profile.minimize}"
-    for verdict in candidate.verdicts:
-        if verdict.outcome == "unmeasured":
-            return f"its {verdict.budget} is unmeasured"
     return ""
 
 
@@ -228,9 +248,12 @@ def _praise(chosen: Judged, baseline: Judged) -> str:
     parts.append(f"{chosen.file_size / baseline.file_size:.0%} of its size")
     if chosen.accuracy and chosen.accuracy.drop:
         parts.append(f"top-1 drop at most {format_points(chosen.accuracy.drop.high)} at 95 % confidence")
+    elif chosen.accuracy and chosen.accuracy.generated:
+        parts.append(f"SQNR {chosen.accuracy.sqnr:.1f} dB on generated inputs, which show no accuracy")
     elif chosen.accuracy and chosen.accuracy.agreement:
         parts.append(f"agrees on {chosen.accuracy.agreement.value:.1%} of the samples")
-    return f"{chosen.name} is inside every budget: {', '.join(parts)}"
+    alone = f", which the baseline is not ({missed(verdict)})" if (verdict := _first_missed(baseline)) else ""
+    return f"{chosen.name} is inside every budget{alone}: {', '.join(parts)}"
 
 
 def pareto(judged: Sequence[Judged]) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mlopt import registry
+from mlopt.artifact import DEVICE_BUILD
+
 if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature, Tensor
     from mlopt.target import Target
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 # What TensorRT for RTX 1.7 compiles for, by its own list; it refuses Orin (8.7), Hopper (9.0), Blackwell servers
 # (10.0) and Thor (11.0). A test asks the installed compiler.
 RTX_CAPABILITIES: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+_LEAST, _MOST = 32, 512  # of a free dimension, in an example that somebody corrects
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,11 @@ class ShapeRange:
 
 
 class NoShapes(ValueError):
-    """Nobody said how large a free dimension may get."""
+    """Nobody said how large a free dimension may get; `next` says what to write."""
+
+    def __init__(self, what: str, next: str) -> None:
+        super().__init__(f"{what}: {next}")
+        self.what, self.next = what, next
 
 
 def shape_ranges(signature: Signature, inputs: Mapping[str, InputSpec], max_batch: int) -> tuple[ShapeRange, ...]:
@@ -47,11 +55,31 @@ def _range(tensor: Tensor, said: InputSpec | None, batch: str | None, max_batch:
     free = [dim for dim in tensor.shape if not isinstance(dim, int)]
     if set(free) != {batch}:
         raise NoShapes(
-            f"input {tensor.name} has the free dimension {next(dim for dim in free if dim != batch)!r}: say least and "
-            f"most under [inputs.{tensor.name}] in mlopt.toml"
+            f"input {tensor.name} has the free dimension {next(dim for dim in free if dim != batch)!r}",
+            f"say least and most under [inputs.{tensor.name}] in mlopt.toml, like {_bounds(tensor, max_batch, batch)}",
         )
     one, many = (tuple(dim if isinstance(dim, int) else size for dim in tensor.shape) for size in (1, max_batch))
     return ShapeRange(tensor.name, one, one, many)
+
+
+def _bounds(tensor: Tensor, max_batch: int, batch: str | None) -> str:
+    """Shapes that could be meant, to be corrected by who knows."""
+    shapes = {"least": (1, _LEAST), "most": (max(max_batch, 8), _MOST)}
+    said = (
+        f"{key} = {[dim if isinstance(dim, int) else lead if dim == batch else size for dim in tensor.shape]}"
+        for key, (lead, size) in shapes.items()
+    )
+    return ", ".join(said)
+
+
+def why_no_engine(step: str, target: Target, precision: str) -> str:
+    """Why the step that makes a recipe's engine, or what a device needs to build one, cannot for the target; or ""."""
+    return (why_no_device_build if built_on_device(step) else why_no_rtx)(target, precision)
+
+
+def built_on_device(step: str) -> bool:
+    """Whether that step makes no engine, but what a device needs to build one."""
+    return bool(registry.load("mlopt.steps", step).produces == DEVICE_BUILD)
 
 
 def why_no_rtx(target: Target, precision: str = "") -> str:
@@ -63,6 +91,20 @@ def why_no_rtx(target: Target, precision: str = "") -> str:
         return f"TensorRT for RTX does not compile for compute capability {capability}"
     if precision and precision not in target.gpu.precisions:
         return f"compute capability {capability} has no {precision}"
+    return ""
+
+
+def why_no_device_build(target: Target, precision: str = "") -> str:
+    """Why no engine (of that precision) is built on the target itself, by the TensorRT that it has; empty when one
+    is."""
+    if target.gpu is None:
+        return f"{target.name} has no NVIDIA GPU"
+    if target.build_on == "host":
+        return "engines are built for a board or a card by its name (mlopt targets list)"
+    if target.build_on != "device":
+        return f"engines for {target.name} are built without it, by TensorRT for RTX"
+    if precision not in ("", *target.gpu.precisions):
+        return f"compute capability {target.gpu.compute_capability} has no {precision}"
     return ""
 
 

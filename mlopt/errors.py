@@ -157,6 +157,20 @@ class GateUndecided(MloptError):
     summary = "a gate could not decide: too little time, too few samples, or too noisy a machine"
 
 
+class DeviceUnreachable(MloptError):
+    """ssh does not get there, or does not trust who answers."""
+
+    exit_code = 26
+    summary = "the device of --device cannot be reached over ssh"
+
+
+class DeviceBuildFailed(MloptError):
+    """The device was reached, and no engine came back."""
+
+    exit_code = 27
+    summary = "the build on the device failed; the bundle that was there before stays"
+
+
 def kinds() -> tuple[type[MloptError], ...]:
     """All kinds of error by exit code, for the documentation and its test."""
     found = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, MloptError)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
+from mlopt.jetpack import release_of
 from mlopt.step import installed
 from mlopt.target import HOST, PRECISION_SINCE, Cpu, Gpu, Isa, Precision, Stack, Target
 from mlopt.units import Bytes, Hertz, format_bytes
@@ -61,6 +62,7 @@ _PARTS: Final[Mapping[tuple[str, str], str]] = {
 }
 _UNLIMITED: Final = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 _SMI: Final = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits")
+_NVPMODEL: Final = ("nvpmodel", "-q")
 
 Ask = Callable[[tuple[str, ...]], str]
 
@@ -118,17 +120,19 @@ def host_target(machine: Machine) -> Target:
         cpu=Cpu(model=machine.cpu, isa=machine.isa, cores=machine.cores, frequency=machine.frequency),
         memory=machine.memory,
         gpu=machine.gpu,
-        stacks=(Stack(l4t=machine.l4t or None, onnxruntime=installed("onnxruntime")),),
+        stacks=(Stack(jetpack=_jetpack(machine.l4t), l4t=machine.l4t or None, onnxruntime=installed("onnxruntime")),),
         sources=("detected on this machine",),
     )
 
 
-def describe(root: Path = Path("/")) -> dict[str, str]:
+def describe(root: Path = Path("/"), *, ask: Ask | None = None) -> dict[str, str]:
     """Facts of this machine that explain clocks taken on it, for the report; what cannot be read is left out.
 
     `load` is the 1-minute average at the time of the call: above the number of cores, clocks mean little.
     """
-    machine = detect(root)
+    ask = ask or (_run if root == Path("/") else None)
+    machine = detect(root, ask=ask)
+    jetpack = _jetpack(machine.l4t)
     release = _text(root / "proc/sys/kernel/osrelease").strip()
     load = _text(root / "proc/loadavg").split()[:1]
     governor = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
@@ -143,7 +147,8 @@ def describe(root: Path = Path("/")) -> dict[str, str]:
         "instruction sets": " ".join(machine.isa),
         "memory": format_bytes(machine.memory) if machine.memory else "",
         "gpu": f"{machine.gpu.name}, compute capability {machine.gpu.compute_capability}" if machine.gpu else "",
-        "jetson linux": machine.l4t,
+        "jetson linux": machine.l4t + (f" (JetPack {jetpack})" if jetpack else ""),
+        "power mode": _power_mode(ask(_NVPMODEL)) if ask and machine.l4t else "",
         "kernel": f"Linux {release}" if release else "",
         "platform": machine.platform,
         "virtual machine": "yes: other guests may disturb the clocks" if hypervisor else "",
@@ -242,6 +247,17 @@ def _l4t(release: str) -> str:
     """`# R36 (release), REVISION: 4.3, …` is 36.4.3."""
     match = re.search(r"# R([0-9]+) \(release\), REVISION: ([0-9.]+)", release)
     return f"{match[1]}.{match[2]}" if match else ""
+
+
+def _jetpack(l4t: str) -> str | None:
+    found = release_of(l4t) if l4t else None
+    return found.jetpack if found else None
+
+
+def _power_mode(said: str) -> str:
+    """`NV Power Mode: 15W` and its number on a line of its own."""
+    match = re.search(r"NV Power Mode:\s*(\S+)", said)
+    return match[1] if match else ""
 
 
 def _gpu(listing: str) -> Gpu | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,20 @@ def proportion(successes: float, total: int) -> Interval:
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), "Wilson score, 95 %")
+
+
+def median_high(values: Sequence[float]) -> float:
+    """The upper end of a median's two-sided 95 % interval, from order statistics; of fewer than six the largest.
+
+    >>> median_high(range(1, 21))
+    15
+    """
+    ordered, count = sorted(values), len(values)
+    rank, below = 0, 0
+    # Each value is below the true median with the chance of a coin's side; all up to this rank are in 2.5 % of cases.
+    while rank < count and (below := below + math.comb(count, rank)) < 0.975 * 2**count:
+        rank += 1
+    return ordered[min(rank, count - 1)]
 
 
 def samples_needed(limit: float, drop: Interval, total: int) -> int | None:

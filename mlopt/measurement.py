@@ -24,7 +24,11 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Single-query latencies in seconds. Percentiles are nearest rank over all `queries` of all rounds."""
+    """Single-query latencies in seconds. Percentiles are nearest rank over all `queries` of all rounds.
+
+    `p50_high` is the upper end of the median's 95 % interval: queries of one round share what disturbs them, so that
+    it comes from the medians of the rounds.
+    """
 
     p50: float
     p90: float
@@ -33,6 +37,7 @@ class Latency:
     maximum: float
     queries: int
     samples: tuple[float, ...]
+    p50_high: float
 
 
 @dataclass(frozen=True, slots=True)

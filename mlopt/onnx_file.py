@@ -36,7 +36,12 @@ def note(model: Any, notes: Iterable[str]) -> None:
 
 def notes_in(path: Path) -> tuple[str, ...]:
     """The sentences that `note` put there."""
-    props = {entry.key: entry.value for entry in load_graph(path).metadata_props}
+    return notes_of(load_graph(path))
+
+
+def notes_of(model: Any) -> tuple[str, ...]:
+    """The same of an onnx.ModelProto."""
+    props = {entry.key: entry.value for entry in model.metadata_props}
     return tuple(str(said) for said in json.loads(props.get(_NOTES, "[]")))
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt import registry
-from mlopt.engines import NoShapes, shape_ranges, why_no_rtx
+from mlopt.engines import NoShapes, built_on_device, shape_ranges, why_no_engine
 from mlopt.errors import ConfigInvalid
 from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
@@ -48,7 +48,7 @@ class Candidate:
     runtime: str
     steps: tuple[Step, ...]
     engine: Step | None = None
-    """Makes an engine for the target's GPU of what the steps made."""
+    """Makes an engine for the target's GPU of what the steps made, or what the device needs to build one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,11 @@ class Plan:
 
     candidates: tuple[Candidate, ...]
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def device_builds(self) -> tuple[str, ...]:
+        """Candidates whose engines only the device can build."""
+        return tuple(one.name for one in self.candidates if one.engine and built_on_device(one.engine.name))
 
     @property
     def baseline(self) -> Candidate:
@@ -132,10 +137,10 @@ def _command(runtime: str) -> str:
 
 
 def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Mapping[str, InputSpec]) -> str:
-    """Why the recipe's engine cannot be made here; empty when it can, or has none."""
+    """Why the recipe's engine cannot be made; empty when it can, or has none."""
     if recipe.engine is None:
         return ""
-    if reason := why_no_rtx(target, recipe.precision):
+    if reason := why_no_engine(recipe.engine.name, target, recipe.precision):
         return reason
     kind = registry.load("mlopt.steps", recipe.engine.name)
     if missing := [name for name in kind.requires if not installed(name)]:

@@ -14,7 +14,7 @@ from mlopt.errors import BudgetInfeasible, Misused
 from mlopt.intervals import Allowed, allowed
 from mlopt.measurement import OutputParity
 from mlopt.plan import BASELINE, Plan, hopeless, plan
-from mlopt.profile import DEFAULT, Profile, find_profile
+from mlopt.profile import ASKED, DEFAULT, Profile, find_profile, narrowed
 from mlopt.progress import Progress
 from mlopt.project import Project, find_project
 from mlopt.recipe import Recipe, all_recipes, find_recipe
@@ -24,9 +24,11 @@ from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import Signature, signature
 from mlopt.store import Store, default_root
 from mlopt.target import Target, find_target, is_this_machine
-from mlopt.units import Fraction
+from mlopt.units import Fraction, format_percent
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlopt.host import Machine
     from mlopt.samples.samples import Samples
 
@@ -86,7 +88,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     project = find_project(request.model, request.project)
     target, profile = find_target(request.target), _profile(request, project)
     request, recipes = _recipes(request, project)
-    store = Store(request.store or default_root(), progress.on_step)
+    store = Store(request.store or default_root(), progress.on_step, progress.on_going)
     factory = request.factory or project.model.factory
     # A name from the command line is looked up from where it was typed, one from mlopt.toml from beside that file.
     root = Path.cwd() if request.factory else project.root.resolve()
@@ -97,6 +99,8 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     exported = store.run(step, source)
     facts = signature(exported)
     split = split_samples(request, project, facts)
+    if split and not split.source.labelled:
+        profile = _unlabelled(profile, request, project, progress)
     evaluation: Samples | GeneratedSamples = split.evaluation if split else _generated(exported, facts, project)
     real = list(itertools.islice(split.evaluation.feeds(batch=1), _PARITY_SAMPLES)) if split else None
     parity = check_parity(source, exported, store=store, factory=factory, root=root, inputs=project.inputs, feeds=real)
@@ -142,13 +146,24 @@ def _profile(request: Request, project: Project) -> Profile:
     """The profile, with what flags and mlopt.toml override in it."""
     said = project.compile
     profile = find_profile(request.profile or said.profile or DEFAULT)
-    drop = request.max_drop if request.max_drop is not None else said.max_drop
+    asked = {name: getattr(request, name) for name in ASKED}
+    profile = narrowed(
+        profile, {name: getattr(said, name) if value is None else value for name, value in asked.items()}
+    )
     threads = request.threads or said.threads
-    if drop is not None:
-        profile = dataclasses.replace(profile, budgets=dataclasses.replace(profile.budgets, max_drop=Fraction(drop)))
     if threads is not None:
         profile = dataclasses.replace(profile, method=dataclasses.replace(profile.method, threads=threads))
     return profile
+
+
+def _unlabelled(profile: Profile, request: Request, project: Project, progress: Progress) -> Profile:
+    """A drop that was asked for, where nothing tells right from wrong: no more can be lost than answers change."""
+    drop = request.max_drop if request.max_drop is not None else project.compile.max_drop
+    if drop is None:
+        return profile
+    least = Fraction(max(1 - drop, profile.budgets.min_agreement or 0.0))
+    progress.say(f"the samples have no labels: max-drop is judged as min-agreement {format_percent(least)}")
+    return dataclasses.replace(profile, budgets=dataclasses.replace(profile.budgets, min_agreement=least))
 
 
 def _recipes(request: Request, project: Project) -> tuple[Request, tuple[Recipe, ...]]:
@@ -170,6 +185,20 @@ def _asked(request: Request, project: Project, recipes: tuple[Recipe, ...]) -> f
     if request.recipes or project.compile.recipes:
         return frozenset(recipe.name for recipe in recipes)
     return frozenset({request.ship} if request.ship else ())
+
+
+def evaluation_samples(
+    request: Request, model: Path, count: int
+) -> tuple[Samples | GeneratedSamples, np.ndarray | None]:
+    """What an ONNX file was, or would be, evaluated on, with its labels; `count` generated inputs without samples."""
+    from mlopt.convert.batch import free_size_of
+    from mlopt.signature import signature_of
+
+    facts, project = signature_of(model), find_project(request.model, request.project)
+    if split := split_samples(request, project, facts):
+        return split.evaluation, split.evaluation.labels
+    free = free_size_of(model, project.inputs)
+    return GeneratedSamples(facts, count, project.samples.seed or 0, project.inputs, free), None
 
 
 def _check_ship(request: Request, candidates: Plan, may_lose: Allowed) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
 from mlopt import paths, registry
@@ -22,6 +25,17 @@ _CLOCK_MARGIN: Final = Fraction(0.025)
 _MEMORY_MARGIN: Final = Fraction(0.03)
 _SIZE_MARGIN: Final = Fraction(0.01)
 _ANSWERS_MARGIN: Final = Fraction(0.005)
+
+# What `mlopt compile` and mlopt.toml call the budgets that a person sets most; the rest are a profile's alone.
+ASKED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "max_drop": "max_drop",
+        "max_latency": "latency_p50",
+        "max_memory": "peak_memory",
+        "max_size": "file_size",
+        "max_image_size": "image_size",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,19 @@ def find_profile(name: str = DEFAULT) -> Profile:
     if name not in declared:
         raise registry.unknown("profile", name, tuple(declared))
     return _read(declared[name])
+
+
+def narrowed(profile: Profile, asked: Mapping[str, float | None]) -> Profile:
+    """The profile with the budgets that somebody asked for by the names of `ASKED` in the place of its own.
+
+    Raises `BudgetInfeasible` as `checked` does.
+    """
+    given = {ASKED[name]: value for name, value in asked.items() if value is not None}
+    if not given:
+        return profile
+    budgets = dataclasses.replace(profile.budgets, **given)  # type: ignore[arg-type]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None)
+    return checked(dataclasses.replace(profile, budgets=budgets), where=f"{flags}, over profile {profile.name}")
 
 
 def checked(profile: Profile, *, where: str) -> Profile:

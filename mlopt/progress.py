@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import click
 
 from mlopt.report.report import StepRun
-from mlopt.step import Step, StepState
+from mlopt.step import Going, Step, StepState
+from mlopt.units import Seconds, format_seconds
+
+_BAR: Final = 12  # columns
 
 
 @dataclass(slots=True)
@@ -27,6 +32,7 @@ class Progress:
     runs: list[StepRun] = field(default_factory=list)
     about: str = ""
     began: float = field(default_factory=time.monotonic)
+    _first: tuple[Step, float, float] | None = None
 
     def on_step(self, step: Step, state: StepState, seconds: float) -> None:
         """The store's observer."""
@@ -38,6 +44,23 @@ class Progress:
             self._line(step.name, f"{seconds:.1f} s", self.about)
         elif self.verbose:
             self._line(step.name, "reused", self.about)
+
+    def on_going(self, step: Step, going: Going) -> None:
+        """The store's listener: a bar on a terminal; elsewhere a line for each part that is done."""
+        now = time.monotonic()
+        if self._first is None or self._first[0] is not step or going.done < self._first[1]:
+            self._first = (step, going.done, now)  # what an earlier attempt did took none of this one's time
+        _, done, began = self._first
+        left = ""
+        if done < going.done < going.total:
+            left = f"{format_seconds(Seconds((now - began) / (going.done - done) * (going.total - going.done)))} left"
+        at = f"{going.unit} {math.ceil(going.done) if going.done % 1 else int(going.done)} of {going.total}"
+        said = ", ".join(filter(None, (left, going.detail)))  # where there is no room, the last is cut
+        if sys.stderr.isatty():
+            full = round(_BAR * going.done / going.total)
+            self._live(f"{step.name} {self.about} {'━' * full}{'─' * (_BAR - full)} {at}  {said}")
+        elif going.done % 1 == 0 and going.done > 0:
+            self._line(step.name, at, f"{self.about}  {said}".strip())
 
     @contextmanager
     def phase(self, name: str, detail: str = "") -> Iterator[None]:

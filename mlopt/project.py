@@ -4,7 +4,7 @@
 [inputs.NAME] shape, dtype, value, range     a name in a shape is a dimension that callers choose
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
-[compile]     target, profile, recipes, max-drop, threads, out
+[compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, threads, out
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlopt import paths
 from mlopt.errors import ConfigInvalid
 from mlopt.schema import decode, load
 from mlopt.signature import InputSpec
-from mlopt.units import Fraction
+from mlopt.units import Bytes, Fraction, Seconds
 
 FILE: Final = "mlopt.toml"
 
@@ -87,6 +87,10 @@ class CompileSpec:
     profile: str | None = None
     recipes: tuple[str, ...] = ()
     max_drop: Fraction | None = None
+    max_latency: Seconds | None = None
+    max_memory: Bytes | None = None
+    max_size: Bytes | None = None
+    max_image_size: Bytes | None = None
     threads: int | None = None
     out: Path | None = None
 
@@ -163,6 +167,10 @@ class CompileTable:
     profile: str | None = None
     recipes: tuple[str, ...] = ()
     max_drop: Fraction | None = None
+    max_latency: Seconds | None = None
+    max_memory: Bytes | None = None
+    max_size: Bytes | None = None
+    max_image_size: Bytes | None = None
     threads: int | None = None
     out: str | None = None
 
@@ -236,6 +244,10 @@ def _compile(said: CompileTable, root: Path) -> CompileSpec:
         profile=beside(said.profile) if said.profile is not None else None,
         recipes=tuple(map(beside, said.recipes)),
         max_drop=said.max_drop,
+        max_latency=said.max_latency,
+        max_memory=said.max_memory,
+        max_size=said.max_size,
+        max_image_size=said.max_image_size,
         threads=said.threads,
         out=root / said.out if said.out is not None else None,
     )

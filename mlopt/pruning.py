@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,59 +13,51 @@ from mlopt.artifact import Artifact
 from mlopt.assess import check_baseline, compared
 from mlopt.errors import BudgetInfeasible, Misused, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import allowed
-from mlopt.measurement import Accuracy
-from mlopt.plan import hopeless
+from mlopt.measurement import Accuracy, Interval
+from mlopt.plan import BASELINE, hopeless
 from mlopt.prepare import Prepared, prepare, split_samples
 from mlopt.progress import Progress
 from mlopt.request import Request
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.samples import digest_samples
 from mlopt.step import Step
+from mlopt.steps.fine_tune import EPOCHS, FineTune
 from mlopt.steps.prune_channels import PruneChannels
-from mlopt.steps.quantizer import prepared as prepared_graph
 from mlopt.units import format_percent, format_points
+from mlopt.widths import Layer, Size, followed, layers_of, size_of
 
 if TYPE_CHECKING:
     from mlopt.prune.channels import Channels
 
 RECIPE: Final = "pruned"
 _FEWEST: Final = 20  # samples to train on
+_TIMED_FEEDS: Final = 8
 SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A product with weights: how many channels it makes, and why none of them could go, if none could."""
-
-    name: str
-    before: int
-    after: int
-    stays: str
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Multiply-accumulates per sample, and weights."""
-
-    work: int
-    parameters: int
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of pruning a share."""
+    """What came of pruning a share and then following a recipe; 0 is the whole model. `speedup` over the exported
+    model, where it was timed."""
 
     share: float
+    recipe: str
+    runtime: str
     artifact: Artifact
     accuracy: Accuracy
     before: Size
     after: Size
     layers: tuple[Layer, ...]
+    speedup: Interval | None = None
 
     @property
     def gone(self) -> float:
         """Of the multiply-accumulates; at least `share`, because widths are multiples."""
         return 1 - self.after.work / self.before.work
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe} of {self.share:.0%}"
 
     def keeps(self, max_drop: float) -> bool:
         """Whether the drop is proven to be inside the budget."""
@@ -86,56 +79,166 @@ class Tuning:
     """Fine-tune on the samples of `where` for so many passes."""
 
     where: str
-    epochs: int = 4
+    epochs: int = EPOCHS
 
 
 def prune_model(request: Request, progress: Progress, *, share: float | None, tuning: Tuning | None = None) -> Pruning:
     """Prune `share` of the work; without one, the largest share of `SHARES` that keeps the budget of accuracy.
 
-    Shares are tried in rising order and the first that is not proven ends it. That is a test of hypotheses in a fixed
-    sequence: however many there are, a share that loses too much passes with the error rate of one test (Maurer,
-    Hothorn and Lehmacher 1995). Raises `BudgetInfeasible` where not even the smallest share keeps the budget.
+    With recipes in the request every share, and the whole model, is made by each of them in its runtime, and of all
+    that keep the budget the one that is measured to be fastest is chosen. Shares are tried in rising order, and the
+    first that is not proven ends it, for each recipe on its own. That is a test of hypotheses in a fixed sequence:
+    however many there are, a share that loses too much passes with the error rate of one test (Maurer, Hothorn and
+    Lehmacher 1995). Raises `BudgetInfeasible` where nothing keeps the budget.
     """
-    prepared = prepare(dataclasses.replace(request, recipes=(RECIPE,), ship=None, image=False), progress)
-    step, whole = _step(prepared), _followed(prepared.exported)
-    then = _then(prepared, tuning)
+    search = _search(request, progress, tuning)
+    prepared = search.prepared
     if share is not None:
-        trial = _trial(prepared, whole, dataclasses.replace(step, share=share), then, progress)
-        return Pruning(prepared, trial, (trial,), request.max_drop)
-    budget = _budget(prepared)
-    check_baseline(prepared, progress)
-    trials: list[Trial] = []
-    for trial in _rising(prepared, whole, step, then, progress):
-        trials.append(trial)
-        if not trial.keeps(budget):
-            break
-    passed = [trial for trial in trials if trial.keeps(budget)]
-    if not passed:
+        trials = search.tried(share, search.ways)
+        budget = request.max_drop
+    else:
+        budget = _budget(prepared)
+        check_baseline(prepared, progress)
+        trials = tuple(itertools.chain.from_iterable(search.rising(budget)))
+    passed = [trial for trial in trials if budget is not None and trial.keeps(budget)]
+    if not passed and share is None:
+        assert budget is not None
+        nearest = min(trials, key=_most_lost)
         raise BudgetInfeasible(
-            _infeasible(trials[0], budget),
+            _infeasible(nearest, budget),
             where=str(request.model),
-            next=f"--max-drop {_rounded_up(trials[0])} would be kept by that one; or give more samples, for fitting "
+            next=f"--max-drop {_rounded_up(nearest)} would be kept by that one; or give more samples, for fitting "
             "(--calibration) and for proving; or name a --share and judge for yourself",
         )
-    return Pruning(prepared, passed[-1], tuple(trials), budget)
+    if not request.recipes:
+        return Pruning(prepared, (passed or trials)[-1], trials, budget)
+    timed = _timed(prepared, passed or trials, progress)
+    trials = tuple(timed.get(trial.name, trial) for trial in trials)
+    return Pruning(prepared, max(timed.values(), key=_merit), trials, budget)
 
 
-def _step(prepared: Prepared) -> PruneChannels:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What is done once a model is pruned, and where it then runs."""
+
+    recipe: str
+    runtime: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """`then` comes after pruning and before every one of the `ways`."""
+
+    prepared: Prepared
+    progress: Progress
+    whole: Channels
+    step: PruneChannels
+    then: tuple[Step, ...]
+    ways: tuple[Way, ...]
+
+    def rising(self, budget: float) -> Iterator[tuple[Trial, ...]]:
+        """Trials that each prune more than the last ones, by the ways that kept the budget so far, until none does or
+        the model has no more to give. The whole model is where they begin, if there is anything to do to it."""
+        gone, ways = 0.0, self.ways
+        for share in ((0.0,) if ways[0].steps else ()) + SHARES:
+            if share and share <= gone:
+                continue  # the last one went as far, because widths are multiples
+            try:
+                trials = self.tried(share, ways)
+            except UnsupportedModel:
+                if not gone:
+                    raise
+                return
+            gone = trials[0].gone
+            yield trials
+            kept = {trial.recipe for trial in trials if trial.keeps(budget)}
+            ways = tuple(way for way in ways if way.recipe in kept)
+            if not ways:
+                return
+
+    def tried(self, share: float, ways: Sequence[Way]) -> tuple[Trial, ...]:
+        """One trial for each way."""
+        self.progress.about = f"{share:.0%}"
+        pruned = self.prepared.exported
+        for step in (dataclasses.replace(self.step, share=share), *self.then) if share else ():
+            pruned = self.prepared.store.run(step, pruned)
+        narrow = followed(pruned)
+        found = []
+        for way in ways:
+            self.progress.about = f"{share:.0%} {way.recipe if way.steps else ''}".rstrip()
+            artifact = pruned
+            for step in way.steps:
+                artifact = self.prepared.store.run(step, artifact)
+            accuracy = compared(self.prepared, artifact, way.recipe if way.steps else BASELINE)
+            sizes = size_of(self.whole), size_of(narrow)
+            layers = tuple(layers_of(self.whole, narrow))
+            found.append(Trial(share, way.recipe, way.runtime, artifact, accuracy, *sizes, layers))
+        self.progress.about = ""
+        return tuple(found)
+
+
+def _search(request: Request, progress: Progress, tuning: Tuning | None) -> _Search:
+    asked = dataclasses.replace(request, recipes=(RECIPE, *request.recipes), ship=None, image=False)
+    prepared = prepare(asked, progress)
     if prepared.split is None:
         raise Misused("What a channel is worth is seen on samples, and there are none.", next="give --samples")
-    if prepared.plan.left_out:
-        raise UnsupportedModel(
-            f"The model cannot be pruned: {prepared.plan.left_out[0].reason}.", where=str(prepared.request.model)
+    for left in prepared.plan.left_out:
+        if left.recipe == RECIPE:
+            raise UnsupportedModel(f"The model cannot be pruned: {left.reason}.", where=str(request.model))
+        raise Misused(
+            f"{left.recipe} cannot follow pruning: {left.reason}.",
+            where=str(request.model),
+            next="mlopt recipes list shows the others",
         )
-    (step,) = prepared.plan.candidates[1].steps
+    _, pruned, *others = prepared.plan.candidates
+    (step,) = pruned.steps
     assert isinstance(step, PruneChannels)
-    return step
+    if other := next((one for one in others if any(isinstance(s, PruneChannels) for s in one.steps)), None):
+        raise Misused(f"{other.name} prunes by itself.", next="name recipes that are to follow pruning, as int8-static")
+    ways = tuple(Way(one.name, one.runtime, one.steps) for one in others) or (Way(RECIPE, pruned.runtime, ()),)
+    return _Search(prepared, progress, followed(prepared.exported), step, _then(prepared, tuning), ways)
+
+
+def _timed(prepared: Prepared, trials: Sequence[Trial], progress: Progress) -> dict[str, Trial]:
+    """The trials by name, with their speed where the target is this machine. What dies when it is timed is left out."""
+    from mlopt.measure.interleave import Subject, measure_together
+
+    if not prepared.on_this_machine:
+        return {trial.name: trial for trial in trials}
+    method, samples = prepared.profile.method, prepared.evaluation
+    with progress.phase("measure", f"{len(trials)} side by side"):
+        found, died = measure_together(
+            Subject(BASELINE, prepared.exported, prepared.runtimes[BASELINE]),
+            [Subject(trial.name, trial.artifact, trial.runtime) for trial in trials],
+            single=list(itertools.islice(samples.feeds(batch=prepared.batch(method.batch)), _TIMED_FEEDS)),
+            offline=next(iter(samples.feeds(batch=prepared.batch(method.offline_batch)))),
+            method=method,
+            device=prepared.device,
+        )
+    timed = {
+        trial.name: dataclasses.replace(trial, speedup=found[trial.name].speedup)
+        for trial in trials
+        if trial.name in found
+    }
+    if not timed:
+        name, reason = next(iter(died.items()))
+        raise UnsupportedModel(f"{name} cannot be run: {reason}", where=str(prepared.request.model))
+    return timed
+
+
+def _merit(trial: Trial) -> tuple[float, float]:
+    """Speed, and where nothing was timed how much is gone."""
+    return (trial.speedup.value if trial.speedup else 0.0, trial.gone)
+
+
+def _most_lost(trial: Trial) -> float:
+    assert trial.accuracy.drop is not None
+    return trial.accuracy.drop.high
 
 
 def _then(prepared: Prepared, tuning: Tuning | None) -> tuple[Step, ...]:
     """Fine-tuning on everything that is there but what judges it."""
-    from mlopt.steps.fine_tune import FineTune
-
     if tuning is None:
         return ()
     asked = dataclasses.replace(prepared.request, samples=tuning.where, calibration=None)
@@ -177,78 +280,13 @@ def _budget(prepared: Prepared) -> float:
     return budgets.max_drop
 
 
-def _rising(
-    prepared: Prepared, whole: Channels, step: PruneChannels, then: tuple[Step, ...], progress: Progress
-) -> Iterator[Trial]:
-    """Trials that each prune more than the last one, until the model has no more to give."""
-    gone = 0.0
-    for share in SHARES:
-        if share <= gone:
-            continue  # the last one went as far, because widths are multiples
-        try:
-            trial = _trial(prepared, whole, dataclasses.replace(step, share=share), then, progress)
-        except UnsupportedModel:
-            if not gone:
-                raise
-            return
-        gone = trial.gone
-        yield trial
-
-
-def _trial(
-    prepared: Prepared, whole: Channels, step: PruneChannels, then: tuple[Step, ...], progress: Progress
-) -> Trial:
-    progress.about = f"{step.share:.0%}"
-    artifact = prepared.exported
-    for one in (step, *then):
-        artifact = prepared.store.run(one, artifact)
-    accuracy = compared(prepared, artifact)
-    progress.about = ""
-    narrow = _followed(artifact)
-    return Trial(step.share, artifact, accuracy, _size(whole), _size(narrow), tuple(_layers(whole, narrow)))
-
-
-def _size(channels: Channels) -> Size:
-    from mlopt.prune.cells import products_of
-
-    parameters = sum(math.prod(tensor.dims) for tensor in channels.constants.values() if tensor.data_type == 1)
-    return Size(sum(product.work(()) for product in products_of(channels)), parameters)
-
-
-def _layers(whole: Channels, narrow: Channels) -> Iterator[Layer]:
-    from mlopt.prune.cells import stopped
-
-    before, stays = _widths(whole), stopped(whole)
-    for name, width in _widths(narrow).items():
-        if name in before:
-            yield Layer(name, before[name], width, stays.get(name, ""))
-
-
-def _widths(channels: Channels) -> Mapping[str, int]:
-    """Channels that each product makes, by the node's name."""
-    found = {}
-    for node in channels.graph.node:
-        shape = channels.shapes.get(node.output[0]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
-        width = shape[1 if node.op_type == "Conv" else -1] if shape else None
-        if width is not None:
-            found[node.name] = width
-    return found
-
-
-def _followed(model: Artifact) -> Channels:
-    """As the step sees it, batch normalisation folded."""
-    from mlopt.prune.channels import follow
-
-    with prepared_graph(model, optimize=True) as graph:
-        return follow(graph)
-
-
 def _infeasible(trial: Trial, budget: float) -> str:
     drop = trial.accuracy.drop
     assert drop is not None
     return (
-        f"No share keeps a drop of at most {format_points(budget)}: with {format_percent(trial.gone)} of the work "
-        f"gone, the least that was tried, top-1 falls by {format_points(drop.value)}, at most "
+        f"No share keeps a drop of at most {format_points(budget)}: with {format_percent(trial.gone)} of the work gone"
+        f"{'' if trial.recipe == RECIPE else f' by {trial.recipe}'}, which loses least, top-1 falls by "
+        f"{format_points(drop.value)}, at most "
         f"{format_points(drop.high)} at 95 % confidence on {trial.accuracy.samples} samples."
     )
 

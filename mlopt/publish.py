@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mlopt import paths
 from mlopt.artifact import Artifact, digest_of
 from mlopt.bundle import Bundle, publishing, write_manifest, write_repro
-from mlopt.choose import Choice, Judged, judge_image
+from mlopt.choose import Choice, Judged
+from mlopt.errors import DeviceBuildFailed
+from mlopt.packing import image_inputs, image_spec, serving_of
 from mlopt.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def publish(
 
     An image that cannot be assembled is a finding in the report, not the end: model and numbers still ship.
     """
+    from mlopt.image.serving import encode_serving
     from mlopt.report.describe import describe
     from mlopt.report.files import write_report
 
@@ -41,18 +44,42 @@ def publish(
     with publishing(home) as folder:
         winner = built.artifacts[choice.winner]
         shutil.copytree(winner.path, folder / "model")
+        built, packed = _device(prepared, built, folder, progress)
         for name, engine in sorted(built.engines.items()):
-            shutil.copytree(engine.path, folder / "engines" / name)
-        serving = _serving(prepared, choice, winner, folder / "model")
-        image, left_out = _image(prepared, choice, serving, folder, progress)
-        judged = [_with_image(one, prepared, image) if one.name == choice.winner else one for one in judged]
-        report = describe(prepared, built, judged, choice, progress, image=image, image_left_out=left_out)
+            if not engine.path.is_relative_to(folder):  # those from the device are there already
+                shutil.copytree(engine.path, folder / "engines" / name)
+        (folder / "model" / "serving.json").write_bytes(encode_serving(serving_of(prepared, choice.winner, winner)))
+        image, left_out = _image(prepared, choice, winner, folder, progress)
+        asked = tuple(_preflight(prepared, built, choice.winner, progress))
+        report = describe(
+            prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
+        )
         write_report(report, folder)
-        _deploy(prepared, report, image, folder)
+        _deploy(prepared, built, report, image, folder)
         write_repro(folder, _repro(prepared, choice), report.tools)
-        facts = _facts(prepared, report, winner, image) | {"engines": _engines(built)}
+        facts = _facts(prepared, report, winner, image)
+        facts |= {"engines": _engines(built), "device-builds": packed, "status": _status(prepared, built)}
         manifest = write_manifest(folder, facts)
     return Bundle(home, manifest, report)
+
+
+def _preflight(prepared: Prepared, built: Built, winner: str, progress: Progress) -> Iterator[str]:
+    """What TensorRT on the device will say to the models that it is to build, or else to what ships, as far as that is
+    known here; nothing where engines are built here."""
+    from mlopt.engines import why_no_rtx
+    from mlopt.preflight.preflight import notes, preflight
+
+    target = prepared.target
+    stack = next((stack for stack in target.stacks if stack.tensorrt), None)
+    if prepared.on_this_machine or target.gpu is None or stack is None or not why_no_rtx(target):
+        return
+    for name in sorted(built.artifacts.keys() & built.device_builds.keys()) or [winner]:
+        progress.about = name
+        yield from notes(
+            name,
+            preflight(built.artifacts[name], target, stack, prepared.store, inputs=prepared.project.inputs),
+        )
+    progress.about = ""
 
 
 def place(prepared: Prepared) -> Path:
@@ -60,80 +87,63 @@ def place(prepared: Prepared) -> Path:
     return (prepared.request.out or prepared.project.compile.out or Path("out")) / prepared.name / prepared.target.name
 
 
-def _serving(prepared: Prepared, choice: Choice, winner: Artifact, folder: Path) -> dict[str, Any]:
-    """serving.json: beside the model for `mlopt serve`, and in the image's model layer."""
-    from mlopt.image.serving import describe_serving, encode_serving
+def _device(prepared: Prepared, built: Built, folder: Path, progress: Progress) -> tuple[Built, list[str]]:
+    """device/: what the target needs to build its engines itself. With --device that is done at once, and then they are
+    among what was built. Also the names of the builds in it."""
+    if not built.device_builds:
+        if prepared.request.device:
+            why = {built.failures[name] for name in prepared.plan.device_builds}
+            raise DeviceBuildFailed(f"There is nothing to build on the device: {'; '.join(sorted(why))}")
+        return built, []
+    from mlopt.device.pack import pack
 
-    split = prepared.split
-    classes = prepared.project.samples.classes or (_class_names(split.source.classes) if split else ())
-    serving = describe_serving(
-        winner.main,
-        name=prepared.name,
-        preprocess=split.preprocess if split else _declared(prepared),
-        classes=classes or None,
-        threads=prepared.profile.method.threads,
-        runtime=prepared.runtimes[choice.winner],
+    packed = pack(
+        built.device_builds,
+        folder / "device",
+        model=prepared.name,
+        target=prepared.target,
+        signature=prepared.signature,
+        samples=prepared.evaluation,
+        batch=prepared.batch(1),
+        threads=prepared.machine.cores,
+        engines=before if (before := place(prepared) / "engines").is_dir() else None,
     )
-    (folder / "serving.json").write_bytes(encode_serving(serving))
-    return serving
+    if prepared.request.device is None:
+        return built, list(packed.names)
+    from mlopt.device.remote import build_on
+    from mlopt.device.ssh import Device
 
-
-def _declared(prepared: Prepared) -> Mapping[str, object] | None:
-    """Without samples, preprocessing is known only if somebody declared it and there is one input to apply it to."""
-    from mlopt.samples.preprocess import settle
-
-    if prepared.project.preprocess is None or len(prepared.signature.inputs) != 1:
-        return None
-    return settle(prepared.project.preprocess, prepared.signature.inputs[0]).as_json()
-
-
-def _class_names(known: Mapping[int, str]) -> tuple[str, ...]:
-    """A name for every index up to the highest that has one; those between are called by their number."""
-    return tuple(known.get(index, str(index)) for index in range(max(known) + 1)) if known else ()
+    device = Device.parse(prepared.request.device)
+    with progress.phase("build on", str(device)):
+        returned = build_on(device, packed, folder / "engines", progress.say)
+    return (
+        dataclasses.replace(
+            built,
+            engines={**built.engines, **returned.engines},
+            device_failures=dict(returned.failures),
+        ),
+        list(packed.names),
+    )
 
 
 def _image(
-    prepared: Prepared, choice: Choice, serving: Mapping[str, Any], folder: Path, progress: Progress
+    prepared: Prepared, choice: Choice, winner: Artifact, folder: Path, progress: Progress
 ) -> tuple[Image | None, str]:
     if not prepared.request.image:
         return None, "not asked for (--no-image)"
     from mlopt.errors import ImageFailed
-    from mlopt.image.assemble import ImageSpec, assemble
-    from mlopt.image.fetch import inputs_from_environment
-    from mlopt.image.inputs import PLATFORMS
+    from mlopt.image.assemble import assemble
 
-    candidate = next(found for found in prepared.plan.candidates if found.name == choice.winner)
-    # The baseline's runtime answers the same everywhere; what another one gains is known for the target alone.
-    anywhere = candidate.runtime == prepared.plan.baseline.runtime
-    spec = ImageSpec(
-        name=_reference(prepared.name),
-        model=folder / "model",
-        serving=serving,
-        platforms=PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),),
-        annotations={
-            "io.mlopt.target": prepared.target.name,
-            "io.mlopt.precision": candidate.precision,
-            "io.mlopt.recipe": candidate.name,
-        },
-    )
-    mirror = prepared.request.debian_mirror or ""
-    inputs = inputs_from_environment(root=prepared.store.root, debian_mirror=mirror)
+    spec = image_spec(prepared, choice.winner, winner)
     try:
         with progress.phase("image", ", ".join(spec.platforms)):
-            return assemble(spec, folder / "image", inputs=inputs), ""
+            return assemble(spec, folder / "image", inputs=image_inputs(prepared)), ""
     except ImageFailed as error:
         progress.say(f"no image: {error}")
         return None, str(error)
 
 
-def _with_image(winner: Judged, prepared: Prepared, image: Image | None) -> Judged:
-    """What ships is judged by its image too, by the larger of its platforms."""
-    unpacked = max(platform.unpacked for platform in image.platforms) if image else None
-    verdicts = judge_image(prepared.profile.budgets, unpacked=unpacked)
-    return dataclasses.replace(winner, verdicts=(*winner.verdicts, *verdicts))
-
-
-def _deploy(prepared: Prepared, report: Report, image: Image | None, folder: Path) -> None:
+def _deploy(prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path) -> None:
     """deploy/: what runs the image elsewhere. Without an image there is nothing to run."""
     if image is None:
         return
@@ -141,14 +151,8 @@ def _deploy(prepared: Prepared, report: Report, image: Image | None, folder: Pat
     from mlopt.deploy.write import write_deploy
 
     threads = prepared.profile.method.threads
-    facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared))
+    facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared, built))
     write_deploy(facts, folder / "deploy")
-
-
-def _reference(name: str) -> str:
-    """A repository name that every registry accepts: lower case, digits, single separators."""
-    plain = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name.lower())
-    return "-".join(part for part in plain.split("-") if part) or "model"
 
 
 def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
@@ -165,6 +169,10 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
         "--seed": said.seed,
         "--threads": said.threads,
         "--max-drop": None if said.max_drop is None else f"{said.max_drop * 100:.12g}%",
+        "--max-latency": None if said.max_latency is None else f"{said.max_latency:.12f}s",
+        "--max-memory": None if said.max_memory is None else f"{said.max_memory:.0f}B",
+        "--max-size": None if said.max_size is None else f"{said.max_size:.0f}B",
+        "--max-image-size": None if said.max_image_size is None else f"{said.max_image_size:.0f}B",
     }
     for flag, value in pairs.items():
         command += [flag, str(value)] if value is not None else []
@@ -199,7 +207,6 @@ def _facts(prepared: Prepared, report: Report, winner: Artifact, image: Image | 
             "digest": winner.digest,
             "why": report.why,
         },
-        "status": _status(prepared),
         "verdicts": [
             {"budget": v.budget, "limit": v.limit, "actual": v.actual, "outcome": v.outcome, "grade": v.grade}
             for v in shipped.verdicts
@@ -222,8 +229,10 @@ def _engines(built: Built) -> dict[str, Any]:
     }
 
 
-def _status(prepared: Prepared) -> str:
+def _status(prepared: Prepared, built: Built) -> str:
     """`measured` here, or what is still to be done on the device: an engine that was not built there does not exist."""
     if prepared.on_this_machine:
         return "measured"
+    if built.device_builds.keys() & built.engines.keys():
+        return "device-built"
     return "needs-device-build" if prepared.target.build_on == "device" else "unmeasured"

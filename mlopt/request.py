@@ -10,8 +10,10 @@ from pathlib import Path
 class Request:
     """The options of `mlopt compile`. None (or empty) means: as mlopt.toml says, else the default.
 
-    `max_drop` is a fraction (0.005 is half a point). `ship` names a candidate to ship whatever the judge
-    says. `command` is how the person would type this again, for the report and repro.sh.
+    `max_drop` is a fraction (0.005 is half a point), `max_latency` seconds (the median of one query), the other
+    limits bytes: of the process at its peak, of the model's file, of the unpacked image. `ship` names a candidate to
+    ship whatever the judge says. `device` is where engines are built, as ssh reaches it.
+    `command` is how the person would type this again, for the report and repro.sh.
     """
 
     model: Path
@@ -21,6 +23,10 @@ class Request:
     recipes: tuple[str, ...] = ()
     ship: str | None = None
     max_drop: float | None = None
+    max_latency: float | None = None
+    max_memory: float | None = None
+    max_size: float | None = None
+    max_image_size: float | None = None
     factory: str | None = None
     trust: bool = False
     project: Path | None = None
@@ -31,4 +37,5 @@ class Request:
     store: Path | None = None
     image: bool = True
     debian_mirror: str | None = None
+    device: str | None = None
     command: tuple[str, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -30,6 +31,36 @@ class Step(Protocol):
     def run(self, source: Artifact, into: Path) -> None:
         """Read `source`, write the result below the empty folder `into`. Returns nothing, mutates nothing."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """How far a long step is: `done` of `total` parts, each a `unit`; a part that is not whole is being done."""
+
+    unit: str
+    done: float
+    total: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a step that takes long is lent. `folder` is there from the start and outlives an interruption, so that the
+    next attempt at the same result finds what this one left; `tell` makes known how far it is."""
+
+    folder: Path
+    tell: Callable[[Going], None] = lambda going: None
+
+
+@runtime_checkable
+class Resumable(Step, Protocol):
+    """A step that goes on where it was stopped: the store calls `resume` in place of `run`.
+
+    What lies in the attempt's folder was left by the same step with the same options, source and versions, perhaps
+    cut off while it was written.
+    """
+
+    def resume(self, source: Artifact, into: Path, attempt: Attempt) -> None: ...
 
 
 @runtime_checkable

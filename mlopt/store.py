@@ -3,6 +3,7 @@
 <root>/results/<key>/data/…        what the step wrote
 <root>/results/<key>/result.json   format, digest, sizes, lineage
 <root>/locks/<key>                 held while a key is being made; two processes may share a store
+<root>/unfinished/<key>/…          what a step that can go on has done so far; gone once its result is there
 <root>/scratch/…                   work in progress; swept when its process is gone
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -25,12 +27,13 @@ from typing import Final
 
 from mlopt.artifact import Artifact, Digest, Format, Origin, digest_of, files
 from mlopt.errors import NoSpaceLeft, StoreUnusable
-from mlopt.step import Step, StepState, options_of, tool_versions
+from mlopt.step import Attempt, Going, Resumable, Step, StepState, options_of, tool_versions
 
 _SCHEMA: Final = 1
 _UNUSABLE: Final = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 Observer = Callable[[Step, StepState, float], None]
+Listener = Callable[[Step, Going], None]
 
 
 def default_root() -> Path:
@@ -44,12 +47,18 @@ def _unobserved(step: Step, state: StepState, seconds: float) -> None:
     pass
 
 
+def _unheard(step: Step, going: Going) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Store:
-    """Content-addressed results below `root`. `observer` hears of every step that starts, ends or is reused."""
+    """Content-addressed results below `root`. `observer` hears of every step that starts, ends or is reused,
+    `listener` of how far those are that tell."""
 
     root: Path
     observer: Observer = _unobserved
+    listener: Listener = _unheard
 
     def __post_init__(self) -> None:
         # Paths of results are used from other folders (links, other processes), so they hold wherever one stands.
@@ -73,8 +82,15 @@ class Store:
             self.observer(step, "started", 0.0)
             with self._scratch() as scratch:
                 (scratch / "data").mkdir()
-                step.run(source, scratch / "data")
+                if isinstance(step, Resumable):
+                    unfinished = self.root / "unfinished" / key
+                    unfinished.mkdir(parents=True, exist_ok=True)
+                    step.resume(source, scratch / "data", Attempt(unfinished, functools.partial(self.listener, step)))
+                else:
+                    step.run(source, scratch / "data")
                 made = self._publish(scratch, key, step.produces, (*source.lineage, origin))
+            if isinstance(step, Resumable):
+                shutil.rmtree(unfinished, ignore_errors=True)
             self.observer(step, "done", time.monotonic() - began)
             return made
 

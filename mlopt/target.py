@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from mlopt import paths, registry
+from mlopt import jetpack, paths, registry
 from mlopt.schema import GIVEN, Key, load, read_toml
 from mlopt.units import Bytes, BytesPerSecond, Hertz, OpsPerSecond, Watts
 
@@ -28,13 +29,13 @@ Isa = Literal[
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8", "int4"]
 
 # Newest ONNX opset of each runtime from a version on, ascending. onnxruntime: its documented version matrix; 1.31
-# was asked: it loads opset 26 and refuses 27. TensorRT: the parser's operators.md up to 10, the opset guide for 11.
+# was asked: it loads opset 26 and refuses 27. TensorRT: the parser's operators.md up to 10.15, the opset guide for 11.
 _OPSETS: Final[Mapping[str, tuple[tuple[tuple[int, ...], int], ...]]] = {
     "onnxruntime": (
         *(((1, 8), 14), ((1, 9), 15), ((1, 12), 16), ((1, 13), 17), ((1, 14), 18), ((1, 15), 19), ((1, 17), 20)),
         *(((1, 18), 21), ((1, 21), 22), ((1, 23), 23), ((1, 31), 26)),
     ),
-    "tensorrt": (((7, 2), 13), ((8, 4), 17), ((10, 0), 20), ((11, 0), 25)),
+    "tensorrt": (((7, 2), 13), ((8, 4), 17), ((9, 0), 19), ((10, 0), 20), ((10, 15), 24), ((11, 0), 25)),
 }
 # What the images hold (docker/runtime.lock.json), where a stack does not say otherwise.
 _OUR_ONNXRUNTIME: Final = "1.31"
@@ -131,7 +132,8 @@ class Detect:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`stacks` begins with the one to build for. `channel_block` is how many channels the fast kernels take at a time,
+    """`stacks` begins with the one to build for; `jetpacks` are releases of NVIDIA's JetPack, each of which is a stack
+    (`mlopt/jetpack.py`). `channel_block` is how many channels the fast kernels take at a time,
     where that does not follow from the instruction sets. `unverified` lists key paths of facts that nobody checked; a
     table's path covers all below it. `sources` says where facts come from."""
 
@@ -145,6 +147,7 @@ class Target:
     channel_block: int | None = None
     gpu: Gpu | None = None
     stacks: Annotated[tuple[Stack, ...], Key("stack")] = ()
+    jetpacks: tuple[str, ...] = ()
     power: Power | None = None
     detect: Detect | None = None
     unverified: tuple[str, ...] = ()
@@ -172,14 +175,15 @@ class Target:
 
     @property
     def int8_scheme(self) -> Scheme:
-        """Activation and weight types that ONNX Runtime's kernels for this CPU compute exactly.
+        """Activation and weight types that are computed exactly on every CPU of this architecture.
 
-        x86 multiplies u8 by s8: exact with VNNI; without, vpmaddubsw saturates at 16 bits, which seven-bit
-        weights cannot reach. Arm's kernels are exact with any pair, and have more of them for s8 by s8.
+        x86 multiplies u8 by s8: exact with VNNI; without, vpmaddubsw saturates at 16 bits, which neighbouring weights
+        are kept from. Also for machines with VNNI: what is made for one is carried to others (decision 21). Arm's
+        kernels are exact with any pair, and have more of them for s8 by s8.
         """
         if self.platform.startswith("linux/arm64"):
             return "s8s8"
-        return "u8s8" if self.int8_dot else "u8s8-7bit"
+        return "u8s8-paired"
 
     @property
     def channel_multiple(self) -> int:
@@ -255,8 +259,30 @@ def is_this_machine(target: Target, machine: Machine | None = None) -> bool:
     return target.memory * 0.6 < machine.memory <= target.memory
 
 
+def namesakes(name: str) -> tuple[str, ...]:
+    """The targets that somebody may mean who gives this alias: those whose names begin with it, when there are several.
+
+    >>> namesakes("jetson-agx-orin")
+    ('jetson-agx-orin-32gb', 'jetson-agx-orin-64gb')
+    """
+    found = tuple(one for one in paths.declarations("targets") if one.startswith(f"{name}-"))
+    return found if len(found) > 1 and name not in paths.declarations("targets") else ()
+
+
 def _read(path: Path) -> Target:
-    return read_toml(path, Target, name=path.stem)
+    """The file's target, each of its JetPack releases a stack, before those that the file writes out."""
+    target = read_toml(path, Target, name=path.stem)
+    if not target.jetpacks:
+        return target
+    released = [jetpack.release(name, where=f"{path}: jetpacks") for name in target.jetpacks]
+    stacks = (_stack(one) for one in released)
+    return dataclasses.replace(target, stacks=(*stacks, *target.stacks))
+
+
+def _stack(one: jetpack.JetPack) -> Stack:
+    return Stack(
+        jetpack=one.jetpack, l4t=one.l4t, ubuntu=one.ubuntu, python=one.python, cuda=one.cuda, tensorrt=one.tensorrt
+    )
 
 
 def _aliases(path: Path) -> tuple[str, ...]:

@@ -23,9 +23,10 @@ from mlopt.errors import StoreUnusable
 from mlopt.store import sweep
 from mlopt.units import Bytes, Seconds
 
-Room = Literal["results", "inputs", "layers", "rootfs"]
+Room = Literal["results", "unfinished", "inputs", "layers", "rootfs"]
 
-ROOMS: Final[tuple[Room, ...]] = ("results", "inputs", "layers", "rootfs")
+ROOMS: Final[tuple[Room, ...]] = ("results", "unfinished", "inputs", "layers", "rootfs")
+_LOCKED: Final = ("results", "unfinished")  # made under the lock of their key
 # A run looks its results up once and then reads their files without a lock; no run is longer than this.
 RECENT: Final = Seconds(3600.0)
 
@@ -166,6 +167,8 @@ def _made_by(room: Room, home: Path) -> str:
         return next((path.name for path in sorted(home.iterdir())), "empty")
     if room == "rootfs":
         return "unpacked image"
+    if room == "unfinished":
+        return "a step that was stopped"
     if home.name.startswith("adopted-"):
         return next((path.name for path in sorted((home / "data").glob("*"))), "empty")
     try:
@@ -259,7 +262,7 @@ def _remove(root: Path, entry: Entry, *, unused_since: float | None = None) -> b
 @contextmanager
 def _lock(root: Path, entry: Entry) -> Iterator[bool]:
     """Whether the lock under which a result is made could be had at once; other rooms have no locks."""
-    if entry.room != "results":
+    if entry.room not in _LOCKED:
         yield True
         return
     (root / "locks").mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from mlopt.choose import Judged, choose, judge, pareto
 from mlopt.errors import UnsupportedModel
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Profile
-from mlopt.units import Bytes, Fraction, Seconds
-from mlopt.verdicts import nearest, out_of_reach
+from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse
+from mlopt.verdicts import keepers, nearest, out_of_reach
 
 
 def speed(low: float, value: float, high: float) -> Interval:
@@ -26,7 +26,7 @@ def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Mea
         scenario="single-stream",
         threads=1,
         batch=1,
-        latency=Latency(p99 / 2, p99, p99, p99 / 3, p99, 100, ()),
+        latency=Latency(p99 / 2, p99, p99, p99 / 3, p99, 100, (), p99 * 0.6),
         speedup=faster,
         rounds=20,
         throughput=100.0,
@@ -196,6 +196,46 @@ def test_the_bound_decides_and_the_note_says_what_would_prove_it() -> None:
     assert "1600 samples" in verdict.note
 
 
+GENERATED = dataclasses.replace(accuracy(), generated=True, agreement=Interval(0.97, 0.92, 0.99, "made up"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "sqnr", "agreement", "told"),
+    [
+        ("bf16", 39.7, 0.95, {"min-sqnr": "met"}),  # ties on generated inputs do not decide
+        ("bf16", 28.2, 0.95, {"min-sqnr": "missed"}),  # more noise than rounding brings by itself
+        ("fp32", 120.0, 0.99, {"min-sqnr": "met"}),
+        ("bf16", 39.7, 0.99, {"min-sqnr": "missed"}),  # who asks for more answers gets less noise
+        ("bf16", 200.0, 1.0, {"min-sqnr": "missed"}),  # no rounding keeps every answer for certain
+        ("int8", 39.7, 0.95, {"min-agreement": "missed"}),  # ranges come from somewhere
+        ("fp16", 60.0, 0.95, {"min-agreement": "missed"}),  # may overflow on inputs that nobody has seen
+        ("bf16", 39.7, None, {}),
+    ],
+)
+def test_without_samples_what_only_rounds_is_judged_by_its_noise(
+    precision: str, sqnr: float, agreement: float | None, told: dict[str, str]
+) -> None:
+    budgets = Budgets(min_agreement=None if agreement is None else Fraction(agreement))
+    found = dataclasses.replace(GENERATED, sqnr=sqnr)
+    verdicts = judge(budgets, file_size=1, accuracy=found, measurement=None, precision=precision)
+    assert {one.budget: one.outcome for one in verdicts} == told
+    for one in verdicts:
+        assert ("no accuracy was measured" in one.note) == (one.budget == "min-sqnr")
+
+
+def test_samples_and_the_profile_s_own_noise_come_first() -> None:
+    real = dataclasses.replace(GENERATED, generated=False)
+    budgets = Budgets(min_agreement=Fraction(0.95), min_sqnr=Decibel(45))
+    own, by_agreement = judge(budgets, file_size=1, accuracy=real, measurement=None, precision="bf16")[::-1]
+    assert (by_agreement.budget, by_agreement.outcome, own.limit) == ("min-agreement", "missed", 45)
+    (stricter,) = judge(budgets, file_size=1, accuracy=GENERATED, measurement=None, precision="bf16")
+    assert (stricter.budget, stricter.limit, stricter.outcome) == ("min-sqnr", 45, "missed")
+    regression = dataclasses.replace(GENERATED, agreement=None)
+    cosine = Budgets(min_agreement=Fraction(0.95), min_cosine=0.99)
+    (alone,) = judge(cosine, file_size=1, accuracy=regression, measurement=None, precision="bf16")
+    assert alone.budget == "min-cosine", "what has no classes is judged as ever"
+
+
 def test_out_of_reach_names_the_nearest_and_only_budgets_that_nobody_keeps() -> None:
     profile = Profile("p", "", budgets=Budgets(file_size=Bytes(10), latency_p99=Seconds(1)))
     candidates = [
@@ -212,7 +252,85 @@ def test_nothing_is_out_of_reach_of_what_was_not_measured() -> None:
     assert out_of_reach({}) == ()
     image = BudgetVerdict("image-size", 1, 2, "missed", "measured")
     met = judged("a", speed(1, 1, 1)).verdicts
-    assert out_of_reach({"a": met, "b": (*met, image)}) == (), "only the winner has an image"
+    assert out_of_reach({"a": met, "b": (*met, image)}) == (), "what was judged of one alone"
+
+
+def test_budgets_that_only_exclude_each_other_are_out_of_reach_together() -> None:
+    profile = Profile("p", "", budgets=Budgets(file_size=Bytes(100), max_drop=Fraction(0.01)))
+    small = judged("small", speed(1, 1, 1), size=50, profile=profile, drop=Interval(0.02, 0.01, 0.03, ""))
+    large = judged("large", speed(1, 1, 1), size=150, profile=profile, drop=NONE)
+    (said,) = out_of_reach({one.name: one.verdicts for one in (small, large)})
+    assert said == "each of max-drop, file-size is kept by one or another, and all at once by none"
+    both = judged("both", speed(1, 1, 1), size=100, profile=profile, drop=NONE)
+    assert out_of_reach({one.name: one.verdicts for one in (small, large, both)}) == ()
+    assert keepers({one.name: one.verdicts for one in (small, large, both)}) == ("both",)
+
+
+def test_the_nearest_budget_can_be_typed_and_is_kept() -> None:
+    """Figures are rounded to the far side: 85 kB would not hold 85 040 B."""
+    tight = Budgets(file_size=Bytes(1), max_drop=Fraction(0.0001), latency_p50=Seconds(1e-6), peak_memory=Bytes(1))
+    profile = Profile("p", "", budgets=tight)
+    kinds = {"--max-size": Bytes, "--max-drop": Fraction, "--max-latency": Seconds, "--max-memory": Bytes}
+    for number in range(60):
+        size, memory = 85_041 * (number + 1) ** 3 + number, 10**7 + 1_234_567 * number
+        drop = Interval(0.0, 0.0, 0.00101 + 0.0007 * number, "")
+        one = judged("a", speed(1, 1, 1), drop, size=size, memory=memory, profile=profile)
+        words = nearest({"a": one.verdicts}).split(" with ")[1].replace(" and ", " ").split()
+        said = dict(zip(words[::2], words[1::2], strict=True))
+        larger = Budgets(
+            file_size=parse(kinds["--max-size"], said["--max-size"]),  # type: ignore[arg-type]
+            max_drop=parse(kinds["--max-drop"], said["--max-drop"]),  # type: ignore[arg-type]
+            latency_p50=parse(kinds["--max-latency"], said["--max-latency"]),  # type: ignore[arg-type]
+            peak_memory=parse(kinds["--max-memory"], said["--max-memory"]),  # type: ignore[arg-type]
+        )
+        again = judge(larger, file_size=size, accuracy=one.accuracy, measurement=one.measurement)
+        assert [verdict.outcome for verdict in again] == ["met"] * 4, said
+        assert larger.file_size is not None
+        assert larger.file_size <= size * 1.02, "near"
+
+
+def test_latency_is_judged_by_its_bound_too() -> None:
+    taken = dataclasses.replace(measured(speed(1, 1, 1)), latency=Latency(0.01, 0.02, 0.03, 0.01, 0.03, 99, (), 0.012))
+    for limit, outcome in ((0.011, "missed"), (0.012, "met")):
+        (verdict,) = judge(Budgets(latency_p50=Seconds(limit)), file_size=1, accuracy=None, measurement=taken)
+        assert (verdict.outcome, verdict.actual) == (outcome, 0.012)
+
+
+def test_where_the_baseline_misses_a_budget_what_keeps_all_ships_even_if_no_faster() -> None:
+    profile = dataclasses.replace(PROFILE, budgets=dataclasses.replace(PROFILE.budgets, file_size=Bytes(300)))
+    baseline = judged("baseline", speed(1, 1, 1), NONE, size=400, profile=profile)
+    half = judged("half", speed(0.7, 0.8, 0.9), size=200, profile=profile)
+    found = choose(baseline, [half], profile, ship=None, device="here")
+    assert found.winner == "half"
+    assert "which the baseline is not (file-size is 400 B, the budget is 300 B)" in found.why
+    faster = judged("faster", speed(1.1, 1.2, 1.3), size=200, profile=profile)
+    assert choose(baseline, [half, faster], profile, ship=None, device="here").winner == "faster"
+    small = judged("baseline", speed(1, 1, 1), NONE, size=300, profile=profile)
+    assert choose(small, [half], profile, ship=None, device="here").winner == "baseline"
+
+
+def with_image(one: Judged, image_size: int | None, budgets: Budgets) -> Judged:
+    verdicts = judge(
+        budgets, file_size=one.file_size, accuracy=one.accuracy, measurement=one.measurement, image_size=image_size
+    )
+    return dataclasses.replace(one, verdicts=verdicts)
+
+
+def test_of_two_the_one_whose_image_keeps_its_budget_ships_though_slower() -> None:
+    budgets = dataclasses.replace(PROFILE.budgets, image_size=Bytes(120 * 10**6))
+    slim = with_image(judged("slim", speed(1.8, 1.9, 2.0)), 116 * 10**6, budgets)
+    heavy = with_image(judged("heavy", speed(3.5, 3.8, 4.0)), 183 * 10**6, budgets)
+    found = choose(with_image(BASELINE, 117 * 10**6, budgets), [heavy, slim], PROFILE, ship=None, device="here")
+    assert found.winner == "slim"
+    assert found.why_not["heavy"] == "image-size is 183 MB, the budget is 120 MB"
+
+
+def test_where_no_image_is_made_its_budget_disqualifies_nobody() -> None:
+    budgets = dataclasses.replace(PROFILE.budgets, image_size=Bytes(1))
+    fast = with_image(judged("fast", speed(3.5, 3.8, 4.0)), None, budgets)
+    found = choose(with_image(BASELINE, None, budgets), [fast], PROFILE, ship=None, device="here")
+    assert found.winner == "fast"
+    assert {one.budget: one.outcome for one in fast.verdicts}["image-size"] == "unmeasured"
 
 
 def test_pareto_keeps_what_nothing_beats_on_all_three() -> None:
@@ -227,7 +345,7 @@ def test_nearest_names_who_keeps_all_budgets_at_once_were_they_a_little_larger()
     small = judged("small", speed(1, 1, 1), size=50, profile=profile, drop=Interval(0.02, 0.01, 0.03, ""))
     large = judged("large", speed(1, 1, 1), size=150, profile=profile, drop=Interval(0.0, 0.0, 0.0, ""))
     said = nearest({one.name: one.verdicts for one in (small, large)})
-    assert said == "large comes nearest: it keeps every budget with file-size 150 B", "half over beats twice over"
+    assert said == "large comes nearest: it keeps every budget with --max-size 150B", "half over beats twice over"
     kept = judged("kept", speed(1, 1, 1), size=100, profile=profile, drop=Interval(0.0, 0.0, 0.01, ""))
     assert nearest({one.name: one.verdicts for one in (small, large, kept)}) == ""
     assert nearest({}) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import nets
+import numpy as np
 import onnx
 import pytest
 import walks
@@ -101,7 +103,8 @@ def test_without_samples_it_says_so_and_does_not_calibrate(place: Path, tmp_path
     ended = run(place, "compile", "net.onnx", "-p", "./fast.toml", "--no-image", "-o", tmp_path)
     assert ended.returncode == 0, ended.stderr
     words = " ".join(ended.stdout.split())
-    assert "give --samples to know the accuracy" in words
+    assert "No accuracy was measured" in words
+    assert "Give --samples to know it" in words
     left_out, _, reason = words.partition("left out ")[2].partition(": it needs samples to observe ranges on")
     assert reason, "one reason, once for all who share it"
     assert {"int8-static", "int8-mixed", "openvino-int8"} <= set(left_out.replace(",", "").split())
@@ -178,7 +181,8 @@ def test_repro_gives_the_same_model_again(place: Path, tmp_path: Path) -> None:
         'schema = 1\nsummary = "x"\nprecision = "int8"\nneeds-samples = true\n'
         '[[step]]\nname = "quantize-static"\nscheme = "auto"\ncalibrator = "percentile"\n'
     )
-    more = ("--max-drop", "99.5%", "--threads", "2", "--seed", "3", "--calibration", "9")
+    limits = ("--max-latency", "1min", "--max-memory", "9GB", "--max-size", "9MB", "--max-image-size", "9GB")
+    more = ("--max-drop", "99.5%", *limits, "--threads", "2", "--seed", "3", "--calibration", "9")
     asked = ("--samples", "samples.npz", "--ship", tmp_path / "mine.toml", "--recipe", tmp_path / "mine.toml", *more)
     report, folder = compiled(place, *asked, out=tmp_path / "one")
     assert report["winner"] == "mine"
@@ -193,6 +197,9 @@ def test_repro_gives_the_same_model_again(place: Path, tmp_path: Path) -> None:
         json.loads((tmp_path / one / "net" / "host" / "bundle.json").read_text()) for one in ("one", "two")
     )
     assert second["winner"]["digest"] == first["winner"]["digest"]
+    assert [(one["budget"], one["limit"]) for one in second["verdicts"]] == [
+        *(("latency-p50", 60), ("peak-memory", 9e9), ("file-size", 9e6), ("image-size", 9e9), ("max-drop", 0.995)),
+    ]
     assert second["files"]["model/model.onnx"] == first["files"]["model/model.onnx"]
 
 
@@ -230,6 +237,33 @@ def test_a_budget_that_no_candidate_keeps_is_exit_code_5(place: Path, tmp_path: 
     assert "int8-static, the nearest" in ended.stderr
     assert "latency" not in ended.stderr, "the budget that is kept is not complained of"
     assert (tmp_path / "net" / "host" / "bundle.json").is_file()
+
+
+def test_budgets_that_only_exclude_each_other_are_exit_code_5_with_the_nearest(place: Path, tmp_path: Path) -> None:
+    base = (place / "net.onnx").stat().st_size
+    asked = ("-p", "./fast.toml", "--samples", "samples.npz", *RECIPES, "--no-image", "-o", tmp_path)
+    ended = run(place, "compile", "net.onnx", *asked, "--max-drop", "0%", "--max-size", f"{base // 2}B")
+    assert ended.returncode == 5, ended.stderr
+    assert "each of file-size, max-drop is kept by one or another, and all at once by none" in ended.stderr
+    assert re.search(r"comes nearest: it keeps every budget with --max-(drop [0-9.]+%|size [0-9.]+kB)", ended.stderr)
+
+
+def test_a_drop_that_was_asked_for_without_labels_bounds_the_answers_that_change(place: Path, tmp_path: Path) -> None:
+    with np.load(place / "samples.npz") as arrays:
+        np.savez(tmp_path / "unlabelled.npz", x=arrays["x"])
+    asked = ("-p", "./fast.toml", "--samples", tmp_path / "unlabelled.npz", *RECIPES, "--no-image", "-o", tmp_path)
+    ended = run(place, "compile", "net.onnx", *asked, "--json", "--max-drop", "40%")
+    assert "no labels: max-drop is judged as min-agreement 60 %" in ended.stderr
+    (verdict,) = next(one for one in json.loads(ended.stdout)["candidates"] if one["name"] == "int8-static")["verdicts"]
+    assert (verdict["budget"], verdict["limit"], verdict["outcome"]) == ("min-agreement", 0.6, "met")
+
+
+def test_what_is_small_enough_ships_where_the_original_is_not(place: Path, tmp_path: Path) -> None:
+    base = (place / "net.onnx").stat().st_size
+    asked = ("--samples", "samples.npz", *RECIPES, "--max-size", f"{base // 2}B")
+    report, _ = compiled(place, *asked, out=tmp_path)
+    assert report["winner"] == "int8-static"
+    assert "file-size" in {verdict["budget"] for one in report["candidates"] for verdict in one["verdicts"]}
 
 
 def test_plain_text_without_colour_within_80_columns(place: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def candidates(bundle: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_every_engine_is_in_the_bundle_with_its_digest_and_none_is_called_measured(place: Path) -> None:
-    recipes = ("rtx-fp32", "rtx-fp16", "rtx-int8", "rtx-int8-fp16")
+    recipes = ("rtx-fp32", "rtx-fp16", "rtx-int8", "rtx-int8-fp16", "rtx-fp8")
     bundle, ended = compiled(place, "rtx4090", *recipes)
     manifest = json.loads((bundle / "bundle.json").read_bytes())
     assert set(manifest["engines"]) == set(recipes)
@@ -62,6 +62,13 @@ def test_every_engine_is_in_the_bundle_with_its_digest_and_none_is_called_measur
         assert one["measurement"] is None
         assert one["accuracy"]["grade"] == "estimated"
         assert name == "baseline" or "unmeasured" in one["why_not"]
+
+
+def test_a_precision_that_the_card_lacks_is_left_out_with_its_reason(place: Path) -> None:
+    bundle, _ = compiled(place, "rtx3090", "rtx-fp16", "rtx-fp8", "rtx-fp4-weights")
+    left_out = {one["recipe"]: one["reason"] for one in json.loads((bundle / "report.json").read_bytes())["left_out"]}
+    assert left_out["rtx-fp8"] == "compute capability 8.6 has no fp8"
+    assert left_out["rtx-fp4-weights"] == "compute capability 8.6 has no fp4"
 
 
 def test_a_second_run_compiles_nothing_again(place: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nets
 import pytest
 
-from mlopt.engines import NoShapes, ShapeRange, is_experimental, shape_ranges, why_no_rtx
+from mlopt.engines import NoShapes, ShapeRange, is_experimental, shape_ranges, why_no_device_build, why_no_rtx
 from mlopt.signature import InputSpec, signature_of
 from mlopt.target import find_target
 
@@ -61,6 +61,21 @@ def test_bounds_that_cannot_be_are_refused(bounds: dict[str, tuple[int, ...]], s
 )
 def test_why_an_engine_cannot_be_made(target: str, precision: str, reason: str) -> None:
     assert why_no_rtx(find_target(target), precision) == reason
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "reason"),
+    [
+        ("jetson-orin-nano-8gb", "int8", ""),
+        ("h100", "fp8", ""),
+        ("t4", "fp16", ""),
+        ("jetson-nano", "int8", "compute capability 5.3 has no int8"),
+        ("rtx4090", "fp16", "engines for rtx4090 are built without it, by TensorRT for RTX"),
+        ("rpi5", "", "rpi5 has no NVIDIA GPU"),
+    ],
+)
+def test_why_the_device_builds_none(target: str, precision: str, reason: str) -> None:
+    assert why_no_device_build(find_target(target), precision) == reason
 
 
 def test_cards_that_the_vendor_does_not_name_are_experimental() -> None:

@@ -91,6 +91,10 @@ def test_a_jetson_orin_nano(tmp_path: Path) -> None:
     assert (found.cpu, found.cores, found.l4t) == ("Cortex-A78AE", 6, "36.4.3")
     assert is_this_machine(find_target("jetson"), found)
     assert host_target(found).stacks[0].l4t == "36.4.3"
+    assert host_target(found).stacks[0].jetpack == "6.2"
+    said = describe(root, ask=lambda command: "NV Power Mode: 15W\n0\n" if command[0] == "nvpmodel" else "")
+    assert said["jetson linux"] == "36.4.3 (JetPack 6.2)"
+    assert said["power mode"] == "15W"
 
 
 def test_other_processors(tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_other_processors(tmp_path: Path) -> None:
     assert graviton.isa == ("neon", "dotprod", "fp16", "i8mm", "bf16", "sve")
     n100 = detect(machine_at(tmp_path / "n", proc_cpuinfo=x86("Intel(R) N100", N100, 4)))
     assert n100.isa == ("sse4.2", "avx", "avx2", "fma", "f16c", "avx-vnni")
-    assert host_target(n100).int8_scheme == "u8s8"
+    assert host_target(n100).int8_scheme == "u8s8-paired"
     cascade = detect(machine_at(tmp_path / "c", proc_cpuinfo=x86("Intel(R)  Xeon(R)   Gold", CASCADE, 8)))
     assert cascade.cpu == "Intel(R) Xeon(R) Gold"
     assert {"avx512", "avx512-vnni"} <= set(cascade.isa)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mlopt.intervals import Allowed, Changes, allowed, paired_difference, proportion, samples_needed
+from mlopt.intervals import Allowed, Changes, allowed, median_high, paired_difference, proportion, samples_needed
 from mlopt.profile import Budgets
 from mlopt.units import Fraction
 
@@ -25,6 +25,13 @@ def test_wilson_matches_the_published_example() -> None:
     found = proportion(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
     assert found.low == pytest.approx(0.2553, abs=5e-5)
     assert found.high == pytest.approx(0.3662, abs=5e-5)
+
+
+def test_the_upper_end_of_a_median_is_above_the_true_one_in_all_but_a_fortieth() -> None:
+    draws = np.random.default_rng(3).exponential(size=(4000, 20))
+    missed = np.mean([median_high(one.tolist()) < math.log(2) for one in draws])
+    assert 0.01 < missed < 0.035
+    assert median_high([3.0, 1.0, 2.0]) == 3.0, "three prove nothing: the largest"
 
 
 def test_samples_needed() -> None:

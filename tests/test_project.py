@@ -43,6 +43,10 @@ target = ["host", "./board.toml"]
 profile = "mine/strict.toml"
 recipes = ["int8-static", "own.toml"]
 max-drop = "0.5%"
+max-latency = "5ms"
+max-memory = "200MB"
+max-size = "2MB"
+max-image-size = "150MB"
 threads = 2
 out = "built"
 """
@@ -84,6 +88,8 @@ def test_everything_is_read(model: Path) -> None:
     assert project.compile.profile == str(model.parent / "mine" / "strict.toml")
     assert project.compile.recipes == ("int8-static", str(model.parent / "own.toml"))
     assert (project.compile.max_drop, project.compile.threads) == (0.005, 2)
+    limits = (project.compile.max_latency, project.compile.max_memory, project.compile.max_size)
+    assert (*limits, project.compile.max_image_size) == (0.005, 200 * 10**6, 2 * 10**6, 150 * 10**6)
     assert project.compile.out == model.parent / "built"
 
 

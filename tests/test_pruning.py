@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -36,9 +41,11 @@ def pruned(
     max_drop: float | None = None,
     samples: bool = True,
     tuning: Tuning | None = None,
+    recipes: tuple[str, ...] = (),
+    target: str = AVX2,
 ) -> Pruning:
     where = str(model.parent / "samples.npz") if samples else None
-    request = Request(model=model, target=AVX2, samples=where, max_drop=max_drop)
+    request = Request(model=model, target=target, samples=where, max_drop=max_drop, recipes=recipes)
     return prune_model(request, Progress(quiet=True), share=share, tuning=tuning)
 
 
@@ -101,6 +108,40 @@ def test_fine_tuning_trains_on_nothing_that_judges(model: Path, tmp_path: Path) 
     assert "fine-tuned on " in notes_in(found.chosen.artifact.main)[-1]
 
 
+@pytest.mark.openvino
+def test_pruned_and_quantized_in_one_search(model: Path) -> None:
+    recipes = ("int8-static", "openvino-int8")
+    found = pruned(model, max_drop=0.15, recipes=recipes, target="host")
+    assert {trial.recipe for trial in found.trials} == set(recipes)
+    assert [trial.share for trial in found.trials][:3] == [0, 0, 0.05], "the whole model comes first"
+    for recipe in recipes:
+        *earlier, last = [trial for trial in found.trials if trial.recipe == recipe]
+        assert all(trial.keeps(0.15) for trial in earlier), "the first that is not proven ends it, for each"
+        assert [trial.gone for trial in earlier] == sorted({trial.gone for trial in earlier})
+        assert last.gone >= 0
+    timed = [trial for trial in found.trials if trial.speedup]
+    assert timed == [trial for trial in found.trials if trial.keeps(0.15)], "what keeps the budget is timed, all of it"
+    assert found.chosen == max(timed, key=lambda trial: trial.speedup.value if trial.speedup else 0)
+    assert found.chosen.runtime == {"int8-static": "onnxruntime", "openvino-int8": "openvino"}[found.chosen.recipe]
+    lineage = [link.step for link in found.chosen.artifact.lineage]
+    assert "quantize-static" in lineage
+    assert ("prune-channels" in lineage) == (found.chosen.share > 0)
+
+
+def test_for_another_machine_the_most_that_keeps_the_budget(model: Path) -> None:
+    found = pruned(model, max_drop=0.15, recipes=("int8-static",), target="rpi5")
+    kept = [trial for trial in found.trials if trial.keeps(0.15)]
+    assert found.chosen == kept[-1]
+    assert all(trial.speedup is None for trial in found.trials)
+
+
+def test_recipes_that_cannot_follow_are_named(model: Path) -> None:
+    with pytest.raises(Misused, match="pruned-int8 prunes by itself"):
+        pruned(model, recipes=("pruned-int8",))
+    with pytest.raises(Misused, match="rtx-int8 cannot follow pruning: "):
+        pruned(model, recipes=("rtx-int8",))
+
+
 def test_on_the_command_line(model: Path, tmp_path: Path) -> None:
     done = mlopt(
         *("prune", model, "--samples", "samples.npz", "-t", AVX2, "--max-drop", "30%", "-o", "small.onnx"), cwd=tmp_path
@@ -124,3 +165,28 @@ def test_a_share_that_misses_the_budget_is_written_and_said(model: Path, tmp_pat
     assert facts["gone"] >= 0.5
     assert facts["after"]["work"] < facts["before"]["work"]
     assert (tmp_path / "net-pruned" / "model.onnx").is_file()
+
+
+@pytest.mark.torch
+def test_training_that_ctrl_c_stopped_goes_on_at_the_same_command(model: Path, tmp_path: Path) -> None:
+    labelled(tmp_path / "more.npz", model, count=4000, shape=(3, 8, 8))
+    typed = ("prune", "net.onnx", "--samples", "samples.npz", "-t", AVX2, "--share", "0.3", "-o", "small.onnx")
+    typed = (*typed, "--finetune", "more.npz", "--epochs", "6")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "mlopt", *typed], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert first.stderr
+    until = next(line for line in first.stderr if "epoch 2 of 6" in line)
+    assert re.search(r"fine-tune +epoch 2 of 6  30%  .* left, loss [\d.e-]+, [\d.]+% answers as before", until)
+    os.killpg(first.pid, signal.SIGINT)
+    assert "interrupted; nothing was half-written" in first.stderr.read()
+    assert first.wait() == 130
+    assert not (tmp_path / "small.onnx").exists()
+    done = mlopt(*typed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1 of 6" not in done.stderr
+    assert "epoch 6 of 6" in done.stderr
+    small = (tmp_path / "small.onnx").read_bytes()
+    again = mlopt(*typed, "--cache-dir", "fresh", cwd=tmp_path)
+    assert "epoch 1 of 6" in again.stderr
+    assert (tmp_path / "small.onnx").read_bytes() == small, "as if nothing had happened"

@@ -11,7 +11,7 @@ from mlopt import paths
 from mlopt.errors import ConfigInvalid, UnknownName
 from mlopt.host import Machine
 from mlopt.schema import load
-from mlopt.target import Cpu, Gpu, Stack, Target, find_target, is_this_machine, newest_opset, target_names
+from mlopt.target import Cpu, Gpu, Stack, Target, find_target, is_this_machine, namesakes, newest_opset, target_names
 from mlopt.units import Bytes
 
 SHIPPED = sorted(path.stem for path in paths.folder("targets").glob("*.toml"))
@@ -63,7 +63,8 @@ def test_numbers_that_nobody_measured_are_marked(name: str) -> None:
     target = shipped(name)
     if target.cpu.frequency or target.cpu.cores:
         assert "cpu" in target.unverified
-    for table, present in (("gpu", target.gpu), ("power", target.power), ("stack", target.stacks)):
+    stacks = "jetpacks" if target.jetpacks else "stack"
+    for table, present in (("gpu", target.gpu), ("power", target.power), (stacks, target.stacks)):
         assert not present or table in target.unverified
 
 
@@ -93,18 +94,24 @@ def test_jetson_is_the_orin_nano() -> None:
     assert (target.opset, target.int8_scheme, target.int8_dot) == (20, "s8s8", True)
 
 
+def test_an_alias_that_could_mean_several_boards_has_namesakes() -> None:
+    assert {"jetson-orin-nano-8gb", "jetson-agx-orin-64gb", "jetson-nano"} <= set(namesakes("jetson"))
+    for name in ("jetson-nano", "rpi5", "raspberry-pi", "host", "./board.toml"):
+        assert namesakes(name) == (), name
+
+
 @pytest.mark.parametrize(
     ("isa", "platform", "scheme"),
     [
-        (("avx2",), "linux/amd64", "u8s8-7bit"),
-        (("avx2", "avx512"), "linux/amd64", "u8s8-7bit"),
-        (("avx2", "avx512", "avx512-vnni"), "linux/amd64", "u8s8"),
-        (("avx2", "avx-vnni"), "linux/amd64", "u8s8"),
+        (("avx2",), "linux/amd64", "u8s8-paired"),
+        (("avx2", "avx512"), "linux/amd64", "u8s8-paired"),
+        (("avx2", "avx512", "avx512-vnni"), "linux/amd64", "u8s8-paired"),
+        (("avx2", "avx-vnni"), "linux/amd64", "u8s8-paired"),
         (("neon",), "linux/arm64", "s8s8"),
         (("neon", "dotprod"), "linux/arm64", "s8s8"),
     ],
 )
-def test_the_int8_scheme_follows_from_instructions_alone(isa: tuple, platform: str, scheme: str) -> None:
+def test_the_int8_scheme_is_exact_on_all_of_an_architecture(isa: tuple, platform: str, scheme: str) -> None:
     assert Target(name="any", summary="", platform=platform, cpu=Cpu("any", isa)).int8_scheme == scheme
 
 

@@ -33,7 +33,7 @@ def calibration(folder: Path, model: onnx.ModelProto, *, broken: bool = False, o
     shape = [dim.dim_value for dim in image][1:]
     x = np.random.default_rng(0).standard_normal((16, *shape)).astype(np.float32)
     if broken:
-        x[:] = np.nan
+        x[:] = np.inf
         x[:, 0, 0, 0] = np.arange(16)
     np.savez(folder / "samples.npz", x=x)
     return open_samples(Asked(str(folder / "samples.npz"), calibration=8), signature_of(model)).calibration

@@ -4,6 +4,7 @@ ships of `int8-mixed` for the budget that NNCF's accuracy control gets."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
     facts |= _facts_of(winner, folder / "store", folder)
     facts |= {
         "chosen": report["winner"],
+        "evaluations": _evaluations(by_name.get("int8-mixed")) if name == BUDGET else None,
         "why": report["why"],
         "measuring": sum(step["seconds"] for step in report["steps"] if step["step"] == "measure"),
         "tried": [f"{one['name']}: {one['failure'] or one['why_not'] or 'ships'}" for one in by_name.values()],
@@ -62,6 +64,15 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
     shutil.rmtree(folder / "store", ignore_errors=True)
     shutil.rmtree(folder / "out", ignore_errors=True)
     keep(folder, facts)
+
+
+def _evaluations(mixed: Mapping[str, Any] | None) -> int | None:
+    """How often the search ran the model or a variant on all calibration samples; where all int8 does, that was twice.
+    None where it found nothing that keeps the budget, and left no model to say it."""
+    if mixed is None or mixed["failure"]:
+        return None
+    said = re.search(r"\((\d+) evaluations", " ".join(mixed["notes"]))
+    return int(said[1]) if said else 2
 
 
 def _candidate(candidate: Mapping[str, Any], store: Path, folder: Path) -> None:

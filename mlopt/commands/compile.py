@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mlopt.commands.options import max_drop_option, model_argument, progress_for, reading, sampling, storing, talking
+from mlopt.commands.options import budgets_asked, model_argument, progress_for, reading, sampling, storing, talking
 from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed
 from mlopt.request import Request
 
@@ -30,11 +30,12 @@ _INDENT: Final = " " * 4
 @click.option("-p", "--profile", metavar="NAME|FILE", help="Budgets to keep.  [default: balanced]")
 @click.option("-r", "--recipe", "recipes", multiple=True, metavar="NAME|FILE", help="Try these only (repeatable).")
 @click.option("--ship", metavar="NAME", help="Ship this candidate, whatever the judge says of it.")
-@max_drop_option
+@budgets_asked
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime while measuring.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where bundles go.  [default: out]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and every recipe left out with the reason.")
 @click.option("--image/--no-image", default=True, help="Assemble the OCI image, or not.")
+@click.option("--device", metavar="USER@HOST[:PORT]", help="Build its engines there, over ssh, and measure them.")
 @click.option("--debian-mirror", envvar="MLOPT_DEBIAN_MIRROR", metavar="URL", help="Instead of apt's own sources.")
 @reading
 @sampling
@@ -46,7 +47,6 @@ def command(
     /,
     model: Path,
     targets: tuple[str, ...],
-    max_drop: float | None,
     dry_run: bool,
     cache_dir: Path | None,
     as_json: bool,
@@ -62,6 +62,8 @@ def command(
     \b
       mlopt compile model.onnx --target host --samples images/
       mlopt compile weights.pth --factory nets:resnet20 --target rpi5 --max-drop 0.5%
+      mlopt compile model.onnx --target jetson --samples images/ --device nano@192.168.1.20
+      mlopt compile model.onnx --target host --samples images/ --max-size 2MB --max-latency 5ms
       mlopt compile model.keras --target host --dry-run
     """
     from mlopt.compiler import compile_model
@@ -72,7 +74,6 @@ def command(
     base = Request(
         model=model,
         store=cache_dir,
-        max_drop=max_drop,
         command=("mlopt", *sys.argv[1:]),
         **asked,  # type: ignore[arg-type]
     )
@@ -92,7 +93,7 @@ def command(
 
 def _raise_for(bundles: list[Bundle], *, image: bool) -> None:
     """The exit code that what was written deserves; the bundles are there all the same."""
-    from mlopt.verdicts import nearest, out_of_reach
+    from mlopt.verdicts import keepers, nearest, out_of_reach
 
     impossible: list[str] = []
     missed: list[str] = []
@@ -102,10 +103,12 @@ def _raise_for(bundles: list[Bundle], *, image: bool) -> None:
         verdicts = {one.name: one.verdicts for one in bundle.findings.candidates}
         impossible += out_of_reach(verdicts)
         near += [f"{said}; or " for said in [nearest(verdicts)] if said]
+        if bundle.missed and (others := keepers(verdicts)):
+            near.append(f"--ship {others[0]} keeps all that could be judged; or ")
         missed += bundle.missed
     if impossible:
         raise BudgetInfeasible(
-            f"No candidate of this model can keep the budget: {'; '.join(impossible)}.",
+            f"No candidate of this model keeps what was asked: {'; '.join(impossible)}.",
             next=f"{''.join(near)}choose another profile (mlopt profiles list) or a smaller model; the bundle is "
             "written all the same",
         )

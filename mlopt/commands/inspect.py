@@ -46,9 +46,18 @@ def _bundle(path: Path) -> dict[str, Any]:
         "status": manifest["status"],
         "ships": f"{winner['recipe']} ({winner['precision']}, {winner['runtime']}, sha256:{winner['digest'][:12]})",
         "why": winner["why"],
+        "engines": [_engine(name, one) for name, one in manifest.get("engines", {}).items()] or "none",
+        "for the device": [f"device/ builds {name}" for name in manifest.get("device-builds", [])] or "nothing",
         "image": manifest["image"]["reference"] + " " + manifest["image"]["digest"] if manifest["image"] else "none",
         "files": sorted(manifest["files"]),
     }
+
+
+def _engine(name: str, facts: dict[str, Any]) -> str:
+    from mlopt.report.text import seconds, size
+
+    time = f", p50 {seconds(facts['latency']['p50'])}" if "latency" in facts else ""
+    return f"{name}: {size(facts['bytes'])}, sha256:{facts['sha256'][:12]}, {facts['state']}{time}"
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -79,10 +88,14 @@ def _model(path: Path) -> dict[str, Any]:
         return facts
     import onnx
 
+    from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
     from mlopt.signature import signature_of, walk
 
     found = signature_of(path)
-    operators = Counter(node.op_type for node in walk(onnx.load(str(path), load_external_data=False).graph))
+    model = onnx.load(str(path), load_external_data=False)
+    operators = Counter(node.op_type for node in walk(model.graph))
+    if (sparsity := sparsity_of(model)).share >= WORTH_SAYING:
+        facts["zeros"] = f"{sparsity}; {used_by(tensor_cores=False, engine=False)}"
     return facts | {
         "opset": found.opset,
         "parameters": f"{found.parameters:,}",

@@ -32,12 +32,21 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def max_drop_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--max-drop, as a fraction."""
-    return click.option(
-        "--max-drop",
-        metavar="0.5%",
-        callback=_max_drop,
-        help="Top-1 that may be lost, proven at 95 % confidence.",
-    )(command)
+    option = _limit("--max-drop", "0.5%", "Fraction", "Top-1 that may be lost, proven at 95 % confidence.")
+    return option(command)
+
+
+def budgets_asked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the winner must keep, whatever the profile says: a fraction, seconds, bytes."""
+    for option in (
+        _limit("--max-image-size", "150MB", "Bytes", "Of the image, unpacked."),
+        _limit("--max-size", "2MB", "Bytes", "Of the model's file."),
+        _limit("--max-memory", "200MB", "Bytes", "Of the process that runs it, at its peak."),
+        _limit("--max-latency", "5ms", "Seconds", "Of one query: the median, proven at 95 % confidence."),
+        max_drop_option,
+    ):
+        command = option(command)
+    return command
 
 
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,15 +86,21 @@ def progress_for(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(quiet=quiet, verbose=verbose)
 
 
-def _max_drop(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
-    if not text:
-        return None
-    from mlopt.units import Fraction, parse
+def _limit(flag: str, example: str, kind: str, help: str) -> Decorator:
+    """An option whose value has a unit; `kind` names the one in `mlopt.units`, which is read when it is needed."""
 
-    try:
-        return parse(Fraction, text)
-    except ValueError as error:
-        raise Misused(f"--max-drop: {error}.", next="--max-drop 0.5%, or 0% for no drop at all") from error
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+        if not text:
+            return None
+        from mlopt import units
+
+        try:
+            return units.parse(getattr(units, kind), text)
+        except ValueError as error:
+            more = ", or 0% for no drop at all" if kind == "Fraction" else ""
+            raise Misused(f"{flag}: {error}.", next=f"{flag} {example}{more}") from error
+
+    return click.option(flag, metavar=example, callback=read, help=help)
 
 
 def _no_color(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlopt.commands.engine_facts import engine_facts, released
 from mlopt.commands.table import echo_facts, echo_json, echo_table, echo_text
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def list_targets(as_json: bool = False) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON: sizes in bytes, rates per second.")
 def show(name: str, as_json: bool) -> None:
     """One target: its facts, and what can be built for it where, and why."""
-    from mlopt.target import find_target
+    from mlopt.target import find_target, namesakes
 
     target = find_target(name)
     if as_json:
         echo_json(_facts(target))
         return
     echo_text(f"{target.name}: {target.summary}", bold=True)
+    if others := [one for one in namesakes(name) if one != target.name]:
+        echo_text(f"{name} alone means this one. Others: {', '.join(others)}")
     echo_facts(_machine(target), indent=2)
     click.secho("\nwhat can be made for it", bold=True)
     echo_facts(_buildable(target), indent=2)
@@ -62,7 +65,13 @@ def show(name: str, as_json: bool) -> None:
 
 
 def _notes(target: Target) -> list[tuple[str, str]]:
-    notes = [("sources", "\n".join(target.sources))] if target.sources else []
+    from mlopt import jetpack
+
+    sources = (*target.sources, *(jetpack.sources() if target.jetpacks else ()))
+    notes = [("sources", "\n".join(sources))] if sources else []
+    for name in target.jetpacks:
+        if doubtful := jetpack.releases()[name].unverified:
+            notes.append((f"JetPack {name}", f"{', '.join(doubtful)} not certain"))
     if target.unverified:
         marked = ", ".join(target.unverified)
         notes.append(("* unverified", f"{marked}: written down, and not checked on such a machine"))
@@ -119,11 +128,9 @@ def _machine(target: Target) -> list[tuple[str, str]]:
         facts.append(("gpu" + mark("gpu"), _gpu(target.gpu)))
     if target.power:
         facts.append(("power" + mark("power"), " / ".join(f"{watts:g} W" for watts in target.power.modes)))
-    for stack in target.stacks:
-        known = {"jetpack": "JetPack", "l4t": "L4T", "ubuntu": "Ubuntu", "python": "Python", "cuda": "CUDA"}
-        known |= {"tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime"}
-        parts = [f"{label} {getattr(stack, name)}" for name, label in known.items() if getattr(stack, name)]
-        facts.append(("stack" + mark("stack"), ", ".join(parts)))
+    if target.stacks:
+        marked = mark("jetpacks") or mark("stack")
+        facts.append(("JetPack" + marked if target.jetpacks else "stack" + marked, "\n".join(released(target.stacks))))
     return [(name, value) for name, value in facts if value]
 
 
@@ -171,8 +178,7 @@ def _buildable(target: Target) -> list[tuple[str, str]]:
         ("int8 on the CPU", _int8_reason(target)),
         ("pruned widths", f"multiples of {target.channel_multiple} channels"),
     ]
-    if target.gpu:
-        facts.append(("TensorRT engine", _engine_reason(target)))
+    facts += engine_facts(target)
     if is_this_machine(target):
         facts.append(("clocks", "measured: the target is this machine"))
     else:
@@ -200,37 +206,21 @@ def _int8_reason(target: Target) -> str:
     )
     exact = {
         "u8s8": "u8 by s8",
-        "u8s8-7bit": "u8 by s8 with seven-bit weights, because products saturate at 16 bits",
+        "u8s8-paired": "u8 by s8, neighbouring weights small enough for processors that add products in 16 bits",
         "s8s8": "s8 by s8",
         "u8u8": "u8 by u8",
     }[target.int8_scheme]
     return f"{exact}; {speed}"
 
 
-def _engine_reason(target: Target) -> str:
-    assert target.gpu
-    from mlopt.engines import is_experimental, why_no_rtx
-    from mlopt.step import installed
-
-    if reason := why_no_rtx(target):
-        return f"only on such a machine: an engine holds what was timed on the GPU that built it, and {reason}"
-    version = installed("tensorrt-rtx")
-    here = f"version {version} is here" if version else "not installed here: pip install 'mlopt[tensorrt]'"
-    unsure = "; experimental: NVIDIA names RTX cards alone as supported" if is_experimental(target) else ""
-    return (
-        f"by TensorRT for RTX for compute capability {target.gpu.compute_capability}, on any x86-64 machine, without "
-        f"the GPU ({here}){unsure}. It ends its compiling on the GPU; mlopt has run none yet"
-    )
-
-
 def _recipes(target: Target) -> list[tuple[str, str]]:
     """What the target alone decides; the model decides the rest (`mlopt compile --dry-run`)."""
-    from mlopt.engines import why_no_rtx
+    from mlopt.engines import built_on_device, why_no_engine
     from mlopt.recipe import all_recipes
 
     facts = []
     for recipe in all_recipes():
-        if recipe.engine and (reason := why_no_rtx(target, recipe.precision)):
+        if recipe.engine and (reason := why_no_engine(recipe.engine.name, target, recipe.precision)):
             facts.append((recipe.name, f"no: {reason}"))
             continue
         if recipe.needs_isa and not set(recipe.needs_isa) & set(target.cpu.isa):
@@ -239,5 +229,6 @@ def _recipes(target: Target) -> list[tuple[str, str]]:
         needs = ["samples"] if recipe.needs_samples else []
         needs += [f"a model with {' or '.join(recipe.needs_ops)}"] if recipe.needs_ops else []
         needs += [f"--recipe {recipe.name}"] if recipe.on_request else []
+        needs += ["the device to build it on"] if recipe.engine and built_on_device(recipe.engine.name) else []
         facts.append((recipe.name, f"yes, given {' and '.join(needs)}" if needs else "yes"))
     return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from mlopt.convert.program import Request, serve
 from mlopt.errors import UnsupportedModel
 
 _SAID: Final = 400
+_NAMED: Final = 6
 # What the compiler says, and what a person can do about it.
 _NEXT: Final = (
     ("no optimization profile", "say least and most of that input under [inputs.NAME] in mlopt.toml"),
@@ -38,7 +40,7 @@ def build(request: Request) -> Mapping[str, Any]:
     builder = trt.Builder(listener)
     network = builder.create_network()
     parser = trt.OnnxParser(network, listener)
-    if not parser.parse_from_file(request["model"]):
+    if not (_parse_fp4(parser, request) if request["fp4"] else parser.parse_from_file(request["model"])):
         raise _refused_node(parser, trt.__version__, request)
     config = builder.create_builder_config()
     config.num_compute_capabilities = len(request["compute_capabilities"])
@@ -58,6 +60,18 @@ def build(request: Request) -> Mapping[str, Any]:
     return {"version": trt.__version__}
 
 
+def _parse_fp4(parser: Any, request: Request) -> bool:
+    """Parse the model with its weights in blocks handed over as fp4."""
+    import onnx
+
+    from mlopt.convert.fp4 import with_fp4
+
+    with tempfile.TemporaryDirectory(prefix="mlopt-fp4-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.save(with_fp4(onnx.load(request["model"])), str(path))
+        return bool(parser.parse_from_file(str(path)))
+
+
 def _refused(version: str, request: Request, heard: list[str]) -> UnsupportedModel:
     said = _plain(heard[0]) if heard else "it gave no reason"
     return UnsupportedModel(
@@ -72,12 +86,18 @@ def _refused_node(parser: Any, version: str, request: Request) -> UnsupportedMod
     if not parser.num_errors:
         return _refused(version, request, [])
     error = parser.get_error(0)
-    node = f"node {error.node_name()!r} ({error.node_operator()})" if error.node_operator() else "the model"
+    node = _node(error) if error.node_operator() else "the model"
+    others = list(dict.fromkeys(_node(parser.get_error(number)) for number in range(1, parser.num_errors)))
+    nor = f"; nor {', '.join(others[:_NAMED])}{' …' if len(others) > _NAMED else ''}" if others else ""
     return UnsupportedModel(
-        f"TensorRT for RTX {version} does not read {node}: {_plain(error.desc())}",
+        f"TensorRT for RTX {version} does not read {node}: {_plain(error.desc())}{nor}",
         where=request["model"],
         next="mlopt compile without this recipe, or replace the operator in the model",
     )
+
+
+def _node(error: Any) -> str:
+    return f"node {error.node_name()!r} ({error.node_operator()})"
 
 
 def _plain(message: str) -> str:

@@ -20,7 +20,7 @@ from mlopt.image.bytecode import Compiler
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import Lock, Package, Recorded, Wanted, host_platform
-from mlopt.image.tree import Entry, Tree, pack, without
+from mlopt.image.tree import Entry, Tree, file_bytes, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
 
 PYTHON_PATH: Final = "usr/local/lib/python{python}/dist-packages"
@@ -150,6 +150,16 @@ def application_layer(kitchen: Kitchen) -> Layer:
 
 def model_layer(model: Path, serving: bytes, *, cache: LayerCache) -> Layer:
     """Every file of the model's folder (or the one file) and serving.json, below /model."""
+    tree = _model_tree(model, serving)
+    return cache.layer("model", key=_contents(tree), made_by="the model", level=_MODEL_LEVEL, tree=lambda: tree)
+
+
+def model_bytes(model: Path, serving: bytes) -> int:
+    """What the files of that layer take on disk."""
+    return file_bytes(_model_tree(model, serving))
+
+
+def _model_tree(model: Path, serving: bytes) -> Tree:
     paths = sorted(path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
     root = model if model.is_dir() else model.parent
     tree: Tree = {
@@ -160,7 +170,7 @@ def model_layer(model: Path, serving: bytes, *, cache: LayerCache) -> Layer:
     if not tree:
         raise ImageFailed("There is no model to put into the image.", where=str(model), next="mlopt compile MODEL")
     tree[f"{MODEL_PATH}/serving.json"] = Entry("file", 0o644, serving)
-    return cache.layer("model", key=_contents(tree), made_by="the model", level=_MODEL_LEVEL, tree=lambda: tree)
+    return tree
 
 
 def source_date() -> int:

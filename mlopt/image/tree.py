@@ -82,8 +82,12 @@ def pack(tree: Mapping[str, Entry], sink: IO[bytes], *, mtime: int, level: int) 
         with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
             for path, entry in sorted(_with_folders(tree).items()):
                 _add(tar, path, entry, mtime)
-    unpacked = sum(_length(entry) for entry in tree.values() if entry.kind == "file")
-    return Packed(outer.hexdigest(), inner.hexdigest(), outer.size, unpacked)
+    return Packed(outer.hexdigest(), inner.hexdigest(), outer.size, file_bytes(tree))
+
+
+def file_bytes(tree: Mapping[str, Entry]) -> int:
+    """What the files of a tree take on disk."""
+    return sum(_length(entry) for entry in tree.values() if entry.kind == "file")
 
 
 def _add(tar: tarfile.TarFile, path: str, entry: Entry, mtime: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
+from mlopt.intervals import median_high
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.measurement import Interval, Latency, Measurement
 
@@ -150,6 +151,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, offline
             maximum=times[-1],
             queries=len(times),
             samples=tuple(times),
+            p50_high=max(percentile(times, 50), median_high([statistics.median(seconds) for seconds in run.rounds])),
         ),
         speedup=ratio([statistics.median(r) for r in baseline.rounds], [statistics.median(r) for r in run.rounds]),
         rounds=len(run.rounds),

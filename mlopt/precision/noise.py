@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlopt.intervals import Allowed, Changes
+from mlopt.parallel import mapped
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ def answers(model: Path, feeds: Iterable[Feeds]) -> list[np.ndarray]:
 
     rows: list[list[np.ndarray]] = []
     held = 0
+    # One thread for each query, several queries at a time: faster than threads inside one, and the sums stay the same.
     with OnnxRuntimeRunner(model, threads=1) as runner:
-        for feed in feeds:
-            values = [np.atleast_1d(np.asarray(value)).astype(np.float32) for value in runner.infer(feed)]
+        for outputs in mapped(runner.infer, feeds):
+            values = [np.atleast_1d(np.asarray(value)).astype(np.float32) for value in outputs]
             rows.append(values)
             held += sum(value.nbytes for value in values)
             if held > _BUDGET:

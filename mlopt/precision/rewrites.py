@@ -1,4 +1,4 @@
-"""Rewrites that change no answer and let more of a graph run in int8."""
+"""Rewrites that change no answer and let more of a graph run in few bits."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def pool_means(graph: Any) -> bool:
     }
     nodes, changed = [], False
     for node in graph.node:
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:
+            nodes.append(node)
+            continue
         said = attributes_of(node)
         axes = said.get("axes", [])
         if len(node.input) > 1 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-        picture = ranks.get(node.input[0]) == 4 if node.input else False
-        if node.op_type != "ReduceMean" or not picture or sorted(axis % 4 for axis in axes) != [2, 3]:
+        if sorted(axis % 4 for axis in axes) != [2, 3]:
             nodes.append(node)
             continue
         changed = True
@@ -40,3 +42,33 @@ def pool_means(graph: Any) -> bool:
         del graph.node[:]
         graph.node.extend(nodes)
     return changed
+
+
+def gemm_to_matmul(graph: Any) -> None:
+    """Blocks of few bits are MatMul's: Gemm(x, W, b) with a constant W becomes MatMul(x, W') and Add(b)."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for position, node in reversed(list(enumerate(graph.node))):
+        scalars = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        plain = scalars.get("alpha", 1.0) == scalars.get("beta", 1.0) == 1.0 and not scalars.get("transA", 0)
+        if node.op_type != "Gemm" or node.input[1] not in weights or not plain:
+            continue
+        array = numpy_helper.to_array(weights[node.input[1]])
+        name = f"{node.input[1]}_as_matmul"
+        turned = np.ascontiguousarray(array.T if scalars.get("transB", 0) else array)
+        if name not in weights:
+            weights[name] = numpy_helper.from_array(turned, name)
+            graph.initializer.append(weights[name])
+        biased = len(node.input) == 3 and node.input[2]
+        product = f"{node.output[0]}_product" if biased else node.output[0]
+        parts = [helper.make_node("MatMul", [node.input[0], name], [product], name=node.name)]
+        if biased:
+            parts.append(helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_bias"))
+        graph.node.remove(node)
+        for offset, part in enumerate(parts):
+            graph.node.insert(position + offset, part)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)

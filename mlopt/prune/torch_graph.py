@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     Operator = Callable[[Any, Sequence[Any]], Any]
+    Hook = Callable[[Any, Any], Any]
 
 
 class NoGradient(Exception):
@@ -20,14 +21,20 @@ class NoGradient(Exception):
         super().__init__(f"node {node.name} ({node.op_type})")
 
 
-def answers(model: Any, values: Mapping[str, torch.Tensor], feed: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The outputs of an onnx.ModelProto; `values` are its initializers. Raises `NoGradient`."""
+def answers(
+    model: Any,
+    values: Mapping[str, torch.Tensor],
+    feed: Mapping[str, torch.Tensor],
+    hook: Hook = lambda node, written: written,
+) -> list[torch.Tensor]:
+    """The outputs of an onnx.ModelProto; `values` are its initializers. What `hook` gives stands for what a node
+    writes. Raises `NoGradient`."""
     known: dict[str, Any] = {**values, **feed}
     for node in model.graph.node:
         rule = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None:
             raise NoGradient(node)
-        known[node.output[0]] = rule(node, [known[name] if name else None for name in node.input])
+        known[node.output[0]] = hook(node, rule(node, [known[name] if name else None for name in node.input]))
     return [known[value.name] for value in model.graph.output]
 
 

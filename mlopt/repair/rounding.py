@@ -50,15 +50,15 @@ def damped(gram: np.ndarray) -> np.ndarray:
     return result
 
 
-def rounded(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+def rounded(wanted: np.ndarray, gram: np.ndarray, grid: Grid, *, shrink: bool = True) -> tuple[np.ndarray, Grid]:
     """Codes and the grid they are on, so that sum over groups and rows of e G e^T is small, for e = values - wanted.
 
-    `wanted` is [groups, rows, columns], `gram` the damped G. The scale is shrunk where clipping a few costs less than
-    rounding many; columns are rounded one after the other, each error made good in those still to come (GPTQ, Frantar
-    et al. 2022, arXiv:2210.17323); then the scale is fitted by least squares, and single codes are moved as long as
-    that helps.
+    `wanted` is [groups, rows, columns], `gram` the damped G. With `shrink` the scale is shrunk where clipping a few
+    costs less than rounding many; columns are rounded one after the other, each error made good in those still to come
+    (GPTQ, Frantar et al. 2022, arXiv:2210.17323); then the scale is fitted by least squares, and single codes are moved
+    as long as that helps.
     """
-    grid = _shrunk(wanted, gram, grid)
+    grid = _shrunk(wanted, gram, grid) if shrink else grid
     codes = _compensated(wanted, gram, grid)
     for _ in range(2):
         grid = _fitted(codes, wanted, gram, grid)
@@ -141,11 +141,12 @@ def _descended(codes: np.ndarray, wanted: np.ndarray, gram: np.ndarray, grid: Gr
             step = slope[:, :, column] / (power[:, None, column] * grid.scale[..., 0])
             best = np.clip(np.rint(codes[:, :, column] - step), grid.low, grid.high)
             change = best - codes[:, :, column]
-            if not change.any():
+            where = np.nonzero(change)  # few rows move, and only theirs is a new slope
+            if not where[0].size:
                 continue
             moved = True
             codes[:, :, column] = best
-            slope += (change * grid.scale[..., 0])[..., None] * gram[:, None, column]
+            slope[where] += (change * grid.scale[..., 0])[where][:, None] * gram[where[0], column]
         if not moved:
             break
     return codes

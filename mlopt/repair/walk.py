@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlopt.onnx_file import read_by
+from mlopt.parallel import mapped
 from mlopt.repair.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -73,9 +74,13 @@ class Walk:
         given = sorted(self._sources(piece) - made - set(self.constants))
         outputs = sorted(made & wanted)
         session = self._session(piece, given, outputs)
-        for sample in range(self.samples):
-            feeds = {name: self.shelf.get(name, sample) for name in given}
-            for name, value in zip(outputs, session.run(outputs, feeds), strict=True):
+
+        def run(sample: int) -> list[np.ndarray]:
+            made: list[np.ndarray] = session.run(outputs, {name: self.shelf.get(name, sample) for name in given})
+            return made
+
+        for sample, values in enumerate(mapped(run, range(self.samples))):
+            for name, value in zip(outputs, values, strict=True):
                 self.shelf.put(name, sample, value)
         for name in given:
             if name not in wanted:
@@ -143,7 +148,7 @@ class Walk:
         model = onnx.helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = 1  # several samples run at a time
         # Any level would quantize weights that it finds in floating point between quantized values.
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_DISABLE_ALL if self._cheap else levels.ORT_ENABLE_ALL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from mlopt.choose import Choice, Judged
 from mlopt.engines import is_experimental
 from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
+from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
+from mlopt.report.engines import engine_note, engines_on, to_build
 from mlopt.report.report import (
     SCHEMA,
     CandidateFacts,
@@ -29,10 +30,9 @@ from mlopt.report.report import (
     to_json,
 )
 from mlopt.step import installed
-from mlopt.units import format_bytes
+from mlopt.target import namesakes
 
 if TYPE_CHECKING:
-    from mlopt.artifact import Artifact
     from mlopt.build import Built
     from mlopt.image.assemble import Image
     from mlopt.plan import Candidate
@@ -53,6 +53,7 @@ def describe(
     *,
     image: Image | None,
     image_left_out: str,
+    preflight: tuple[str, ...] = (),
 ) -> Report:
     by_name = {one.name: one for one in judged}
     return Report(
@@ -71,6 +72,7 @@ def describe(
             prepared.target.platform,
             prepared.on_this_machine,
             prepared.target.unverified,
+            engines_on(built),
         ),
         profile=to_json(prepared.profile),
         samples=_samples(prepared),
@@ -85,7 +87,7 @@ def describe(
         image=_image(image) if image else None,
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
-        notes=_notes(prepared, built, choice, image),
+        notes=(*_notes(prepared, built, choice, image), *preflight),
     )
 
 
@@ -158,18 +160,11 @@ def _candidate(
         pareto=candidate.name in choice.pareto,
         why_not=failure or choice.why_not.get(candidate.name, ""),
         failure=failure,
-        notes=(*(notes_in(artifact.main) if artifact else ()), *(_engine(candidate.name, engine) if engine else ())),
-    )
-
-
-def _engine(name: str, engine: Artifact) -> tuple[str, ...]:
-    """What there is of an engine, and what nobody knows of it yet."""
-    facts = json.loads((engine.path / "engine.json").read_bytes())
-    size, capabilities = format_bytes(engine.main.stat().st_size), ", ".join(facts["compute-capabilities"])
-    return (
-        f"engines/{name}/model.engine, {size}, was built by {facts['compiler']} for compute capability {capabilities} "
-        "and not run: the answers here are those of the ONNX model it was made from, in ONNX Runtime, and its speed is "
-        "unmeasured.",
+        notes=(
+            *(notes_in(artifact.main) if artifact else ()),
+            *((engine_note(candidate.name, engine),) if engine else ()),
+            *(f"no engine of it: {why}" for why in [built.device_failures.get(candidate.name)] if why),
+        ),
     )
 
 
@@ -186,27 +181,35 @@ def _image(image: Image) -> ImageFacts:
 
 def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None) -> tuple[str, ...]:
     """What a reader should know besides `verdict.warnings`, which every rendering derives from the report itself."""
+    import onnx
+
     notes = []
     target = prepared.target
+    if others := [name for name in namesakes(prepared.request.target) if name != target.name]:
+        notes.append(
+            f"{prepared.request.target} alone means {target.name}. For another one give its name: {', '.join(others)}."
+        )
     if not prepared.on_this_machine:
         notes.append(
             f"Answers were compared on {prepared.device}, whose integer kernels may round differently from "
             f"{target.name}'s."
         )
-        if built.engines and is_experimental(target):
+        if built.engines.keys() - built.device_builds.keys() and is_experimental(target):
             notes.append(
                 f"TensorRT for RTX compiles for {target.name}'s compute capability, and NVIDIA names RTX cards alone "
                 "as supported: try these engines there before you count on them."
             )
-        elif target.build_on == "device":
-            notes.append(
-                f"Engines for {target.name} can only be built on it. This bundle holds the ONNX model and an image "
-                "that runs it with ONNX Runtime on the CPU until then."
-            )
+        if target.build_on == "device":
+            notes.append(to_build(prepared, built))
     runtime = prepared.runtimes[choice.winner]
     if image and runtime != prepared.plan.baseline.runtime:
         platforms = " and ".join(found.platform for found in image.platforms)
         notes.append(f"The image holds {runtime}, in which {choice.winner} was judged, and is for {platforms} alone.")
+    if (
+        sparsity := sparsity_of(onnx.load(str(prepared.exported.main), load_external_data=False))
+    ).share >= WORTH_SAYING:
+        skipping = used_by(tensor_cores=bool(target.gpu and target.gpu.sparsity), engine=bool(built.engines))
+        notes.append(f"Of the exported model {sparsity}: {skipping}.")
     if target.unverified:
         notes.append(f"Facts about {target.name} that nobody checked: {', '.join(target.unverified)}.")
     return tuple(notes)

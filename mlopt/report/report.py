@@ -36,13 +36,15 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """`this_machine` decides whether clocks count: a number from here is never shown under another name."""
+    """`this_machine` decides whether clocks count: a number from here is never shown under another name. `engines_on`
+    is the board that said what its own engines do, if one was asked."""
 
     name: str
     summary: str
     platform: str
     this_machine: bool
     unverified: tuple[str, ...]
+    engines_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,12 @@ def warnings(report: Report) -> tuple[str, ...]:
         said = text.listed(f"{one.name} {one.actual} (budget {one.limit})" for one in missed)
         found.append(f"What ships misses its budget: {said}.")
     if not any(candidate.measurement for candidate in report.candidates) and not report.target.this_machine:
-        found.append(f"Nothing was timed: this machine is not {report.target.name}. Its latencies are unmeasured.")
+        board = report.target.engines_on
+        found.append(
+            f"What ships was not timed: this machine is not {report.target.name}. {board} timed its engines alone."
+            if board
+            else f"Nothing was timed: this machine is not {report.target.name}. Its latencies are unmeasured."
+        )
     grades = {candidate.measurement.grade for candidate in report.candidates if candidate.measurement} - {"measured"}
     found += [f"Latencies are {grade}, not measured: do not plan capacity with them." for grade in sorted(grades)]
     if report.samples is not None and report.samples.assumed_preprocess:
@@ -141,7 +146,10 @@ def warnings(report: Report) -> tuple[str, ...]:
             "declare it as [preprocess] in mlopt.toml."
         )
     if any(candidate.accuracy and candidate.accuracy.generated for candidate in report.candidates):
-        found.append("Answers were compared on generated numbers, not on data: give --samples to know the accuracy.")
+        found.append(
+            "No accuracy was measured: answers were compared on generated numbers, not on data. "
+            "Give --samples to know it."
+        )
     return tuple(found)
 
 
@@ -236,6 +244,8 @@ def _cost(quality: Quality, winner: CandidateFacts) -> str:
     if quality.kind == "top1" and accuracy.drop is not None:
         lost = text.points(accuracy.drop.value)
         return f"top-1 {lost[1:]} {'lower' if lost[0] == '+' else 'higher'}" if lost[0] in "+-" else "the same top-1"
+    if accuracy.generated:
+        return f"SQNR {text.decibel(accuracy.sqnr)} on generated inputs"
     if quality.kind == "agreement" and accuracy.agreement is not None:
         return f"the same answer on {text.percent(accuracy.agreement.value)} of samples"
     return f"SQNR {text.decibel(accuracy.sqnr)}" if quality.kind == "sqnr" else ""

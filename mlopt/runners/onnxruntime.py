@@ -24,6 +24,7 @@ class OnnxRuntimeRunner:
 
     name: ClassVar[str] = "onnxruntime"
     distributions: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    concurrent: ClassVar[bool] = True
 
     model: Path
     threads: int = field(kw_only=True)

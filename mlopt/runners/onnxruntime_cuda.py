@@ -30,6 +30,7 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
 
     name: ClassVar[str] = "onnxruntime-cuda"
     distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu",)
+    concurrent: ClassVar[bool] = False
 
     placed: Mapping[str, int] = field(default_factory=dict, init=False)
     """How many nodes ran on each provider, known after the first query."""

@@ -17,7 +17,8 @@ class Runner(Protocol):
     """A context manager: entering loads, leaving frees. `infer` returns after the outputs are complete.
 
     `name` is what recipes and reports call the runtime; `distributions` are the packages whose versions
-    decide what it computes.
+    decide what it computes. One whose `infer` several threads may call at once, and that is faster so, says
+    `concurrent = True`.
     """
 
     name: ClassVar[str]

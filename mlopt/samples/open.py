@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlopt.errors import LabelsMismatch, SamplesInvalid
 from mlopt.samples.arrays import from_callable, from_npz
+from mlopt.samples.prepared import PreparedOnce
 from mlopt.samples.preprocess import Preparation, settle
 from mlopt.samples.samples import Samples, digest_samples
 from mlopt.samples.sources import ImageFiles, MappedArrays, Source
@@ -61,9 +62,9 @@ def open_samples(asked: Asked, signature: Signature) -> Split:
     Raises `SamplesInvalid` (nothing there, nothing fits, an input not exercised), `LabelsMismatch`.
     """
     assumed = asked.preprocess is None
-    source, used = _source(asked, signature)
-    if not asked.labels:
-        source = dataclasses.replace(source, labels=None)
+    opened, used = _source(asked, signature)
+    ready = isinstance(opened, MappedArrays) and not opened.preprocess  # lies on disk as the model takes it
+    source = PreparedOnce(opened if asked.labels else dataclasses.replace(opened, labels=None), 0 if ready else None)
     if len(source) < 2:
         raise SamplesInvalid(
             f"Only {len(source)} sample was found; calibration and evaluation need one each at least.",

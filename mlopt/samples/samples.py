@@ -63,6 +63,8 @@ class Samples:
         return feeds | constant_feeds(self.signature, self.constants, batch=len(rows))
 
     def _fitted(self, index: int) -> Feeds:
+        import numpy as np
+
         row = self.source.load(index)
         for name, array in row.items():
             wanted = self.signature.input(name)
@@ -75,6 +77,12 @@ class Samples:
                     where=self.source.where,
                     next="declare [preprocess] in mlopt.toml (size, layout, channels, scale, dtype), "
                     "or give samples that fit",
+                )
+            if array.dtype.kind == "f" and np.isnan(array).any():  # infinity may be meant: a mask of attention
+                raise SamplesInvalid(
+                    f"Sample {self.source.describe(index)} holds NaN for the model's input {name!r}.",
+                    where=self.source.where,
+                    next="remove the sample, or look at what wrote it",
                 )
         return row
 

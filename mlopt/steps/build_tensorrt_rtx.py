@@ -17,7 +17,8 @@ from mlopt.engines import RTX_CAPABILITIES, ShapeRange
 class BuildTensorrtRtx:
     """Types are those of the ONNX model; several compute capabilities share one engine. The compiler runs in a process
     of its own. Nothing loads the result here: an engine is native code. Its bytes may differ between two builds, by
-    names that the compiler makes up: what was built once is what the store keeps.
+    names that the compiler makes up: what was built once is what the store keeps. With `fp4`, weights in blocks that
+    `quantize-weight-blocks` wrote as fp4 reach the compiler as that.
     """
 
     name: ClassVar[str] = "build-tensorrt-rtx"
@@ -29,6 +30,7 @@ class BuildTensorrtRtx:
     compute_capabilities: tuple[str, ...]
     max_batch: int = 8
     shapes: tuple[ShapeRange, ...] = ()
+    fp4: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class BuildTensorrtRtx:
             into=str(into / "model.engine"),
             compute_capabilities=self.compute_capabilities,
             shapes=shapes,
+            fp4=self.fp4,
         )
         facts = {
             "compiler": f"TensorRT for RTX {answer['version']}",

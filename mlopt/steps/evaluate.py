@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlopt import registry
 from mlopt.artifact import ONNX, OUTCOMES, Artifact, Format
+from mlopt.parallel import mapped, workers
 from mlopt.runners.trial import survive
 
 if TYPE_CHECKING:
@@ -24,12 +26,13 @@ class Evaluate:
     """Run `samples` through `runtime` and write one float32 .npy of shape [samples, …] per output.
 
     `device` is part of the key: integer kernels differ between CPUs, so outcomes of one are not
-    those of another. Outputs go to disk as they come; memory does not grow with their number.
+    those of another. A runtime that takes several queries at once shares the `threads` among them: that is faster than
+    all of them in one query. Outputs go to disk as they come; memory does not grow with their number.
     Raises `WorkerFailed` when the runtime crashes on the model, which it does in another process first.
     """
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = OUTCOMES
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "pillow")
@@ -38,7 +41,7 @@ class Evaluate:
     runtime: str
     device: str
     threads: int = 1
-    batch: int = 8
+    batch: int = 1
 
     def run(self, source: Artifact, into: Path) -> None:
         import numpy as np
@@ -47,10 +50,14 @@ class Evaluate:
         files: dict[str, np.memmap[Any, np.dtype[np.float32]]] = {}
         done = 0
         survive(self.runtime, source.main, next(iter(self.samples.feeds(batch=self.batch))))
-        with runner(source.main, threads=self.threads) as model:
-            for feeds in self.samples.feeds(batch=self.batch):
-                count = len(feeds[next(iter(feeds))])
-                for name, value in zip(model.outputs, model.infer(feeds), strict=True):
+        at_once = min(self.threads, workers()) if getattr(runner, "concurrent", False) else 1
+        with runner(source.main, threads=self.threads // at_once) as model:
+
+            def answered(feeds: Mapping[str, np.ndarray]) -> tuple[int, list[np.ndarray]]:
+                return len(feeds[next(iter(feeds))]), model.infer(feeds)
+
+            for count, outputs in mapped(answered, self.samples.feeds(batch=self.batch), at_once):
+                for name, value in zip(model.outputs, outputs, strict=True):
                     rows = _per_sample(np.asarray(value), count)
                     if name not in files:
                         path = into / f"{len(files)}.npy"

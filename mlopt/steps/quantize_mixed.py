@@ -2,95 +2,104 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.errors import BudgetInfeasible
+from mlopt.errors import BudgetInfeasible, UnsupportedModel
 from mlopt.intervals import Allowed, Changes
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise, answers, changes, noise
-from mlopt.precision.search import Mix, Search
-from mlopt.steps.measure_sensitivity import Measured
+from mlopt.precision.search import Mix, Search, Sensitivity
+from mlopt.steps.calibrated import Calibrated
+from mlopt.steps.histogram import Range
+from mlopt.steps.qdq import Qdq
 from mlopt.steps.quantizer import prepared, saved
-from mlopt.steps.repairing import Weights, repaired
+from mlopt.steps.repairing import Weights, mended
+from mlopt.steps.sensitivity import groups_to_decide, sensitivities
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlopt.samples.samples import Samples
 
 _NAMED: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizeMixed:
+class QuantizeMixed(Calibrated):
     """Quantize, but keep in floating point the fewest groups of nodes with which the answers stay inside the budget.
 
-    Where that is none, the bytes are those of `quantize-static`. With `repair`, weights and biases are first made good
-    for the errors before them where all int8 is too much, and what then has to stay is searched. Follows
-    `measure-sensitivity`. `allowed` is what the answers may lose, which a plan takes from the profile's budgets and the
-    number of evaluation samples. The search itself sees calibration samples alone, so that those that judge its result
-    are new to it. At most `evaluations` mixes are tried. Raises `BudgetInfeasible` when not even one group can be
-    quantized inside the budget.
+    `allowed` is what the answers may lose, which a plan takes from the profile's budgets and the number of evaluation
+    samples. First all int8 is tried: where that stays inside, the bytes are those of `quantize-static` with the same
+    options. With `repair`, weights and biases are then made good for the errors before them, and tried. Only where that
+    is too much still, every group (`precision/groups.py`) is quantized alone and run on the first `samples` of
+    `calibration`, and what has to stay is searched: at most `evaluations` mixes are tried. All of it sees calibration
+    samples alone, so that those that judge the result are new to it. Raises `BudgetInfeasible` when not even one group
+    can be quantized inside the budget.
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
-    calibration: Samples
-    allowed: Allowed
+    allowed: Allowed = field(kw_only=True)
     evaluations: int = 8
     repair: bool = True
+    samples: int = 16
 
     def run(self, source: Artifact, into: Path) -> None:
-        measured = Measured.read(source)
         result = into / "model.onnx"
-        exact = answers(source.main, self.calibration.feeds(batch=1))
-        with prepared(source, optimize=False) as model, tempfile.TemporaryDirectory(prefix="mlopt-mixed-") as scratch:
-            tries = _Tries(measured, model, self.calibration, exact, Path(scratch) / "model.onnx")
+        with prepared(source, optimize=True) as model, tempfile.TemporaryDirectory(prefix="mlopt-mixed-") as scratch:
+            groups = groups_to_decide(model.graph, self.qdq)
+            if not groups:
+                raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
+            ranges = self.qdq.observe(model, self.calibration, into, self.how)
+            tries = _Tries.of(self.qdq, model, ranges, self.calibration, Path(scratch) / "model.onnx")
             plain = Weights(model, {})
-            everything = tries.noise((), plain)
+            full = tries.answers((), plain)
+            everything = tries.noise_of(full)
             if everything.within(self.allowed):
                 mix, weights = Mix((), everything, 0), plain
             else:
-                mix, weights = self._searched(tries, everything, source)
+                mix, weights = self._searched(tries, groups, full, source)
             tries.write(mix.kept, weights, result)
-            notes = measured.qdq.notes(model.graph)
-        if weights.grids:
-            notes = (*notes, f"weights and biases are repaired; without that all int8 gives {_seen(everything)}")
-        saved(result, notes=[*notes, *_notes(mix, measured, everything)])
+            notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
+        saved(result, notes=notes)
 
-    def _searched(self, tries: _Tries, everything: Noise, source: Artifact) -> tuple[Mix, Weights]:
-        """First all int8, repaired; then the fewest groups to keep as they are; then fewer of them, repaired."""
-        plain = Weights(tries.model, {})
-        mended = everything
-        if self.repair and (weights := tries.repaired(())).grids:
-            mended = tries.noise((), weights)
-            if mended.within(self.allowed):
-                return Mix((), mended, 1), weights
-        full = tries.answers((), plain)
+    def _searched(
+        self, tries: _Tries, groups: tuple[Group, ...], full: list[np.ndarray], source: Artifact
+    ) -> tuple[Mix, Weights]:
+        """First all int8, repaired; then the fewest groups to keep as they are; then fewer of them, repaired. `full`
+        is what all int8 answers."""
+        plain, everything = Weights(tries.model, {}), tries.noise_of(full)
+        repaired = everything
+        if self.repair and (weights := tries.mended(())).grids:
+            repaired = min(everything, tries.noise((), weights), key=lambda one: one.power)
+            if repaired.within(self.allowed):
+                return Mix((), repaired, tries.evaluations), weights
 
         def changes_at(power: float) -> Changes | None:
             scale = math.sqrt(power / everything.power) if everything.power else 0.0
             return changes(tries.exact[0], full[0], self.calibration.labels, scale=scale)
 
-        search = Search(
-            tries.measured.groups, self.allowed, lambda kept: tries.noise(kept, plain), changes_at, self.evaluations
-        )
+        each = tuple(tries.sensitivities(groups, self.samples))
+        search = Search(each, self.allowed, lambda kept: tries.noise(kept, plain), changes_at, self.evaluations)
         mix = search.run(everything)
-        if mended is not everything and (kept := search.fewer(mix, mended)) is not None:
-            weights = tries.repaired(kept)
+        if repaired is not everything and (kept := search.fewer(mix, repaired)) is not None:
+            weights = tries.mended(kept)
             seen = tries.noise(kept, weights)
             if seen.within(self.allowed):
-                return Mix(kept, seen, (mix.evaluations if mix else self.evaluations) + 2), weights
+                return Mix(kept, seen, tries.evaluations), weights
         if mix is None:
-            raise self._infeasible(min(everything, mended, key=lambda one: one.power), source)
+            raise self._infeasible(repaired, source)
         return mix, plain
 
     def _infeasible(self, nearest: Noise, source: Artifact) -> BudgetInfeasible:
@@ -110,45 +119,67 @@ class QuantizeMixed:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tries:
-    """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers."""
+    """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers.
+    `evaluations` counts the passes over all of `calibration`, the model's own among them."""
 
-    measured: Measured
+    qdq: Qdq
     model: Any
+    ranges: Mapping[str, Range]
     calibration: Samples
-    exact: list[Any]
+    exact: list[np.ndarray]
     trial: Path
+    evaluations: int = 1
+
+    @classmethod
+    def of(cls, qdq: Qdq, model: Any, ranges: Mapping[str, Range], calibration: Samples, trial: Path) -> _Tries:
+        import onnx
+
+        onnx.save(model, str(trial))
+        return cls(qdq, model, ranges, calibration, answers(trial, calibration.feeds(batch=1)), trial)
 
     def write(self, kept: tuple[Group, ...], weights: Weights, path: Path) -> None:
-        self.measured.qdq.write(weights.model, self.measured.ranges, path, keep=_names(kept), grids=weights.grids)
+        self.qdq.write(weights.model, self.ranges, path, keep=_names(kept), grids=weights.grids)
 
-    def answers(self, kept: tuple[Group, ...], weights: Weights) -> list[Any]:
+    def answers(self, kept: tuple[Group, ...], weights: Weights) -> list[np.ndarray]:
         self.write(kept, weights, self.trial)
+        self.evaluations += 1
         return answers(self.trial, self.calibration.feeds(batch=1))
 
     def noise(self, kept: tuple[Group, ...], weights: Weights) -> Noise:
-        return noise(self.exact, self.answers(kept, weights), self.calibration.labels)
+        return self.noise_of(self.answers(kept, weights))
 
-    def repaired(self, kept: tuple[Group, ...]) -> Weights:
-        return repaired(self.measured.qdq, self.model, self.measured.ranges, self.calibration, keep=_names(kept))
+    def noise_of(self, answered: list[np.ndarray]) -> Noise:
+        return noise(self.exact, answered, self.calibration.labels)
+
+    def mended(self, kept: tuple[Group, ...]) -> Weights:
+        return mended(self.qdq, self.model, self.ranges, self.calibration, keep=_names(kept))
+
+    def sensitivities(self, groups: tuple[Group, ...], samples: int) -> Iterator[Sensitivity]:
+        """On the first few samples."""
+        feeds = list(itertools.islice(self.calibration.feeds(batch=1), samples))
+        return sensitivities(self.qdq, self.model, self.ranges, groups, self.exact, feeds, self.trial)
 
 
 def _names(kept: tuple[Group, ...]) -> list[str]:
     return [name for group in kept for name in group.nodes]
 
 
-def _notes(mix: Mix, measured: Measured, everything: Noise) -> Iterator[str]:
+def _notes(mix: Mix, weights: Weights, groups: tuple[Group, ...], everything: Noise, evaluations: int) -> Iterator[str]:
+    count = f"({evaluations} evaluations on calibration samples, the model's own among them)"
+    if weights.grids:
+        repaired = f"weights and biases are repaired; without that all int8 gives {_seen(everything)}"
+        yield repaired if mix.kept else f"{repaired} {count}"
     if not mix.kept:
         return
     names = [group.name for group in mix.kept]
     shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    work = sum(one.group.work for one in measured.groups)
+    work = sum(group.work for group in groups)
     share = sum(group.work for group in mix.kept) / max(1, work)
     part = f"{share:.0%}" if share < 0.995 else "over 99%"
-    yield f"{len(names)} of {len(measured.groups)} groups of nodes stay in floating point ({part} of the work): {shown}"
-    tries = mix.evaluations + 1
-    yield f"{_seen(mix.noise)}, where all int8 gives {_seen(everything)} ({tries} evaluations on calibration samples)"
+    yield f"{len(names)} of {len(groups)} groups of nodes stay in floating point ({part} of the work): {shown}"
+    yield f"{_seen(mix.noise)}, where all int8 gives {_seen(everything)} {count}"
 
 
 def _seen(noise: Noise) -> str:

@@ -21,7 +21,7 @@ class QuantizeStatic(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-static"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

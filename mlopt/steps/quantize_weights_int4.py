@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import UnsupportedModel
+from mlopt.precision.rewrites import gemm_to_matmul
 from mlopt.steps.quantizer import prepared, saved
 
 
@@ -35,7 +36,7 @@ class QuantizeWeightsInt4:
             from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
             logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-            _gemm_to_matmul(model.graph)
+            gemm_to_matmul(model.graph)
             quantizer = MatMulNBitsQuantizer(
                 model,
                 block_size=self.block_size,
@@ -47,36 +48,6 @@ class QuantizeWeightsInt4:
             result = into / "model.onnx"
             quantizer.model.save_model_to_file(str(result), use_external_data_format=False)
             saved(result)
-
-
-def _gemm_to_matmul(graph: Any) -> None:
-    """The block kernels are MatMul's: Gemm(x, W, b) with a constant W becomes MatMul(x, W') and Add(b)."""
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    for position, node in reversed(list(enumerate(graph.node))):
-        scalars = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        plain = scalars.get("alpha", 1.0) == scalars.get("beta", 1.0) == 1.0 and not scalars.get("transA", 0)
-        if node.op_type != "Gemm" or node.input[1] not in weights or not plain:
-            continue
-        array = numpy_helper.to_array(weights[node.input[1]])
-        name = f"{node.input[1]}_as_matmul"
-        turned = np.ascontiguousarray(array.T if scalars.get("transB", 0) else array)
-        if name not in weights:
-            weights[name] = numpy_helper.from_array(turned, name)
-            graph.initializer.append(weights[name])
-        biased = len(node.input) == 3 and node.input[2]
-        product = f"{node.output[0]}_product" if biased else node.output[0]
-        parts = [helper.make_node("MatMul", [node.input[0], name], [product], name=node.name)]
-        if biased:
-            parts.append(helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_bias"))
-        graph.node.remove(node)
-        for offset, part in enumerate(parts):
-            graph.node.insert(position + offset, part)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
 
 
 def _refuse_unchanged(model: Any, source: Artifact) -> None:

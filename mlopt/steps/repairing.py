@@ -28,26 +28,35 @@ class Weights:
     grids: Mapping[str, WeightGrid]
 
 
-def repaired(
-    qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples, *, keep: Iterable[str] = ()
-) -> Weights:
-    """Weights and biases of `model` for its quantized copy (`repair/repair.py`); its own, on no grids, where the copy
-    is then no nearer to what `model` answers. The nodes named in `keep` stay in floating point."""
+def repaired(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples) -> Weights:
+    """`mended`, but the weights of `model`, on no grids, where the copy with the mended ones is no nearer to what
+    `model` answers on the first few samples."""
     import onnx
 
-    keep = tuple(keep)
     feeds = list(itertools.islice(samples.feeds(batch=1), _COMPARED))
+    better = mended(qdq, model, ranges, samples)
+    plain = Weights(model, {})
+    with tempfile.TemporaryDirectory(prefix="mlopt-repair-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.save(model, str(path))
+        exact = answers(path, feeds)
+        powers = []
+        for weights in (plain, better):
+            qdq.write(weights.model, ranges, path, grids=weights.grids)
+            powers.append(noise(exact, answers(path, feeds)).power)
+    return better if powers[1] < powers[0] else plain
+
+
+def mended(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples, *, keep: Iterable[str] = ()) -> Weights:
+    """Weights and biases of `model` made good for the errors of its quantized copy (`repair/repair.py`). The nodes
+    named in `keep` stay in floating point."""
+    import onnx
+
     better = onnx.ModelProto()
     better.CopyFrom(model)
     with_biases(better)
     with tempfile.TemporaryDirectory(prefix="mlopt-repair-") as scratch:
         path = Path(scratch) / "model.onnx"
-        onnx.save(model, str(path))
-        exact = answers(path, feeds)
-        qdq.write(model, ranges, path, keep=keep)
-        plain = noise(exact, answers(path, feeds)).power
         qdq.write(better, ranges, path, keep=keep)
-        grids = repair(better, onnx.load(str(path)), samples.feeds(batch=1), seven_bits=qdq.seven_bits)
-        qdq.write(better, ranges, path, keep=keep, grids=grids)
-        nearer = noise(exact, answers(path, feeds)).power < plain
-    return Weights(better, grids) if nearer else Weights(model, {})
+        quantized = onnx.load(str(path))
+    return Weights(better, repair(better, quantized, samples.feeds(batch=1), paired=qdq.paired))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.onnx_file import load_graph, save
+from mlopt.onnx_file import load_graph, note, notes_of, save
+
+_MIXED: Final = "what is not int8 computes in bfloat16, which holds eight bits of a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class SetPrecision:
     are. `bf16` is for processors that multiply it: others compute slower with it, not faster."""
 
     name: ClassVar[str] = "set-precision"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -31,7 +33,7 @@ class SetPrecision:
         from mlopt.serve.openvino import PRECISION
 
         model = load_graph(source.main)
-        for entry in [entry for entry in model.metadata_props if entry.key == PRECISION]:
-            model.metadata_props.remove(entry)
+        mixed = self.precision != "f32" and any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+        note(model, [*notes_of(model), *([_MIXED] if mixed else [])])
         model.metadata_props.add(key=PRECISION, value=self.precision)
         save(model, into, beside=source.main.parent)

@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from mlopt.parallel import mapped
 from mlopt.steps.histogram import Range
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Keeper(Protocol):
 
 
 _Kept = TypeVar("_Kept", bound=Keeper)
+_Seen: TypeAlias = "tuple[np.ndarray, Range | None]"
 
 
 class NotFinite(FloatingPointError):
@@ -55,15 +57,21 @@ class Watched:
         Raises `NotFinite`.
         """
         kept = {name: keeper(name) for name in self._names}
-        for query, feed in enumerate(feeds):
-            for name, value in zip(self._names, self._session.run(None, dict(feed)), strict=True):
-                if not value.size:
+        for query, (feed, seen) in enumerate(mapped(self._seen, feeds)):
+            for name, (value, extremes) in zip(self._names, seen, strict=True):
+                if extremes is None:
                     continue
-                extremes = Range(float(value.min()), float(value.max()))
                 if not (math.isfinite(extremes.low) and math.isfinite(extremes.high)):
                     raise self._traced(name, feed, query)
                 kept[name].add(value, extremes)
         return kept
+
+    def _seen(self, feed: Mapping[str, np.ndarray]) -> tuple[Mapping[str, np.ndarray], list[_Seen]]:
+        """The feed, and every watched tensor with its extremes, or None where it is empty."""
+        values = self._session.run(None, dict(feed))
+        return feed, [
+            (value, Range(float(value.min()), float(value.max())) if value.size else None) for value in values
+        ]
 
     def _tensors(self) -> list[str]:
         graph = self._proto.graph
@@ -88,8 +96,7 @@ class Watched:
         onnx.save(proto, str(path))
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        # Between queries the values are counted here, and a pool that spins would take a core from that.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = 1  # several queries run at a time
         # Fusion would hide the tensors between fused nodes.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:

@@ -37,10 +37,34 @@ def test_list_shows_every_target_and_alias() -> None:
 def test_show_explains_what_can_be_built_where() -> None:
     output = " ".join(run("show", "jetson", columns=120).output.split())
     assert output.startswith("jetson-orin-nano-8gb: NVIDIA Jetson Orin Nano 8 GB")
-    assert "only on such a machine" in output
+    assert "jetson alone means this one. Others: jetson-agx-orin-32gb," in output
+    assert "JetPack 6.2 (L4T 36.4.3), 6.2.1 (L4T 36.4.4)" in output
+    assert "TensorRT for RTX no engine: TensorRT for RTX does not compile for compute capability 8.7" in output
+    assert "built on such a machine alone" in output
+    assert "--device USER@HOST" in output
+    assert "tensorrt-fp16 yes, given the device to build it on" in output
+    assert "10.3.0 of JetPack 6.2, 6.2.1, 6.2.2, 6.1: fp32 tf32 fp16 bf16 int8 int4, opset 20, typed by" in output
+    assert "8.5.2 of JetPack 5.1: fp32 tf32 fp16 int8 (no bf16, int4 in this version), opset 17, typed by" in output
+    assert "DLA none on this board" in output
+    assert "so mlopt claims nothing of it" in output
     assert "20 at most: what TensorRT 10.3.0" in output
     assert "dotprod multiplies int8 directly" in output
     assert "unmeasured" in output
+
+
+def test_show_says_which_jetpack_builds_for_a_dla() -> None:
+    output = " ".join(run("show", "jetson-orin-nx-16gb", columns=120).output.split())
+    assert "DLA 2 of them, with the TensorRT of JetPack 6.2, 6.2.1, 6.2.2, 6.1, 6.0, 5.1; that of JetPack 7.2" in output
+    assert "tensorrt not certain" in output
+
+
+def test_show_of_a_card_names_both_compilers() -> None:
+    output = " ".join(run("show", "t4", columns=120).output.split())
+    assert "an engine for compute capability 7.5, on any x86-64 machine" in output
+    assert "experimental" in output
+    assert "11.4.0: fp32 fp16 int8, opset 25, typed by the model" in output
+    assert "2:4 sparsity" not in output
+    assert "TensorRT" not in run("show", "rpi5").output.replace("TensorRT for RTX does not", "")
 
 
 def test_show_marks_what_nobody_checked() -> None:
@@ -50,7 +74,7 @@ def test_show_marks_what_nobody_checked() -> None:
     assert "* unverified" in output
     defined = run("show", "x86-64-avx2").output
     assert "*" not in defined
-    assert "seven-bit" in defined
+    assert "neighbouring weights small enough" in defined
 
 
 def test_a_recipe_that_the_cpu_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,8 +180,10 @@ def test_names_that_lose_something_stay_apart() -> None:
 
 def test_an_engine_that_nobody_built_is_said_to_be_absent(tmp_path: Path) -> None:
     write_deploy(replace(PLAIN, status="needs-device-build"), tmp_path / "device")
+    write_deploy(replace(PLAIN, status="device-built"), tmp_path / "built")
     write_deploy(PLAIN, tmp_path / "plain")
     for name in ("compose.yaml", "k8s/deployment.yaml"):
+        assert "none of the engines that the device built" in (tmp_path / "built" / name).read_text()
         assert "there is none yet" in (tmp_path / "device" / name).read_text()
         assert "there is none yet" not in (tmp_path / "plain" / name).read_text()
 

@@ -20,7 +20,7 @@ import pytest
 
 from mlopt.errors import ImageFailed
 from mlopt.image import layers as layers_module
-from mlopt.image.assemble import Image, ImageSpec, assemble
+from mlopt.image.assemble import Image, ImageSpec, assemble, unpacked_sizes
 from mlopt.image.fetch import Inputs
 from mlopt.image.layers import LayerCache, model_layer
 from mlopt.image.layout import (
@@ -46,6 +46,12 @@ def files(layout: Path, platform: str) -> dict[str, tarfile.TarInfo]:
         with tarfile.open(blob_path(layout, layer), "r:gz") as tar:
             found |= {member.name: member for member in tar}
     return found
+
+
+def test_the_size_is_known_before_the_model_is_packed(inputs: Inputs, make_spec: Make, tmp_path: Path) -> None:
+    spec = make_spec()
+    before = unpacked_sizes(spec, inputs=inputs)
+    assert before == {one.platform: one.unpacked for one in assemble(spec, tmp_path / "image", inputs=inputs).platforms}
 
 
 def test_the_layout_is_what_the_specification_says(image: Image) -> None:

@@ -10,8 +10,9 @@ from trials import calibration, run, source
 
 from mlopt.onnx_file import notes_in
 from mlopt.precision.head import short_head
-from mlopt.steps.measure_sensitivity import Measured, MeasureSensitivity
 from mlopt.steps.quantize_static import QuantizeStatic
+from mlopt.steps.quantizer import prepared
+from mlopt.steps.sensitivity import groups_to_decide
 
 HEAD = ["conv0", "conv1", "conv2", "conv3", "conv4", "conv5"]
 
@@ -61,9 +62,6 @@ def test_the_steps_keep_the_head_and_say_so(tmp_path: Path) -> None:
     assert converted["conv6"]
     everything = run(QuantizeStatic(samples), base, tmp_path / "all")
     assert everything.bytes < made.bytes
-    into = tmp_path / "s"
-    into.mkdir()
-    MeasureSensitivity(samples, shortest_dot=32).run(base, into)
-    measured = Measured.read(type(base)(base.format, base.digest, into))
-    assert [one.group.name for one in measured.groups] == ["conv6", "head"], "nothing else is left to decide"
-    assert measured.qdq.shortest_dot == 32
+    with prepared(base, optimize=True) as ready:
+        groups = groups_to_decide(ready.graph, QuantizeStatic(samples, shortest_dot=32).qdq)
+    assert [one.name for one in groups] == ["conv6", "head"], "nothing else is left to decide"

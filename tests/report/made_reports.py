@@ -399,7 +399,7 @@ def _candidate(
         scenario="single-stream",
         threads=2,
         batch=1,
-        latency=Latency(ordered[199], ordered[359], ordered[395], ordered[0], ordered[-1], 400, samples),
+        latency=Latency(ordered[199], ordered[359], ordered[395], ordered[0], ordered[-1], 400, samples, ordered[219]),
         speedup=Interval(*speedup, "bootstrap over rounds"),
         rounds=20,
         throughput=1.35 / p50,

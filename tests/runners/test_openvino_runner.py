@@ -17,6 +17,7 @@ from trials import calibration, run, source, sqnr
 
 from mlopt.errors import UnsupportedModel, WorkerFailed
 from mlopt.host import detect
+from mlopt.onnx_file import notes_in
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 from mlopt.runners.openvino import OpenVinoRunner
 from mlopt.runners.trial import survive
@@ -143,6 +144,27 @@ def test_set_precision_changes_the_metadata_alone(tmp_path: Path) -> None:
     assert [entry.value for entry in second.metadata_props] == ["bf16"]
     with pytest.raises(ValueError, match="there are 'f32' and 'bf16'"):
         SetPrecision("fp8")  # type: ignore[arg-type]
+
+
+def test_int8_with_bfloat16_between(tmp_path: Path) -> None:
+    """Products with weights on integers, attention and the rest in bfloat16, and the file says so."""
+    if not {"avx512-bf16", "amx-bf16"} & set(detect().isa):
+        pytest.skip("this processor does not multiply bfloat16")
+    model = nets.transformer_net(width=64, tokens=16)
+    base = source(tmp_path / "m", model)
+    quantized = run(
+        QuantizeStatic(calibration(tmp_path, model), op_types=("MatMul",), outputs=False), base, tmp_path / "q"
+    )
+    made = run(SetPrecision("bf16"), quantized, tmp_path / "b")
+    found = kinds(made.main)
+    assert found["FullyConnected", "u8"] + found["FullyConnected", "i8"] == 6, found
+    assert any(precision == "bf16" for _, precision in found), found
+    assert not any(precision == "bf16" for _, precision in kinds(quantized.main))
+    assert "bfloat16" in notes_in(made.main)[-1]
+    assert len(notes_in(made.main)) == 1 + len(notes_in(quantized.main))
+    given = feeds(8, x=(16, 64))
+    exact, rounded = both(base.main, given)[0][0], both(made.main, given)[1][0]
+    assert sqnr(exact, rounded) > 25
 
 
 def odd(*, domain: str = "", kind: str, inputs: int = 1) -> onnx.ModelProto:

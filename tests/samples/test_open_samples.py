@@ -7,6 +7,7 @@ import itertools
 import shutil
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,25 @@ def test_wrong_shape_says_both_shapes(tmp_path: Path) -> None:
     split = open_samples(Asked(str(tmp_path / "t.npz")), SIGNATURE)
     with pytest.raises(SamplesInvalid, match=r"\[3, 28, 28\].*\[3, 32, 32\]"):
         next(iter(split.evaluation.feeds(batch=1)))
+
+
+def test_a_sample_of_nan_is_named_and_one_of_infinity_is_let_through(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).random((4, 3, 32, 32), np.float32)
+    pictures[1, 0, 0, 0], pictures[2, 0, 0, 0] = np.inf, np.nan
+    np.savez(tmp_path / "t.npz", x=pictures)
+    split = open_samples(Asked(str(tmp_path / "t.npz")), SIGNATURE)
+    read, refused = 0, []
+    for part in (split.calibration, split.evaluation):
+        for index in part.indices:
+            try:
+                next(iter(replace(part, indices=(index,)).feeds(batch=1)))
+                read += 1
+            except SamplesInvalid as error:
+                refused.append(str(error))
+    assert read == 3
+    assert len(refused) == 1
+    assert "number 2 " in refused[0]
+    assert "holds NaN for the model's input 'image'" in refused[0]
 
 
 def two_inputs() -> Signature:

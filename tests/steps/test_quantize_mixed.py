@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +12,14 @@ import pytest
 from nets import conv_net
 from trials import answers, calibration, run, source, sqnr
 
-from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import BudgetInfeasible, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import notes_in
-from mlopt.samples.samples import Samples
-from mlopt.steps.measure_sensitivity import Measured, MeasureSensitivity
+from mlopt.precision.noise import answers as precision_answers
 from mlopt.steps.quantize_mixed import QuantizeMixed
 from mlopt.steps.quantize_static import QuantizeStatic
+from mlopt.steps.quantizer import prepared
+from mlopt.steps.sensitivity import groups_to_decide, sensitivities
 
 
 def outlier_net() -> onnx.ModelProto:
@@ -34,12 +34,6 @@ def outlier_net() -> onnx.ModelProto:
     return model
 
 
-def measured(base: Artifact, samples: Samples, into: Path) -> Artifact:
-    into.mkdir()
-    MeasureSensitivity(samples).run(base, into)
-    return Artifact(ONNX, digest_of(into), into)
-
-
 def picture(seed: int) -> dict[str, np.ndarray]:
     return {"image": np.random.default_rng(seed).standard_normal((8, 3, 32, 32)).astype(np.float32)}
 
@@ -49,8 +43,7 @@ def test_what_costs_most_stays_and_the_rest_is_int8(tmp_path: Path) -> None:
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
     static = run(QuantizeStatic(samples), base, tmp_path / "static")
     assert sqnr(answers(base, picture(7)), answers(static, picture(7))) < 25, "all int8 is not good enough"
-    ready = measured(base, samples, tmp_path / "s")
-    made = run(QuantizeMixed(samples, Allowed(400, sqnr=30.0)), ready, tmp_path / "q")
+    made = run(QuantizeMixed(samples, allowed=Allowed(400, sqnr=30.0)), base, tmp_path / "q")
     assert sqnr(answers(base, picture(7)), answers(made, picture(7))) > 28, "new pictures, not those of the search"
     graph = onnx.load(str(made.main)).graph
     integer = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
@@ -66,8 +59,7 @@ def test_what_costs_most_stays_and_the_rest_is_int8(tmp_path: Path) -> None:
 def test_where_the_budget_allows_all_int8_it_is_the_static_model(tmp_path: Path) -> None:
     model = conv_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    ready = measured(base, samples, tmp_path / "s")
-    made = run(QuantizeMixed(samples, Allowed(400, sqnr=15.0)), ready, tmp_path / "q")
+    made = run(QuantizeMixed(samples, allowed=Allowed(400, sqnr=15.0)), base, tmp_path / "q")
     assert made.digest == run(QuantizeStatic(samples), base, tmp_path / "static").digest
     assert notes_in(made.main) == ()
 
@@ -76,8 +68,7 @@ def test_where_the_budget_allows_all_int8_it_is_the_static_model(tmp_path: Path)
 def test_without_labels_agreement_decides(tmp_path: Path, build: Callable[[], onnx.ModelProto], kept: int) -> None:
     model = build()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    ready = measured(base, samples, tmp_path / "s")
-    made = run(QuantizeMixed(samples, Allowed(400, agreement=0.6), repair=False), ready, tmp_path / "q")
+    made = run(QuantizeMixed(samples, allowed=Allowed(400, agreement=0.6), repair=False), base, tmp_path / "q")
     notes = notes_in(made.main)
     assert notes[0].startswith("2 of 3 groups") if kept else not notes
 
@@ -85,12 +76,12 @@ def test_without_labels_agreement_decides(tmp_path: Path, build: Callable[[], on
 def test_repair_comes_before_keeping(tmp_path: Path) -> None:
     model = outlier_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    ready = measured(base, samples, tmp_path / "s")
     allowed = Allowed(400, agreement=0.6)
-    kept = run(QuantizeMixed(samples, allowed, repair=False), ready, tmp_path / "kept")
-    made = run(QuantizeMixed(samples, allowed), ready, tmp_path / "q")
+    kept = run(QuantizeMixed(samples, allowed=allowed, repair=False), base, tmp_path / "kept")
+    made = run(QuantizeMixed(samples, allowed=allowed), base, tmp_path / "q")
     (note,) = notes_in(made.main)
     assert note.startswith("weights and biases are repaired; without that all int8 gives")
+    assert note.endswith("(3 evaluations on calibration samples, the model's own among them)")
     assert made.bytes < kept.bytes, "nothing stays in floating point"
     static = run(QuantizeStatic(samples), base, tmp_path / "static")
     truth = answers(base, picture(7))
@@ -100,39 +91,48 @@ def test_repair_comes_before_keeping(tmp_path: Path) -> None:
 def test_an_impossible_budget_is_one_clear_error(tmp_path: Path) -> None:
     model = outlier_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    ready = measured(base, samples, tmp_path / "s")
     with pytest.raises(
         BudgetInfeasible, match="No mix of int8 and floating point is likely to keep the budget"
     ) as caught:
-        run(QuantizeMixed(samples, Allowed(400, sqnr=150.0)), ready, tmp_path / "q")
+        run(QuantizeMixed(samples, allowed=Allowed(400, sqnr=150.0)), base, tmp_path / "q")
     nearest = float(caught.value.next.partition("min-sqnr = ")[2].split()[0])
-    made = run(QuantizeMixed(samples, Allowed(400, sqnr=nearest)), ready, tmp_path / "near")
+    made = run(QuantizeMixed(samples, allowed=Allowed(400, sqnr=nearest)), base, tmp_path / "near")
     assert sqnr(answers(base, picture(7)), answers(made, picture(7))) > nearest - 3, "what it says is feasible is"
 
 
-def test_the_same_bytes_and_a_stable_measurement(tmp_path: Path) -> None:
+def test_the_same_bytes(tmp_path: Path) -> None:
     model = outlier_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    one, two = (measured(base, samples, tmp_path / f"s{number}") for number in range(2))
-    assert one.digest == two.digest
-    step = QuantizeMixed(samples, Allowed(400, sqnr=30.0))
-    assert run(step, one, tmp_path / "q1").digest == run(step, two, tmp_path / "q2").digest
-    found = Measured.read(one)
-    assert [entry.group.name for entry in found.groups] == ["conv1", "conv2", "head"]
-    assert found.groups[2].power < min(found.groups[0].power, found.groups[1].power)
-    assert json.loads((one.path / "sensitivity.json").read_text())["qdq"]["scheme"] == "u8s8"
+    step = QuantizeMixed(samples, allowed=Allowed(400, sqnr=30.0))
+    assert run(step, base, tmp_path / "q1").digest == run(step, base, tmp_path / "q2").digest
 
 
-def test_it_follows_a_measurement(tmp_path: Path) -> None:
+def test_sensitivity_ranks_the_groups(tmp_path: Path) -> None:
+    model = outlier_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    qdq = QuantizeMixed(samples, allowed=Allowed(400)).qdq
+    with prepared(base, optimize=True) as ready:
+        groups = groups_to_decide(ready.graph, qdq)
+        ranges = qdq.observe(ready, samples, tmp_path, QuantizeMixed(samples, allowed=Allowed(400)).how)
+        feeds = list(samples.feeds(batch=1))
+        exact = precision_answers(base.main, feeds)
+        found = tuple(sensitivities(qdq, ready, ranges, groups, exact, feeds, tmp_path / "trial.onnx"))
+    assert [entry.group.name for entry in found] == ["conv1", "conv2", "head"]
+    assert found[2].power < min(found[0].power, found[1].power)
+
+
+def test_sensitivity_is_measured_only_where_all_int8_is_too_much(tmp_path: Path) -> None:
+    """Measuring it takes the first few samples; a number of them that is none shows whether they were taken."""
     model = conv_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    with pytest.raises(UnsupportedModel, match="measured this model's sensitivity") as caught:
-        run(QuantizeMixed(samples, Allowed(400)), base, tmp_path / "q")
-    assert "measure-sensitivity before quantize-mixed" in caught.value.next
+    broken = QuantizeMixed(samples, allowed=Allowed(400, sqnr=15.0), samples=-1)
+    run(broken, base, tmp_path / "enough")
+    with pytest.raises(UnsupportedModel, match="islice"):
+        run(dataclasses.replace(broken, allowed=Allowed(400, sqnr=60.0)), base, tmp_path / "more")
 
 
 def test_broken_samples_are_named(tmp_path: Path) -> None:
     model = conv_net()
     base = source(tmp_path / "m", model)
     with pytest.raises(SamplesInvalid, match="NaN or infinity at"):
-        measured(base, calibration(tmp_path, model, broken=True), tmp_path / "s")
+        run(QuantizeMixed(calibration(tmp_path, model, broken=True), allowed=Allowed(400)), base, tmp_path / "q")

@@ -1,0 +1,1 @@
+"""What `benchmarks/budgets.py` is made of: requests and their answers, who judges them, the table."""

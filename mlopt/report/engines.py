@@ -1,0 +1,91 @@
+"""What a report says of engines: built here and not run, built and measured on the device, or still to be built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from mlopt.report.text import cosine, count, seconds
+from mlopt.units import format_bytes
+
+if TYPE_CHECKING:
+    from mlopt.artifact import Artifact
+    from mlopt.build import Built
+    from mlopt.prepare import Prepared
+
+# Below that cosine an engine and the ONNX model it was made from do not answer the same: fp16 and int8 are far above.
+_SAME_ANSWERS: Final = 0.99
+
+
+def engine_note(name: str, engine: Artifact) -> str:
+    """What there is of an engine, and what nobody knows of it yet."""
+    facts = json.loads((engine.path / "engine.json").read_bytes())
+    if "board" in facts:
+        return _from_device(name, facts)
+    size, capabilities = format_bytes(engine.main.stat().st_size), ", ".join(facts["compute-capabilities"])
+    return (
+        f"engines/{name}/model.engine, {size}, was built by {facts['compiler']} for compute capability {capabilities} "
+        "and not run: the answers here are those of the ONNX model it was made from, in ONNX Runtime, and its speed is "
+        "unmeasured."
+    )
+
+
+def engines_on(built: Built) -> str:
+    """The board that measured its own engines; empty when none did."""
+    return next(iter(_timed(built)), ("", "", 0.0))[0]
+
+
+def to_build(prepared: Prepared, built: Built) -> str:
+    """What is still to be done where engines can only be built on the target."""
+    name, server = prepared.target.name, "an image that runs it with ONNX Runtime on the CPU"
+    image = "The image runs the ONNX model with ONNX Runtime on the CPU"
+    if built.device_builds.keys() & built.engines.keys():
+        return f"{_fastest(built)}{image}, and no engine."
+    if built.device_builds:
+        return (
+            f"TensorRT's engines for {name} can only be built on it: copy device/ there and type python3 build.py, or "
+            f"compile with --device USER@HOST. Until then there are the ONNX model and {server}."
+        )
+    return f"Engines for {name} can only be built on it. This bundle holds the ONNX model and {server} until then."
+
+
+def _from_device(name: str, facts: Mapping[str, Any]) -> str:
+    """What the device said of an engine that it built: its own answers and clocks."""
+    said = f"engines/{name}/model.engine, {format_bytes(facts['bytes'])}, was built by {facts['compiler']} and "
+    if "latency" not in facts:
+        return f"{said}not run on {facts['board']}: {facts['why-not-run']}. Its answers and its speed are unmeasured."
+    times, parity = facts["latency"], facts["parity"]
+    said += (
+        f"measured on {facts['board']}: p50 {seconds(times['p50'])}, p99 {seconds(times['p99'])} over "
+        f"{count(times['queries'])} queries ({times['method']})"
+    )
+    if power := facts["device"].get("power-mode"):
+        said += f", power mode {power}"
+    if not parity["complete"]:
+        return f"{said}. Its answers are not finite or not complete: do not use it."
+    if parity["cosine"] < _SAME_ANSWERS:
+        said += ". ITS ANSWERS ARE OTHER ONES: do not use it before you know why"
+    return (
+        f"{said}. Against its ONNX model its answers have a cosine of at least {cosine(parity['cosine'])} on "
+        f"{parity['samples']} samples, where the largest answer is the same on {parity['same-largest-answer']}."
+    )
+
+
+def _fastest(built: Built) -> str:
+    """Engines that the device measured, the fastest first."""
+    timed = _timed(built)
+    if not timed:
+        return ""
+    return f"Measured on {timed[0][0]}, p50: {', '.join(f'{name} {seconds(p50)}' for _, name, p50 in timed)}. "
+
+
+def _timed(built: Built) -> list[tuple[str, str, float]]:
+    """Board, candidate and p50 of the engines that a device measured, the fastest first."""
+    found = {
+        name: json.loads((built.engines[name].path / "engine.json").read_bytes())
+        for name in built.device_builds
+        if name in built.engines
+    }
+    timed = [(facts["board"], name, facts["latency"]["p50"]) for name, facts in found.items() if "latency" in facts]
+    return sorted(timed, key=lambda one: one[2])

@@ -1,0 +1,71 @@
+"""What stays in floating point where only products with weights compute on integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from nets import transformer_net
+from onnx import helper
+from trials import answers, calibration, run, source, sqnr
+
+from mlopt.onnx_file import notes_in
+from mlopt.precision.activations import idle_joints, unweighted
+from mlopt.steps.equalize import Equalize
+from mlopt.steps.quantize_static import QuantizeStatic
+
+PRODUCTS = {"op_types": ("Conv", "Gemm", "MatMul", "Concat"), "outputs": False}
+
+
+def test_attention_multiplies_activations() -> None:
+    assert unweighted(transformer_net().graph) == ("scores", "mixed")
+
+
+def test_a_joint_counts_where_a_product_reads_it_past_what_hands_it_on() -> None:
+    def node(kind: str, read: str, made: str) -> onnx.NodeProto:
+        return helper.make_node(kind, [read, *(["w"] if kind in ("Conv", "Concat") else [])], [made], name=made)
+
+    chain = [node("Concat", "x", "joined"), node("Relu", "joined", "r"), node("MaxPool", "r", "pooled")]
+    graph = helper.make_graph([*chain, node("Conv", "pooled", "y")], "net", [], [])
+    assert idle_joints(graph) == ()
+    graph = helper.make_graph([*chain, node("Softmax", "pooled", "s"), node("Conv", "s", "y")], "net", [], [])
+    assert idle_joints(graph) == ("joined", "pooled"), "arithmetic in floating point lies between"
+    assert idle_joints(helper.make_graph(chain, "net", [], [])) == ("joined", "pooled"), "outputs are no products"
+
+
+def test_attention_in_floating_point_is_nearer_to_the_original_and_said(tmp_path: Path) -> None:
+    model = transformer_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    feed = {"x": np.random.default_rng(4).standard_normal((8, 8, 32)).astype(np.float32)}
+    exact = answers(base, feed)
+    made = run(QuantizeStatic(samples, **PRODUCTS), base, tmp_path / "q")  # type: ignore[arg-type]
+    every = run(QuantizeStatic(samples, op_types=("MatMul",)), base, tmp_path / "all")
+    assert sqnr(exact, answers(made, feed)) > sqnr(exact, answers(every, feed))
+    graph = onnx.load(str(made.main)).graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    read = {node.name: set(node.input) & dequantized for node in graph.node if node.op_type == "MatMul"}
+    assert {name for name, pairs in read.items() if not pairs} == {"scores", "mixed"}
+    assert notes_in(made.main) == ("2 products of two activations stay in floating point: scores, mixed",)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_outliers_of_a_transformer_cost_little_after_equalisation(tmp_path: Path, shared: bool) -> None:
+    """As exporters write it: norms with equal scales and biases share one tensor."""
+    model = transformer_net(outliers=64)
+    if shared:
+        second = next(node for node in model.graph.node if node.name == "norm2")
+        second.input[1:] = ["norm1_gamma", "norm1_beta"]
+        for tensor in [tensor for tensor in model.graph.initializer if tensor.name.startswith("norm2")]:
+            model.graph.initializer.remove(tensor)
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    feed = {"x": np.random.default_rng(4).standard_normal((8, 8, 32)).astype(np.float32)}
+    exact = answers(base, feed)
+    even = run(Equalize(samples, **PRODUCTS), base, tmp_path / "e")  # type: ignore[arg-type]
+    assert sqnr(exact, answers(even, feed)) > 100
+    plain, better = (
+        run(QuantizeStatic(samples, **PRODUCTS), each, tmp_path / name)  # type: ignore[arg-type]
+        for each, name in ((base, "q"), (even, "qe"))
+    )
+    assert sqnr(exact, answers(better, feed)) > sqnr(exact, answers(plain, feed)) + 6

@@ -1,0 +1,51 @@
+"""`mlopt compile` for a Jetson that is not there: the bundle holds what that one needs, and it builds from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jetsons
+import nets
+import walks
+
+
+def test_the_bundle_builds_on_the_device_by_what_its_readme_says(tmp_path: Path) -> None:
+    model = nets.save(nets.conv_net(), tmp_path / "net.onnx")
+    walks.labelled(tmp_path / "samples.npz", model)
+    walks.profile(tmp_path)
+    ended = walks.mlopt(
+        *("compile", "net.onnx", "-p", "./fast.toml", "--no-image", "--target", "jetson", "--samples", "samples.npz"),
+        *("-r", "tensorrt-fp32", "-r", "tensorrt-int8", "--cache-dir", "store"),
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "device/ there and type python3 build.py" in " ".join(ended.stdout.split())
+    said = " ".join(ended.stdout.split())
+    for name in ("tensorrt-fp32", "tensorrt-int8"):
+        assert f"Preflight of {name}: held against TensorRT 10.3.0 of JetPack 6.2" in said
+    assert "jetson alone means jetson-orin-nano-8gb." in said
+    bundle = tmp_path / "out/net/jetson-orin-nano-8gb"
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    assert manifest["status"] == "needs-device-build"
+    assert manifest["device-builds"] == ["tensorrt-fp32", "tensorrt-int8"]
+    assert manifest["engines"] == {}
+    folder = bundle / "device"
+    for file in folder.rglob("*"):
+        if file.is_file():
+            listed = manifest["files"][file.relative_to(bundle).as_posix()]
+            assert listed["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "python3 build.py" in (folder / "README.txt").read_text()
+
+    board = jetsons.jetson(tmp_path / "jetson")
+    command = [sys.executable, "build.py"]
+    built = subprocess.run(command, env=board.env, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    for name in manifest["device-builds"]:
+        facts = json.loads((folder / "engines" / name / "engine.json").read_text())
+        assert facts["parity"]["cosine"] > 0.999
+        assert facts["parity"]["same-largest-answer"] == 4
+        assert facts["key"]["types"] == (["int8"] if "int8" in name else [])
