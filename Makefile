@@ -10,7 +10,7 @@ OUT    ?= out
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets
-.PHONY: instruction-sets bench-gpu generate dist clean
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -60,6 +60,10 @@ test-emulation: $(VENV)/.all  ## arm64 and AVX2 under qemu-user 10 or newer
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
 
+# ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
+bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
+	$(BIN)/python benchmarks/gate.py $(ROUNDS)
+
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
 
@@ -68,6 +72,9 @@ budgets: $(VENV)/.all  ## 200 random budgets on trained models, kept or not on s
 
 instruction-sets: $(VENV)/.all  ## int8 models on AVX2, VNNI and Arm; Arm needs qemu-user 10 or newer
 	$(BIN)/python benchmarks/instruction_sets.py --out $(OUT)
+
+bench-engines: $(VENV)/.all  ## engines for NVIDIA cards built here: model, precision, GPU, size, time, digests
+	$(BIN)/python benchmarks/engines.py
 
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none
