@@ -9,8 +9,8 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets bench-gpu generate
-.PHONY: dist clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -54,17 +54,27 @@ format: $(VENV)/.all  ## rewrite the sources in the house's format
 test-engine: $(VENV)/.all  ## run the images in podman and docker (Debian: podman runc docker.io skopeo)
 	$(BIN)/python -m pytest -m engine
 
-test-emulation: $(VENV)/.all  ## run the arm64 image under qemu-user 10 or newer
+test-emulation: $(VENV)/.all  ## arm64 and AVX2 under qemu-user 10 or newer
 	$(BIN)/python -m pytest -m emulation
 
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
+
+# ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
+bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
+	$(BIN)/python benchmarks/gate.py $(ROUNDS)
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
 
 budgets: $(VENV)/.all  ## 200 random budgets on trained models, kept or not on samples that were held out
 	$(BIN)/python benchmarks/budgets.py
+
+instruction-sets: $(VENV)/.all  ## int8 models on AVX2, VNNI and Arm; Arm needs qemu-user 10 or newer
+	$(BIN)/python benchmarks/instruction_sets.py --out $(OUT)
+
+bench-engines: $(VENV)/.all  ## engines for NVIDIA cards built here: model, precision, GPU, size, time, digests
+	$(BIN)/python benchmarks/engines.py
 
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 from mlopt.artifact import DEVICE_BUILD, ENGINE, Artifact, Format
 from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
+from mlopt.onnx_file import load_graph
+from mlopt.plan import BASELINE
 from mlopt.progress import Progress
+from mlopt.repair.pairs import overflowing
 
 if TYPE_CHECKING:
+    from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
 
@@ -54,6 +58,9 @@ def build(prepared: Prepared, progress: Progress) -> Built:
             failures[candidate.name] = error.what
         else:
             artifacts[candidate.name] = artifact
+    for name, reason in _unlike(prepared, artifacts).items():
+        del artifacts[name]
+        failures[name] = reason
     for name, first in _doubles(prepared, artifacts).items():
         del artifacts[name]
         failures[name] = f"it comes out as {first}, byte for byte"
@@ -61,17 +68,45 @@ def build(prepared: Prepared, progress: Progress) -> Built:
     return Built(artifacts, made[ENGINE], made[DEVICE_BUILD], failures)
 
 
+def _unlike(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Candidates that may answer differently on another x86 processor than here, and why; not what must ship,
+    nor what an engine for a GPU is made of.
+
+    Nothing is run for that: it follows from the weights, whatever the inputs are (`repair/pairs.py`).
+    """
+    if not prepared.target.platform.startswith("linux/amd64"):
+        return {}
+    found = {}
+    exempt = {BASELINE, prepared.request.ship, *(one.name for one in prepared.plan.candidates if one.engine)}
+    for name, artifact in artifacts.items():
+        if name in exempt:
+            continue
+        if nodes := overflowing(load_graph(artifact.main).graph, artifact.path):
+            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+            found[name] = (
+                f"it answers differently on processors without VNNI, which add two products in 16 bits: those of "
+                f'{nodes[0]}{more} need not fit (scheme = "auto" keeps them inside)'
+            )
+    return found
+
+
 def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     """Candidates that are another one once more (the same bytes in the same runtime), and which; not what must ship.
 
-    Of several the one with the fewest steps stays: the others came to the same end by a longer way.
+    Of several the one that searched for nothing stays, with the fewest steps: the others came to the same end by a
+    longer way.
     """
     first: dict[tuple[str, str, str], str] = {}
     doubles: dict[str, str] = {}
-    for candidate in sorted(prepared.plan.candidates, key=lambda one: len(one.steps)):
+    for candidate in sorted(prepared.plan.candidates, key=_length):
         engine = candidate.engine.name if candidate.engine else ""
         if artifact := artifacts.get(candidate.name):
             same = first.setdefault((artifact.digest, candidate.runtime, engine), candidate.name)
             if same != candidate.name != prepared.request.ship:
                 doubles[candidate.name] = same
     return doubles
+
+
+def _length(candidate: Candidate) -> tuple[bool, int]:
+    """Steps that are told what answers may lose search inside it."""
+    return any(hasattr(step, "allowed") for step in candidate.steps), len(candidate.steps)

@@ -26,6 +26,7 @@ VERBS: Final = {
     "bench": "Measure models side by side.",
     "gate": "Tell whether a model is worse than its baseline, for CI.",
     "preflight": "Ask here whether TensorRT there will take a model.",
+    "parity": "Whether a model answers the same on other instruction sets.",
     "inspect": "Show what a model or a bundle holds.",
     "serve": "Serve a bundle on this machine.",
     "image": "Verify or load an image; renew what images are made of.",

@@ -106,6 +106,7 @@ def tools(ask: Ask | None = None, *, which: Callable[[str], str | None] = shutil
         *(_engine(name, ask, which) for name in ("podman", "docker")),
         _qemu(ask, which),
         _gpu(ask, which),
+        _ssh(which),
         _pip_tool(),
     )
 
@@ -165,6 +166,13 @@ def _gpu(ask: Ask, which: Callable[[str], str | None]) -> Tool:
     if not listing.strip():
         return Tool("nvidia-smi", gives, False, "does not answer", next="nvidia-smi says why")
     return Tool("nvidia-smi", gives, True, "; ".join(line.strip() for line in listing.splitlines()))
+
+
+def _ssh(which: Callable[[str], str | None]) -> Tool:
+    gives = "engines built and measured on a board: mlopt compile --device USER@HOST"
+    if which("ssh") is None or which("scp") is None:
+        return Tool("ssh", gives, False, "not installed", next="install OpenSSH's client (Debian: openssh-client)")
+    return Tool("ssh", gives, True, "with scp")
 
 
 def _pip_tool() -> Tool:

@@ -27,7 +27,7 @@ class Latency:
     """Single-query latencies in seconds. Percentiles are nearest rank over all `queries` of all rounds.
 
     `p50_high` is the upper end of the median's 95 % interval: queries of one round share what disturbs them, so that
-    it comes from the medians of the rounds.
+    it comes from the medians of the rounds, or the baseline's median over the lower end of `speedup` if that is more.
     """
 
     p50: float

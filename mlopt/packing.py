@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlopt.artifact import Artifact
+from mlopt.onnx_file import load_graph
+from mlopt.repair.pairs import overflowing
 
 if TYPE_CHECKING:
     from mlopt.image.assemble import ImageSpec
@@ -19,8 +21,11 @@ def image_spec(prepared: Prepared, name: str, artifact: Artifact) -> ImageSpec:
     from mlopt.image.inputs import PLATFORMS
 
     candidate = next(found for found in prepared.plan.candidates if found.name == name)
-    # The baseline's runtime answers the same everywhere; what another one gains is known for the target alone.
-    anywhere = candidate.runtime == prepared.plan.baseline.runtime
+    # The baseline's runtime answers the same everywhere, if sums of products are inside what every processor holds;
+    # what another runtime gains is known for the target alone.
+    anywhere = candidate.runtime == prepared.plan.baseline.runtime and not overflowing(
+        load_graph(artifact.main).graph, artifact.main.parent
+    )
     return ImageSpec(
         name=_reference(prepared.name),
         model=artifact.path,

@@ -27,6 +27,8 @@ from mlopt.target import Target, find_target, is_this_machine
 from mlopt.units import Fraction, format_percent
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlopt.host import Machine
     from mlopt.samples.samples import Samples
 
@@ -183,6 +185,20 @@ def _asked(request: Request, project: Project, recipes: tuple[Recipe, ...]) -> f
     if request.recipes or project.compile.recipes:
         return frozenset(recipe.name for recipe in recipes)
     return frozenset({request.ship} if request.ship else ())
+
+
+def evaluation_samples(
+    request: Request, model: Path, count: int
+) -> tuple[Samples | GeneratedSamples, np.ndarray | None]:
+    """What an ONNX file was, or would be, evaluated on, with its labels; `count` generated inputs without samples."""
+    from mlopt.convert.batch import free_size_of
+    from mlopt.signature import signature_of
+
+    facts, project = signature_of(model), find_project(request.model, request.project)
+    if split := split_samples(request, project, facts):
+        return split.evaluation, split.evaluation.labels
+    free = free_size_of(model, project.inputs)
+    return GeneratedSamples(facts, count, project.samples.seed or 0, project.inputs, free), None
 
 
 def _check_ship(request: Request, candidates: Plan, may_lose: Allowed) -> None:

@@ -20,7 +20,7 @@ Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Goal = Literal["latency", "memory", "size"]
 
 _SECONDS: Final = Seconds(20.0)
-_GATE_SECONDS: Final = Seconds(30.0)
+_GATE_SECONDS: Final = Seconds(45.0)
 _CLOCK_MARGIN: Final = Fraction(0.025)
 _MEMORY_MARGIN: Final = Fraction(0.03)
 _SIZE_MARGIN: Final = Fraction(0.01)

@@ -175,14 +175,15 @@ class Target:
 
     @property
     def int8_scheme(self) -> Scheme:
-        """Activation and weight types that ONNX Runtime's kernels for this CPU compute exactly.
+        """Activation and weight types that are computed exactly on every CPU of this architecture.
 
-        x86 multiplies u8 by s8: exact with VNNI; without, vpmaddubsw saturates at 16 bits, which seven-bit
-        weights cannot reach. Arm's kernels are exact with any pair, and have more of them for s8 by s8.
+        x86 multiplies u8 by s8: exact with VNNI; without, vpmaddubsw saturates at 16 bits, which neighbouring weights
+        are kept from. Also for machines with VNNI: what is made for one is carried to others (decision 21). Arm's
+        kernels are exact with any pair, and have more of them for s8 by s8.
         """
         if self.platform.startswith("linux/arm64"):
             return "s8s8"
-        return "u8s8" if self.int8_dot else "u8s8-7bit"
+        return "u8s8-paired"
 
     @property
     def channel_multiple(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nets
+import numpy as np
 
 from mlopt.artifact import DEVICE_BUILD, ONNX, Artifact, digest_of
 from mlopt.device.pack import Packed, pack
@@ -88,6 +89,36 @@ def installed_at_the_vendors_place(made: Jetson) -> None:
     there.mkdir(parents=True)
     shutil.move(made.folder / "bin" / "trtexec", there / "trtexec")
     shutil.copy(made.folder / "bin" / "behaviour.json", there / "behaviour.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Feeds:
+    """The same few inputs, as samples give them."""
+
+    some: list[dict[str, np.ndarray]]
+
+    def feeds(self, *, batch: int) -> list[dict[str, np.ndarray]]:
+        return [one for one in self.some if all(len(value) == batch for value in one.values())]
+
+
+def packed_words(place: Path) -> Packed:
+    """device/ of a model with an input of 64-bit integers and one with a colon in its name."""
+    rng = np.random.default_rng(0)
+    (place / "net").mkdir(parents=True)
+    nets.save(nets.words_net(), place / "net" / "model.onnx")
+    model = Artifact(ONNX, digest_of(place / "net"), place / "net")
+    facts = signature(model)
+    (place / "step").mkdir()
+    PackTensorrtBuild(shapes=shape_ranges(facts, {}, 8)).run(model, place / "step")
+    builds = {"tensorrt-fp32": Artifact(DEVICE_BUILD, digest_of(place / "step"), place / "step")}
+    some = [
+        {"ids": rng.integers(0, 16, (1, 4)), "x:0": rng.standard_normal((1, 8)).astype(np.float32)} for _ in range(3)
+    ]
+    samples: Any = Feeds(some)
+    target = find_target("jetson-orin-nano-8gb")
+    return pack(
+        builds, place / "device", model="w", target=target, signature=facts, samples=samples, batch=1, threads=1
+    )
 
 
 def packed(place: Path, *, batch: str | int = "N", names: tuple[str, ...] = ("tensorrt-fp32",)) -> Packed:

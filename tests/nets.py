@@ -218,6 +218,26 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
+def words_net() -> onnx.ModelProto:
+    """Four words looked up and summed, and a vector added: ids [N, 4] of 64 bits and "x:0" [N, 8] to [N, 8]."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["found"], name="lookup", axis=0),
+        helper.make_node("ReduceSum", ["found", "axes"], ["sum"], name="sum", keepdims=0),
+        helper.make_node("Add", ["sum", "x:0"], ["y"], name="add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", 4]),
+            helper.make_tensor_value_info("x:0", TensorProto.FLOAT, ["N", 8]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])],
+        [weights("table", 16, 8), numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    return _checked(graph)
+
+
 def _model(
     nodes: list[onnx.NodeProto],
     initializers: list[onnx.TensorProto],

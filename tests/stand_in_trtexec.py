@@ -42,7 +42,7 @@ def main() -> int:
     asked = {name: value for name, _, value in (word.lstrip("-").partition("=") for word in sys.argv[1:])}
     if strange := sorted(set(asked) - set(known)):
         return refuse(f"Unknown option: --{strange[0]}")
-    return build(asked, wanted, version) if "onnx" in asked else run(asked, wanted)
+    return build(asked, wanted, version) if "onnx" in asked else run(asked, wanted, version)
 
 
 def refuse(said: str) -> int:
@@ -99,7 +99,7 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
     return 0
 
 
-def run(asked: dict[str, str], wanted: dict[str, object]) -> int:
+def run(asked: dict[str, str], wanted: dict[str, object], version: str) -> int:
     import numpy as np
     import onnxruntime as ort
 
@@ -112,7 +112,9 @@ def run(asked: dict[str, str], wanted: dict[str, object]) -> int:
     files = dict(pair.rsplit(":", 1) for pair in asked["loadInputs"].split(","))
     feed = {}
     for tensor in session.get_inputs():
-        values = np.fromfile(files.get(tensor.name) or files[f"'{tensor.name}'"], dtype=np.float32)
+        whole = {"tensor(int64)": np.int32 if version.startswith("8") else np.int64}.get(tensor.type)
+        values = np.fromfile(files.get(tensor.name) or files[f"'{tensor.name}'"], dtype=whole or np.float32)
+        values = values.astype(np.int64) if whole else values
         feed[tensor.name] = values.reshape(shapes.get(tensor.name, tensor.shape))
     answers = session.run(None, feed)
     if "exportOutput" in asked:

@@ -103,7 +103,7 @@ def test_other_processors(tmp_path: Path) -> None:
     assert graviton.isa == ("neon", "dotprod", "fp16", "i8mm", "bf16", "sve")
     n100 = detect(machine_at(tmp_path / "n", proc_cpuinfo=x86("Intel(R) N100", N100, 4)))
     assert n100.isa == ("sse4.2", "avx", "avx2", "fma", "f16c", "avx-vnni")
-    assert host_target(n100).int8_scheme == "u8s8"
+    assert host_target(n100).int8_scheme == "u8s8-paired"
     cascade = detect(machine_at(tmp_path / "c", proc_cpuinfo=x86("Intel(R)  Xeon(R)   Gold", CASCADE, 8)))
     assert cascade.cpu == "Intel(R) Xeon(R) Gold"
     assert {"avx512", "avx512-vnni"} <= set(cascade.isa)

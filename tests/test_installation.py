@@ -93,6 +93,11 @@ def test_an_emulator_that_would_crash_is_not_usable(
     assert bool(tool.next) is not usable
 
 
+def test_ssh_is_of_use_with_scp_alone() -> None:
+    assert not tools_where({"ssh -V": ""})["ssh"].usable
+    assert tools_where({"ssh -V": "", "scp -V": ""})["ssh"].usable
+
+
 def test_a_driver_that_does_not_answer_is_no_gpu() -> None:
     assert "does not answer" in tools_where({"nvidia-smi -L": "x"})["nvidia-smi"].state
     said = {"nvidia-smi --query-gpu=name,driver_version": "NVIDIA H200, 570.1\n"}

@@ -103,15 +103,15 @@ def test_an_alias_that_could_mean_several_boards_has_namesakes() -> None:
 @pytest.mark.parametrize(
     ("isa", "platform", "scheme"),
     [
-        (("avx2",), "linux/amd64", "u8s8-7bit"),
-        (("avx2", "avx512"), "linux/amd64", "u8s8-7bit"),
-        (("avx2", "avx512", "avx512-vnni"), "linux/amd64", "u8s8"),
-        (("avx2", "avx-vnni"), "linux/amd64", "u8s8"),
+        (("avx2",), "linux/amd64", "u8s8-paired"),
+        (("avx2", "avx512"), "linux/amd64", "u8s8-paired"),
+        (("avx2", "avx512", "avx512-vnni"), "linux/amd64", "u8s8-paired"),
+        (("avx2", "avx-vnni"), "linux/amd64", "u8s8-paired"),
         (("neon",), "linux/arm64", "s8s8"),
         (("neon", "dotprod"), "linux/arm64", "s8s8"),
     ],
 )
-def test_the_int8_scheme_follows_from_instructions_alone(isa: tuple, platform: str, scheme: str) -> None:
+def test_the_int8_scheme_is_exact_on_all_of_an_architecture(isa: tuple, platform: str, scheme: str) -> None:
     assert Target(name="any", summary="", platform=platform, cpu=Cpu("any", isa)).int8_scheme == scheme
 
 

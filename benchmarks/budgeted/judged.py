@@ -65,7 +65,7 @@ def timed_again(found: Judgement, names: Iterable[str]) -> dict[str, Measurement
         subjects.pop(BASELINE),
         [subjects[name] for name in sorted(subjects)],
         single=[dict(feed) for feed in islice(prepared.evaluation.feeds(batch=1), 8)],
-        offline=next(iter(prepared.evaluation.feeds(batch=4))),
+        offline=next(iter(prepared.evaluation.feeds(batch=_METHOD.offline_batch))),
         method=_METHOD,
         device=prepared.device,
     )

@@ -206,7 +206,7 @@ def _int8_reason(target: Target) -> str:
     )
     exact = {
         "u8s8": "u8 by s8",
-        "u8s8-7bit": "u8 by s8 with seven-bit weights, because products saturate at 16 bits",
+        "u8s8-paired": "u8 by s8, neighbouring weights small enough for processors that add products in 16 bits",
         "s8s8": "s8 by s8",
         "u8u8": "u8 by u8",
     }[target.int8_scheme]

@@ -12,6 +12,7 @@ from mlopt.convert.program import Request, serve
 from mlopt.errors import UnsupportedModel
 
 _SAID: Final = 400
+_NAMED: Final = 6
 # What the compiler says, and what a person can do about it.
 _NEXT: Final = (
     ("no optimization profile", "say least and most of that input under [inputs.NAME] in mlopt.toml"),
@@ -85,12 +86,18 @@ def _refused_node(parser: Any, version: str, request: Request) -> UnsupportedMod
     if not parser.num_errors:
         return _refused(version, request, [])
     error = parser.get_error(0)
-    node = f"node {error.node_name()!r} ({error.node_operator()})" if error.node_operator() else "the model"
+    node = _node(error) if error.node_operator() else "the model"
+    others = list(dict.fromkeys(_node(parser.get_error(number)) for number in range(1, parser.num_errors)))
+    nor = f"; nor {', '.join(others[:_NAMED])}{' …' if len(others) > _NAMED else ''}" if others else ""
     return UnsupportedModel(
-        f"TensorRT for RTX {version} does not read {node}: {_plain(error.desc())}",
+        f"TensorRT for RTX {version} does not read {node}: {_plain(error.desc())}{nor}",
         where=request["model"],
         next="mlopt compile without this recipe, or replace the operator in the model",
     )
+
+
+def _node(error: Any) -> str:
+    return f"node {error.node_name()!r} ({error.node_operator()})"
 
 
 def _plain(message: str) -> str:

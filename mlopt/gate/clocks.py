@@ -94,14 +94,26 @@ class Run:
     queries: Mapping[Role, tuple[float, ...]]
     on_core: Mapping[Role, tuple[float, ...]]
 
+    @property
+    def failed(self) -> frozenset[str]:
+        return frozenset(clock.metric for clock in self.clocks if clock.verdict == "fail")
+
     def verdict(self, metric: str) -> Verdict:
         return next(clock.verdict for clock in self.clocks if clock.metric == metric)
 
 
 def watch(
-    pairs: Iterable[Pair], margins: Mapping[str, float], *, seconds: float, clock: Callable[[], float] = time.monotonic
+    pairs: Iterable[Pair],
+    margins: Mapping[str, float],
+    *,
+    seconds: float,
+    doubted: frozenset[str] = frozenset(),
+    clock: Callable[[], float] = time.monotonic,
 ) -> Run:
-    """Read pairs until every metric is decided, one fails, or `seconds` are over."""
+    """Read pairs until every metric is decided, one fails, or `seconds` are over.
+
+    `doubted` are those that failed before: then it is they that have to be decided.
+    """
     clocks = clocks_for(margins)
     queries: dict[Role, list[float]] = {role: [] for role in ROLES}
     on_core: dict[Role, list[float]] = {role: [] for role in ROLES}
@@ -113,8 +125,11 @@ def watch(
             queries[role] += pair.queries(role)
             on_core[role] += [second for visit in pair.cpu[role] for second in visit]
         spent = clock() - began
-        verdicts = [one.verdict for one in clocks]
-        decided = "fail" in verdicts or "inconclusive" not in verdicts
+        verdicts = {one.metric: one.verdict for one in clocks}
+        if doubted:
+            decided = all(verdicts[name] != "inconclusive" for name in doubted)
+        else:
+            decided = "fail" in verdicts.values() or "inconclusive" not in verdicts.values()
         if spent >= seconds or (decided and count >= FEWEST and spent >= LEAST_SECONDS):
             break
     return Run(clocks, count, spent, _frozen(queries), _frozen(on_core))

@@ -14,7 +14,7 @@ from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right, check_numbers, compare_answers, count_nan, right_of
 from mlopt.gate.result import KIND, SCHEMA, Check, GateResult, NotCompared, Stored, Timing, verdict_of
 from mlopt.gate.subjects import Opened, Reading, check_inputs, open_baseline, open_candidate
-from mlopt.measure.interleave import Subject, measure_together
+from mlopt.measure.interleave import Subject, check_scenario, measure_together
 from mlopt.measurement import Accuracy, Measurement
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
     from mlopt.host import detect
 
     began = time.monotonic()
+    check_scenario(asked.profile.method)
     reading = _reading(asked, progress)
     candidate, baseline = open_candidate(asked.request.model, reading), open_baseline(asked.baseline, reading)
     if isinstance(baseline, Opened):
@@ -195,14 +196,14 @@ def _compare_clocks(walk: _Walk) -> tuple[Measurement, Timing | None]:
         walk.left += [NotCompared(metric, _AT_ANOTHER_TIME) for metric in timed.clock_margins(margins)]
         memory = compare.stored_memory(margins, walk.baseline, measurement, cpu=walk.machine.cpu)
         _note(walk, memory)
-        return measurement, _timing_alone(walk, measurement)
+        return measurement, _timing_alone(measurement)
     if (walk.candidate.artifact.digest, walk.candidate.side.runtime) == (
         walk.baseline.artifact.digest,
         walk.baseline.side.runtime,
     ):
         walk.checks += compare.same(margins)
         measurement = _alone(walk, feeds)
-        return measurement, _timing_alone(walk, measurement)
+        return measurement, _timing_alone(measurement)
     candidate, baseline = (
         Subject(side.name, opened.artifact, side.runtime)
         for opened, side in ((walk.candidate, walk.candidate.side), (walk.baseline, walk.baseline.side))
@@ -220,6 +221,8 @@ def _feeds(walk: _Walk) -> timed.Feeds:
     batch = _batch(walk.candidate, method.offline_batch)
     single = list(itertools.islice(walk.samples.feeds(batch=_batch(walk.candidate, method.batch)), _FEEDS))
     offline = next(iter(walk.samples.feeds(batch=batch)))
+    if method.scenario == "offline":
+        single = [offline]
     return timed.Feeds(single, offline, len(offline[next(iter(offline))]))
 
 
@@ -245,13 +248,12 @@ def _alone(walk: _Walk, feeds: timed.Feeds) -> Measurement:
     return found[side.name]
 
 
-def _timing_alone(walk: _Walk, measurement: Measurement) -> Timing:
-    method = walk.asked.profile.method
+def _timing_alone(measurement: Measurement) -> Timing:
     return Timing(
         device=measurement.device,
         scenario=measurement.scenario,
-        threads=method.threads,
-        batch=method.batch,
+        threads=measurement.threads,
+        batch=measurement.batch,
         pairs=0,
         runs=0,
         seconds=0.0,

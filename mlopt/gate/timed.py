@@ -52,13 +52,16 @@ def time_both(
     found = Timed()
     for number in range(2):
         with SideBySide(candidate, baseline, feeds.single, feeds.offline, method, seed + number) as side_by_side:
-            found.runs.append(watch(side_by_side.pairs(), clock_margins(margins), seconds=margins.seconds))
+            doubted = found.runs[0].failed if found.runs else frozenset()
+            found.runs.append(
+                watch(side_by_side.pairs(), clock_margins(margins), seconds=margins.seconds, doubted=doubted)
+            )
             offline = {role: side_by_side.batch(role) for role in ROLES}
             found.peaks.candidate += [side_by_side.peak_memory(role) for role in ("candidate", "twin")]
             found.peaks.baseline += [side_by_side.peak_memory(role) for role in ("baseline", "control")]
             if number == 0:
                 found.facts, found.offline = side_by_side.facts["candidate"], offline["candidate"]
-        if all(clock.verdict != "fail" for clock in found.runs[0].clocks):
+        if not found.runs[0].failed:
             break
     if margins.peak_memory is not None:
         probe(
@@ -106,9 +109,9 @@ def timing_of(found: Timed, method: Method, device: str) -> Timing:
     clock = last.clocks[0] if last.clocks else None
     return Timing(
         device=found.facts["device"] or device,
-        scenario="single-stream",
+        scenario=method.scenario,
         threads=method.threads,
-        batch=method.batch,
+        batch=method.offline_batch if method.scenario == "offline" else method.batch,
         pairs=sum(run.pairs for run in found.runs),
         runs=len(found.runs),
         seconds=sum(run.seconds for run in found.runs),
@@ -136,9 +139,9 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         device=found.facts["device"] or device,
         grade="measured",
         runtime=runtime,
-        scenario="single-stream",
+        scenario=method.scenario,
         threads=method.threads,
-        batch=method.batch,
+        batch=method.offline_batch if method.scenario == "offline" else method.batch,
         latency=Latency(
             percentile(times, 50),
             percentile(times, 90),

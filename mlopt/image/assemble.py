@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,19 @@ from mlopt.image.layers import (
     source_date,
 )
 from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Descriptor, Writer, publish
+from mlopt.image.rootfs import Command, python_command, unpack_layers
 from mlopt.image.serving import encode_serving
 
 PORT: Final = 8080
+
+_ENVIRONMENT: Final = (
+    "PATH=/usr/bin",
+    "ORT_DISABLE_TELEMETRY=1",
+    "PYTHONDONTWRITEBYTECODE=1",
+    "PYTHONSAFEPATH=1",
+    "PYTHONUNBUFFERED=1",
+    "PYTHONUTF8=1",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,20 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     return Image(into, f"{spec.name}:{spec.version}", digest, found)
 
 
+def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Sequence[str] = ()) -> Command:
+    """The Python of an image of `runtime` without a model, its files unpacked below the inputs' root.
+
+    Raises `ImageFailed` when an input cannot be had.
+    """
+    kitchen = _kitchen(inputs)
+    layers = (
+        base_layer(kitchen, platform=platform),
+        runtime_layer(kitchen, platform=platform, runtime=runtime),
+        application_layer(kitchen),
+    )
+    return python_command(unpack_layers(layers, root=inputs.root), environment=_ENVIRONMENT, emulator=emulator)
+
+
 def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
     """Bytes of all files on disk, by platform, that the image will have: the model is counted, and not packed.
 
@@ -155,17 +179,6 @@ def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
     return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen).items()}
 
 
-def _kitchen(inputs: Inputs) -> Kitchen:
-    folder = docker_folder()
-    return Kitchen(
-        read_wanted(folder),
-        read_lock(folder / "base.lock.json"),
-        read_lock(folder / "runtime.lock.json"),
-        inputs,
-        LayerCache(inputs.root),
-    )
-
-
 def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, ...]]:
     """What the model stands on. Platforms are packed side by side: compression is the long part."""
     application = application_layer(kitchen)
@@ -176,6 +189,17 @@ def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, .
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
+
+
+def _kitchen(inputs: Inputs) -> Kitchen:
+    folder = docker_folder()
+    return Kitchen(
+        read_wanted(folder),
+        read_lock(folder / "base.lock.json"),
+        read_lock(folder / "runtime.lock.json"),
+        inputs,
+        LayerCache(inputs.root),
+    )
 
 
 def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...]) -> Descriptor:
@@ -212,14 +236,7 @@ def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer
             "Entrypoint": [python, "-m", "mlopt.serve", "--model-dir", "/model"],
             "Cmd": ["--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 - inside a container's own network
             "ExposedPorts": {f"{PORT}/tcp": {}},
-            "Env": [
-                "PATH=/usr/bin",
-                "ORT_DISABLE_TELEMETRY=1",
-                "PYTHONDONTWRITEBYTECODE=1",
-                "PYTHONSAFEPATH=1",
-                "PYTHONUNBUFFERED=1",
-                "PYTHONUTF8=1",
-            ],
+            "Env": list(_ENVIRONMENT),
             "Labels": _annotations(spec),
             "StopSignal": "SIGTERM",
             # Not in the OCI specification, which allows it; Docker reads it, podman with --format docker.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlopt.errors import ImageFailed
 from mlopt.image.disk import writing
+from mlopt.image.layers import Layer
 from mlopt.image.layout import blob_path, manifests_of, read_blob
 from mlopt.image.load import manifest_of
 from mlopt.image.tree import inside
@@ -35,16 +37,24 @@ def unpack_rootfs(layout: Path, *, platform: str, root: Path) -> Path:
     """
     manifest = manifest_of(layout, platform)
     digest: str = manifests_of(layout)[platform]["digest"].removeprefix("sha256:")
-    home = root / "rootfs" / digest
+
+    def checked(layer: dict[str, Any]) -> Path:
+        read_blob(layout, layer)
+        return blob_path(layout, layer)
+
+    return _unpacked(root / "rootfs" / digest, (checked(layer) for layer in manifest["layers"]))
+
+
+def _unpacked(home: Path, blobs: Iterable[Path]) -> Path:
+    """The blobs unpacked one over the other at `home`, if nothing is there yet."""
     if home.is_dir():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
     with writing(home.parent), tempfile.TemporaryDirectory(prefix=".unpack-", dir=home.parent) as scratch:
         made = Path(scratch) / "root"
         made.mkdir()
-        for layer in manifest["layers"]:
-            read_blob(layout, layer)
-            _extract(blob_path(layout, layer), made)
+        for blob in blobs:
+            _extract(blob, made)
         try:
             os.replace(made, home)
         except OSError:
@@ -61,17 +71,34 @@ def server_command(
     `arguments` stand in for the image's Cmd. `emulator` goes before all, for another architecture's files.
     """
     config: dict[str, Any] = json.loads(read_blob(layout, manifest_of(layout, platform)["config"]))["config"]
+    entry = [str(rootfs) + word if word.startswith("/") else word for word in config["Entrypoint"]]
+    return _through_loader(rootfs, [*entry, *arguments], dict(line.split("=", 1) for line in config["Env"]), emulator)
+
+
+def unpack_layers(layers: Sequence[Layer], *, root: Path) -> Path:
+    """The unpacked files of packed layers, lowest first, below `root`/rootfs; unpacked once."""
+    digest = hashlib.sha256("".join(layer.digest for layer in layers).encode()).hexdigest()
+    return _unpacked(root / "rootfs" / digest, (layer.blob for layer in layers))
+
+
+def python_command(rootfs: Path, *, environment: Sequence[str], emulator: Sequence[str] = ()) -> Command:
+    """The Python of an image's files, started as `server_command` starts its server; a program's path may follow."""
+    python = str(next(iter(sorted((rootfs / "usr" / "bin").glob("python3.*")))))
+    return _through_loader(rootfs, [python], dict(line.split("=", 1) for line in environment), emulator)
+
+
+def _through_loader(
+    rootfs: Path, words: Sequence[str], environment: dict[str, str], emulator: Sequence[str]
+) -> Command:
     loaders = sorted((rootfs / "usr" / "lib").glob("*-linux-gnu/ld-linux-*.so.*"))
     if not loaders:
         raise ImageFailed(
             "The image has no dynamic loader.", where=str(rootfs), next="assemble it again: mlopt compile"
         )
     loader = loaders[0]
-    entry = [str(rootfs) + word if word.startswith("/") else word for word in config["Entrypoint"]]
-    environment = dict(line.split("=", 1) for line in config["Env"])
     environment["PATH"] = str(rootfs / "usr" / "bin")
     environment["PYTHONHOME"] = str(rootfs / "usr")
-    start = [*emulator, str(loader), "--inhibit-cache", "--library-path", str(loader.parent), *entry, *arguments]
+    start = [*emulator, str(loader), "--inhibit-cache", "--library-path", str(loader.parent), *words]
     return Command(tuple(start), environment)
 
 

@@ -34,7 +34,7 @@ def bench(
     from mlopt.signature import signature_of
 
     _check_runtimes(runtimes)
-    files = {str(path): _model_file(path) for path in models}
+    files = {str(path): model_file(path) for path in models}
     if len(files) < len(models):
         raise Misused("A model is named twice; side by side with itself it says nothing.", next="name each once")
     signatures = {name: signature_of(file) for name, file in files.items()}
@@ -51,7 +51,7 @@ def bench(
     subjects = [
         Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime)
         for name, file in files.items()
-        for runtime in runtimes or (_own_runtime(Path(name)),)
+        for runtime in runtimes or (own_runtime(Path(name)),)
     ]
     measured, failures = measure_together(
         subjects[0],
@@ -66,7 +66,7 @@ def bench(
     return measured
 
 
-def _model_file(path: Path) -> Path:
+def model_file(path: Path) -> Path:
     """The ONNX file itself, or the winner of a bundle."""
     if path.is_dir():
         from mlopt.bundle import Bundle
@@ -83,7 +83,7 @@ def _model_file(path: Path) -> Path:
     return path
 
 
-def _own_runtime(path: Path) -> str:
+def own_runtime(path: Path) -> str:
     from mlopt.bundle import Bundle
 
     return Bundle.load(path).runtime if path.is_dir() else "onnxruntime"

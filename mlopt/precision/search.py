@@ -38,7 +38,9 @@ class Search:
     The order is fixed by the sensitivities; what is searched is how many of its first groups to keep. Noise of
     groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
     Networks", arXiv:1511.06393), so each try predicts the next: the sum of what is left, scaled to what was seen.
-    `evaluate` builds and runs a mix; `changes_at` gives the expected changes at a noise power.
+    Neighbours share the rounding of the tensor between them, so that many make less noise than their sum; a group
+    alone makes its own. The fewer are left, the nearer the scale is taken to one. `evaluate` builds and runs a mix;
+    `changes_at` gives the expected changes at a noise power.
     """
 
     sensitivities: Sequence[Sensitivity]
@@ -57,19 +59,19 @@ class Search:
         if everything.within(self.allowed):
             return Mix((), everything, 0)
         failing, passing, found = 0, len(self._order), None
-        scale = self._scale(everything, 0)
+        last, at = everything, 0
         tries = 0
         while passing - failing > 1 and tries < self.most:
-            wanted = min(max(self._predicted(scale), failing + 1), passing - 1)
+            wanted = min(max(self._predicted(last, at), failing + 1), passing - 1)
             seen = self.evaluate(self._kept(wanted))
             tries += 1
             if seen.within(self.allowed):
                 passing, found = wanted, seen
-                if wanted == max(self._predicted(self._scale(seen, wanted)), failing + 1):
+                if wanted == max(self._predicted(seen, wanted), failing + 1):
                     break  # the prediction that fits what was seen says that one fewer would not do
             else:
                 failing = wanted
-            scale = self._scale(seen, wanted)
+            last, at = seen, wanted
         return Mix(self._kept(passing), found, tries) if found else None
 
     def _kept(self, count: int) -> tuple[Group, ...]:
@@ -80,18 +82,17 @@ class Search:
 
     def fewer(self, mix: Mix | None, everything: Noise) -> tuple[Group, ...] | None:
         """What would have to be kept did all groups bring the noise of `everything`; None unless that is fewer."""
-        count = self._predicted(self._scale(everything, 0))
+        count = self._predicted(everything, 0)
         most = len(mix.kept) if mix else len(self._order)
         return self._kept(count) if count < most else None
 
-    def _scale(self, seen: Noise, count: int) -> float:
-        left = self._left(count)
-        return seen.power / left if left and math.isfinite(seen.power) else 1.0
-
-    def _predicted(self, scale: float) -> int:
-        """The fewest groups to keep by the sum of sensitivities times `scale`."""
+    def _predicted(self, seen: Noise, at: int) -> int:
+        """The fewest groups to keep, by the sum of sensitivities scaled to what was seen with `at` groups kept."""
+        then = self._left(at)
+        scale = seen.power / then if then and math.isfinite(seen.power) else 1.0
         for count in range(len(self._order)):
-            power = self._left(count) * scale
+            left = self._left(count)
+            power = left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
             if Noise(power, self.changes_at(power)).within(self.allowed):
                 return count
         return len(self._order)

@@ -42,12 +42,17 @@ def need(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> Need:
             dim.dim_value = size
     for value in copy.graph.output:  # their own dimensions may contradict those
         value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    except Exception:  # a graph that contradicts itself, or those sizes: then its values are of unknown size
+        graph = copy.graph
     held = {tensor.name for tensor in graph.initializer}
     bytes_of = {
         value.name: _size(value.type.tensor_type.elem_type, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
         for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.tensor_type.HasField("shape") and all(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.elem_type
+        and value.type.tensor_type.HasField("shape")
+        and all(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     }
     weights = sum(_size(tensor.data_type, list(tensor.dims)) for tensor in graph.initializer)
     made = [name for node in graph.node for name in node.output if name]

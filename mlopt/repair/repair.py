@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.parallel import mapped
 from mlopt.repair.layers import Layer, layers_of
+from mlopt.repair.pairs import MOST, alone, heaviest, scales
 from mlopt.repair.rounding import Grid, damped, rounded
 from mlopt.repair.shelf import Shelf
 from mlopt.repair.walk import Walk
@@ -29,6 +30,7 @@ _POSITIONS: Final = 8192
 _LEAST_PER_COLUMN: Final = 4
 _HOLD: Final = 10.0  # of the mean power of an input, where there are as many positions as columns
 _PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
+_STRETCHES: Final = 4  # of a scale, before neighbours that do not fit get seven bits each
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,12 @@ def with_biases(model: Any) -> None:
         node.input.append(name)
 
 
-def repair(model: Any, quantized: Any, feeds: Feeds, *, seven_bits: bool = False) -> dict[str, WeightGrid]:
+def repair(model: Any, quantized: Any, feeds: Feeds, *, paired: bool = False) -> dict[str, WeightGrid]:
     """Change the weights and biases of `model` to values that its quantized copy represents exactly.
 
     `quantized` is the copy as an onnx.ModelProto with QuantizeLinear/DequantizeLinear pairs, nodes named as in
-    `model`. Returns the grids by the names of the weights.
+    `model`; `paired`, that sums of two of its products must fit into 16 bits (`pairs.py`). Returns the grids by the
+    names of the weights.
     """
     from onnx import numpy_helper
 
@@ -93,8 +96,9 @@ def repair(model: Any, quantized: Any, feeds: Feeds, *, seven_bits: bool = False
             moments = _moments(layer, weights, pairs, exact.samples)
             if not moments.count:  # nothing ever came here
                 continue
-            grid = _grid(layer, copy.constants, stored, seven_bits)
-            values, grid, bias = _repaired(layer, weights, exact.constants.get(layer.bias), moments, grid)
+            grid = _grid(layer, copy.constants, stored)
+            bias = exact.constants.get(layer.bias)
+            values, grid, bias = _repaired(layer, weights, bias, moments, grid, paired=paired)
             grids[layer.weight] = _as_stored(layer, grid, copy.constants[stored.input[1]].ndim)
             changed[layer.weight] = layer.tensor(values).astype("float32")
             copy.constants[node.input[1]] = changed[layer.weight]
@@ -200,7 +204,7 @@ def _by_group(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _repaired(
-    layer: Layer, weights: np.ndarray, bias: np.ndarray | None, moments: Moments, grid: Grid
+    layer: Layer, weights: np.ndarray, bias: np.ndarray | None, moments: Moments, grid: Grid, *, paired: bool
 ) -> tuple[np.ndarray, Grid, np.ndarray | None]:
     """Values on a grid, the grid, and the bias."""
     import numpy as np
@@ -212,7 +216,8 @@ def _repaired(
     held = gram + ridge[:, None, None] * np.eye(size)
     told = moments.wanted + weights @ (held - moments.gram)
     wanted = np.swapaxes(np.linalg.solve(held, np.swapaxes(told, 1, 2)), 1, 2)
-    codes, grid = rounded(wanted, gram, grid)
+    paired = paired and not alone(layer.operator, layer.shape, layer.groups)
+    codes, grid = _in_pairs(layer, wanted, gram, grid) if paired else rounded(wanted, gram, grid)
     values = grid.values(codes)
     if bias is None:
         return values, grid, None
@@ -220,18 +225,28 @@ def _repaired(
     return values, grid, bias + apart.ravel()
 
 
-def _grid(layer: Layer, constants: Mapping[str, np.ndarray], stored: Any, seven_bits: bool) -> Grid:
+def _in_pairs(layer: Layer, wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+    """`rounded`, on a grid that is as wide as neighbours need to fit into 16 bits together."""
+    import numpy as np
+
+    for _ in range(_STRETCHES):
+        codes, made = rounded(wanted, gram, grid, shrink=False)
+        over = heaviest(layer, layer.tensor(codes))
+        if over.max() <= MOST:
+            return codes, made
+        wider = np.where(over > MOST, over / (MOST - 2), 1.0)
+        grid = replace(grid, scale=grid.scale * (wider.max() if grid.shared else wider[..., None]))
+    return rounded(wanted, gram, replace(grid, low=-MOST // 2, high=MOST // 2))
+
+
+def _grid(layer: Layer, constants: Mapping[str, np.ndarray], stored: Any) -> Grid:
     import numpy as np
 
     codes, scale = constants[stored.input[0]], constants[stored.input[1]].astype(np.float64)
     zero = constants[stored.input[2]].astype(np.float64)
     shape = (layer.groups, layer.channels_out // layer.groups, 1)
     scale, zero = (np.full(shape, each) if each.size == 1 else each.reshape(shape) for each in (scale, zero))
-    signed = codes.dtype == np.int8
-    if seven_bits:
-        low, high = (-64, 64) if signed else (0, 127)
-    else:
-        low, high = (-127, 127) if signed else (0, 255)
+    low, high = (-127, 127) if codes.dtype == np.int8 else (0, 255)
     return Grid(scale, zero, low, high, constants[stored.input[1]].ndim == 0)
 
 
@@ -240,3 +255,17 @@ def _as_stored(layer: Layer, grid: Grid, rank: int) -> WeightGrid:
     if rank == 0:
         return WeightGrid((float(scale[0]),), (int(zero[0]),), None)
     return WeightGrid(tuple(float(each) for each in scale), tuple(int(each) for each in zero), 1 if layer.turned else 0)
+
+
+def paired_grids(graph: Any, *, per_channel: bool) -> dict[str, WeightGrid]:
+    """Grids for the weights of a graph's layers on which no sum of two products passes 16 bits (`pairs.py`)."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found = {}
+    for layer in layers_of(graph):
+        scale = scales(layer, numpy_helper.to_array(constants[layer.weight]), shared=not per_channel)
+        axis = (1 if layer.turned else 0) if per_channel else None
+        each = tuple(float(value) for value in (scale.ravel() if per_channel else scale.ravel()[:1]))
+        found[layer.weight] = WeightGrid(each, (0,) * len(each), axis)
+    return found

@@ -50,15 +50,15 @@ def damped(gram: np.ndarray) -> np.ndarray:
     return result
 
 
-def rounded(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+def rounded(wanted: np.ndarray, gram: np.ndarray, grid: Grid, *, shrink: bool = True) -> tuple[np.ndarray, Grid]:
     """Codes and the grid they are on, so that sum over groups and rows of e G e^T is small, for e = values - wanted.
 
-    `wanted` is [groups, rows, columns], `gram` the damped G. The scale is shrunk where clipping a few costs less than
-    rounding many; columns are rounded one after the other, each error made good in those still to come (GPTQ, Frantar
-    et al. 2022, arXiv:2210.17323); then the scale is fitted by least squares, and single codes are moved as long as
-    that helps.
+    `wanted` is [groups, rows, columns], `gram` the damped G. With `shrink` the scale is shrunk where clipping a few
+    costs less than rounding many; columns are rounded one after the other, each error made good in those still to come
+    (GPTQ, Frantar et al. 2022, arXiv:2210.17323); then the scale is fitted by least squares, and single codes are moved
+    as long as that helps.
     """
-    grid = _shrunk(wanted, gram, grid)
+    grid = _shrunk(wanted, gram, grid) if shrink else grid
     codes = _compensated(wanted, gram, grid)
     for _ in range(2):
         grid = _fitted(codes, wanted, gram, grid)

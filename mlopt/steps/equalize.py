@@ -15,7 +15,7 @@ from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.precision.noise import answers, noise
 from mlopt.repair.chains import Pair, pairs_of
 from mlopt.repair.equalization import Balance, equalize
-from mlopt.repair.migration import Norm, migrate, norms_of, separate
+from mlopt.repair.migration import Norm, fork, join, migrate, norms_of, separate
 from mlopt.steps.calibrated import Calibrated
 from mlopt.steps.qdq import blamed
 from mlopt.steps.quantizer import prepared, saved
@@ -42,7 +42,7 @@ class Equalize(Calibrated):
     """
 
     name: ClassVar[str] = "equalize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -54,11 +54,15 @@ class Equalize(Calibrated):
 
         result = into / "model.onnx"
         with prepared(source, optimize=True) as model:
-            separate(model.graph)
-            pairs, norms = pairs_of(model.graph), norms_of(model.graph)
             onnx.save(model, str(result))
+            separate(model.graph)
+            fork(model.graph)
+            pairs, norms = pairs_of(model.graph), norms_of(model.graph)
             if pairs or norms:
-                onnx.save(self._best(model, pairs, norms, result), str(result))
+                onnx.save(model, str(result))
+                best = self._best(model, pairs, norms, result)
+                join(best.graph)
+                onnx.save(best, str(result))
         saved(result)
 
     def _best(self, model: Any, pairs: tuple[Pair, ...], norms: tuple[Norm, ...], original: Path) -> Any:

@@ -13,7 +13,7 @@ from mlopt.errors import SamplesInvalid
 from mlopt.precision.activations import idle_joints, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
-from mlopt.repair.repair import WeightGrid
+from mlopt.repair.repair import WeightGrid, paired_grids
 from mlopt.steps.histogram import Range
 from mlopt.steps.ranges import Calibration, observe
 from mlopt.steps.watched import NotFinite
@@ -21,7 +21,7 @@ from mlopt.steps.watched import NotFinite
 if TYPE_CHECKING:
     from mlopt.samples.samples import Samples
 
-Scheme = Literal["u8s8", "u8s8-7bit", "s8s8", "u8u8", "s8s8-tensorrt"]
+Scheme = Literal["u8s8", "u8s8-paired", "s8s8", "u8u8", "s8s8-tensorrt"]
 # What TensorRT computes in int8, sums of residual connections among it. It fuses what follows, so that nothing but the
 # inputs of these is quantized; zero-points are 0, and biases stay in floating point.
 _TENSORRT: Final = ("Add", "Conv", "Gemm", "MatMul")
@@ -39,8 +39,9 @@ KERNELS: Final = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Qdq:
-    """How to quantize. `scheme` is activation type, weight type: `u8s8` where the CPU multiplies u8 by s8 without
-    saturating (VNNI, dotprod), `u8s8-7bit` where it saturates (AVX2's vpmaddubsw): seven-bit weights cannot overflow.
+    """How to quantize. `scheme` is activation type, weight type: `u8s8` is right where the CPU multiplies u8 by s8
+    without saturating (VNNI, AMX, Arm), `u8s8-paired` also where it saturates (vpmaddubsw of AVX2 and AVX-512): two
+    neighbouring weights never pass what 16 bits hold (`repair/pairs.py`).
     `op_types` empty means `KERNELS`. The convolutions that an input meets before one of `shortest_dot` terms stay in
     floating point (`precision/head.py`); 0 quantizes them too. Without `outputs`, products have pairs where they read
     and none where they write: runtimes that compute activations and sums inside a product's kernel (OpenVINO) then need
@@ -76,9 +77,9 @@ class Qdq:
         return tuple(said)
 
     @property
-    def seven_bits(self) -> bool:
-        """Whether weights have seven bits only."""
-        return self.scheme.endswith("7bit")
+    def paired(self) -> bool:
+        """Whether sums of two products must fit into 16 bits."""
+        return self.scheme.endswith("paired")
 
     @property
     def for_tensorrt(self) -> bool:
@@ -118,6 +119,7 @@ class Qdq:
         from onnxruntime.quantization import QDQQuantizer, QuantType
         from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
+        fitting = paired_grids(model.graph, per_channel=self.per_channel) if self.paired else {}
         types = {"u": QuantType.QUInt8, "s": QuantType.QInt8}
         pairs = {name: (np.float32(seen.low), np.float32(seen.high)) for name, seen in ranges.items()}
         copy = onnx.ModelProto()
@@ -125,7 +127,7 @@ class Qdq:
         quantizer = QDQQuantizer(
             copy,
             per_channel=self.per_channel,
-            reduce_range=self.seven_bits,
+            reduce_range=self.paired,  # of weights without a grid: seven bits fit beside any neighbour
             weight_qType=types[self.scheme[2]],
             activation_qType=types[self.scheme[0]],
             tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
@@ -138,7 +140,7 @@ class Qdq:
                 "QuantizeBias": not self.for_tensorrt,
                 "AddQDQPairToWeight": not weights,
                 "OpTypesToExcludeOutputQuantization": self._reading_alone,
-                "TensorQuantOverrides": {name: _overrides(grid) for name, grid in (grids or {}).items()},
+                "TensorQuantOverrides": overrides({**fitting, **(grids or {})}),
             },
         )
         quantizer.quantize_model()
@@ -204,8 +206,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
 
 
-def _overrides(grid: WeightGrid) -> list[dict[str, Any]]:
-    """A grid as the quantizer takes it: one entry for the tensor, or one for each channel."""
+def overrides(grids: Mapping[str, WeightGrid]) -> dict[str, list[dict[str, Any]]]:
+    """Grids by the names of weights as ONNX Runtime's quantizers take them."""
+    return {name: _entries(grid) for name, grid in grids.items()}
+
+
+def _entries(grid: WeightGrid) -> list[dict[str, Any]]:
+    """One entry for the tensor, or one for each channel."""
     import numpy as np
 
     axis = {} if grid.axis is None else {"axis": grid.axis}

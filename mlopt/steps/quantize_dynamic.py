@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import UnsupportedModel
+from mlopt.repair.repair import paired_grids
+from mlopt.steps.qdq import Scheme, overrides
 from mlopt.steps.quantizer import prepared, saved
 
 
@@ -17,32 +19,36 @@ class QuantizeDynamic:
 
     Convolutions are left alone: their dynamic form (ConvInteger) is about three times slower than fp32 on
     CPUs (measured on ResNet-50, ONNX Runtime 1.31). `op_types` is explicit because quantizing the inputs of
-    the opset-23 Attention operator gives an invalid model.
+    the opset-23 Attention operator gives an invalid model. Activations are unsigned and weights signed; a `scheme` that
+    is paired keeps sums of two products inside 16 bits (`repair/pairs.py`), and the others make no difference.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     op_types: tuple[str, ...] = ("MatMul", "Gemm")
     per_channel: bool = True
-    reduce_range: bool = False
+    scheme: Scheme = "u8s8"
 
     def run(self, source: Artifact, into: Path) -> None:
         with prepared(source, optimize=False) as model:
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
-            result = into / "model.onnx"
+            result, paired = into / "model.onnx", self.scheme == "u8s8-paired"
+            grids = paired_grids(model.graph, per_channel=self.per_channel) if paired else {}
+            if self.per_channel:  # a Gemm's weights are turned into a MatMul's before they are quantized
+                grids = {name: replace(grid, axis=1) for name, grid in grids.items()}
             quantize_dynamic(
                 model,
                 result,
                 op_types_to_quantize=list(self.op_types),
                 per_channel=self.per_channel,
-                reduce_range=self.reduce_range,
+                reduce_range=paired,
                 weight_type=QuantType.QInt8,
-                extra_options={"DefaultTensorType": 1},
+                extra_options={"DefaultTensorType": 1, "TensorQuantOverrides": overrides(grids)},
             )
             saved(result)
             _refuse_unchanged(result)

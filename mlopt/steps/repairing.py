@@ -59,4 +59,4 @@ def mended(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples, 
         path = Path(scratch) / "model.onnx"
         qdq.write(better, ranges, path, keep=keep)
         quantized = onnx.load(str(path))
-    return Weights(better, repair(better, quantized, samples.feeds(batch=1), seven_bits=qdq.seven_bits))
+    return Weights(better, repair(better, quantized, samples.feeds(batch=1), paired=qdq.paired))

@@ -329,6 +329,17 @@ def test_a_python_module_that_is_too_old_is_not_begun_with(folder: Path, board: 
     assert "libnvinfer-bin" in ended.stdout
 
 
+@pytest.mark.parametrize("version", ["8502", "100300"])
+def test_several_inputs_of_several_types_and_a_name_with_a_colon(tmp_path: Path, board: Jetson, version: str) -> None:
+    folder = jetsons.packed_words(tmp_path).folder
+    board.behave(version=version)
+    built(folder, board)
+    first, second, *_ = board.calls()
+    assert "--optShapes=ids:1x4,'x:0':1x8" in first
+    assert any(word.startswith("--loadInputs=ids:") and ",'x:0':" in word for word in second)
+    assert engine(folder)["parity"]["cosine"] > 0.999999
+
+
 def test_inputs_of_64_bits_are_narrowed_for_tensorrt_8_alone(tmp_path: Path) -> None:
     np.array([5, -7, 11], dtype=np.int64).tofile(tmp_path / "ids.bin")
     tensors = [{"name": "ids", "dtype": "int64"}]

@@ -117,6 +117,14 @@ def test_a_second_run_has_to_say_the_same() -> None:
     assert settled(runs["pass"], None, "latency-p50") == "pass"  # type: ignore[arg-type]
 
 
+def test_a_second_run_waits_for_what_failed_in_the_first() -> None:
+    """Else one clock fails in the one run and another in the other, and both are taken for noise."""
+    fast = run(slower=0.05)
+    assert fast.failed
+    again = watch(pairs(slower=0.05, seed=9), MARGINS, seconds=60.0, doubted=frozenset(MARGINS), clock=Clock())
+    assert again.failed == frozenset(MARGINS)
+
+
 def test_the_tail_takes_more_pairs_than_the_median() -> None:
     found = watch(pairs(), {"latency-p95": 0.1}, seconds=20.0, clock=Clock())
     assert len(found.clocks[0].candidate.values) == found.pairs // 6

@@ -17,7 +17,7 @@ from nets import conv_net, matmul_net, save
 from onnx import numpy_helper
 
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import ConfigInvalid, ModelNotFound, ModelUnreadable, UnsupportedModel, WorkerFailed
+from mlopt.errors import ConfigInvalid, Misused, ModelNotFound, ModelUnreadable, UnsupportedModel, WorkerFailed
 from mlopt.gate import json_schema
 from mlopt.gate.gate import Asked, gate
 from mlopt.gate.result import GateResult, read_stored
@@ -195,6 +195,20 @@ def test_bad_baselines_are_one_clear_error(base: Path, tmp_path: Path) -> None:
         judged(base, tmp_path / "empty.onnx")
     with pytest.raises(UnsupportedModel, match="different inputs"):
         judged(base, save(matmul_net(), tmp_path / "other.onnx"))
+
+
+def test_a_scenario_that_is_not_measured_is_said_at_once(base: Path, rebuilt: Path) -> None:
+    server = dataclasses.replace(PROFILE, method=dataclasses.replace(PROFILE.method, scenario="server"))
+    with pytest.raises(Misused, match="not measured yet"):
+        judged(rebuilt, base, server)
+
+
+@pytest.mark.slow
+def test_the_offline_scenario_times_batches(base: Path, rebuilt: Path) -> None:
+    offline = dataclasses.replace(PROFILE, method=dataclasses.replace(PROFILE.method, scenario="offline"))
+    result = judged(rebuilt, base, offline)
+    assert result.timing
+    assert (result.timing.scenario, result.timing.batch) == ("offline", 8)
 
 
 def side_by_side(base: Path, **given: float) -> SideBySide:

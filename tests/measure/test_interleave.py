@@ -48,6 +48,8 @@ def test_a_larger_net_is_measured_as_slower(tmp_path: Path, method: Method) -> N
     slow, base = found["larger"], found["baseline"]
     assert slow.speedup.high < 1.0, "eight times the work is slower, with 95 % confidence"
     assert base.speedup.value == 1.0
+    assert slow.latency.p50_high >= slow.latency.p50
+    assert slow.latency.p50_high * slow.speedup.low >= base.latency.minimum, "as much over the baseline as it may be"
     assert slow.latency.p50 <= slow.latency.p90 <= slow.latency.p99 <= slow.latency.maximum
     assert slow.latency.queries == len(slow.latency.samples) >= 3 * method.rounds
     assert slow.rounds == method.rounds

@@ -59,6 +59,27 @@ def test_it_finds_the_fewest_in_few_evaluations(seed: int, together: float, sqnr
     assert mix.evaluations == len(world.tried) <= 4, "bisection would take log2(40), above 5"
 
 
+class Neighbours(World):
+    """Groups that share tensors, as those of a chain do: alone each makes its own noise, all of them half their sum."""
+
+    def noise(self, kept: tuple[Group, ...]) -> Noise:
+        left = sum(one.power for one in self.groups if one.group not in kept)
+        share = left / sum(one.power for one in self.groups)
+        return Noise(left * (1 + (self.together - 1) * share), None)
+
+
+def test_what_neighbours_share_is_known_beforehand() -> None:
+    tries = []
+    for seed, sqnr in itertools.product(range(8), (20.0, 25.0, 30.0, 35.0)):
+        world = Neighbours(seed, together=0.5)
+        mix = world.search(sqnr)
+        assert mix is not None
+        assert len(mix.kept) == fewest(world, sqnr)
+        tries.append(mix.evaluations)
+    assert max(tries) <= 2
+    assert sum(tries) / len(tries) <= 1.4, "mostly the first prediction is right, and nothing else is tried"
+
+
 def test_all_int8_costs_no_evaluation() -> None:
     world = World(0, together=1.0)
     mix = world.search(0.0)

@@ -109,6 +109,18 @@ def test_an_operator_that_it_does_not_know_is_named_with_its_node(tmp_path: Path
         built(model, BuildTensorrtRtx(("8.9",)), tmp_path)
 
 
+def test_every_operator_that_it_does_not_know_is_named(tmp_path: Path) -> None:
+    model = nets.transformer_net()
+    for node in model.graph.node:
+        if node.op_type in ("Relu", "Softmax"):
+            node.op_type, node.domain = "Swoosh", "example"
+    model.opset_import.append(onnx.helper.make_opsetid("example", 1))
+    with pytest.raises(
+        UnsupportedModel, match=r"does not read node 'attention' \(Swoosh\).*; nor node 'relu' \(Swoosh\)"
+    ):
+        built(model, BuildTensorrtRtx(("8.9",)), tmp_path)
+
+
 def test_a_failed_build_leaves_nothing_in_the_store(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel):
         built(nets.conv_net(), BuildTensorrtRtx(("7.5",), shapes=PICTURES), tmp_path)

@@ -12,7 +12,7 @@ from nets import conv_net, depthwise_net, transformer_net, unbalanced
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.errors import SamplesInvalid
-from mlopt.repair.migration import norms_of
+from mlopt.repair.migration import fork, join, norms_of
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -97,6 +97,36 @@ def test_outliers_behind_a_normalisation_move_into_the_products(tmp_path: Path, 
         for each, name in ((base, "q"), (made, "qe"))
     )
     assert sqnr(exact, answers(better, feed)) > sqnr(exact, answers(plain, feed)) + 6
+
+
+def test_what_a_sum_reads_beside_products_is_restored_for_it(tmp_path: Path) -> None:
+    """As in BERT, where a sum reads the normalised values that the products read."""
+    model = transformer_net(outliers=64)
+    next(node for node in model.graph.node if node.name == "added").input[0] = "norm1"
+    assert [norm.output for norm in norms_of(model.graph)] == ["norm2"]
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    feed = {"x": np.random.default_rng(4).standard_normal((8, 8, 32)).astype(np.float32)}
+    products = {"op_types": ("MatMul",), "outputs": False}
+    made = run(Equalize(samples, **products), base, tmp_path / "e")  # type: ignore[arg-type]
+    restored = [node.name for node in onnx.load(str(made.main)).graph.node if node.op_type == "Mul"]
+    assert restored == ["norm1.restored"]
+    exact = answers(base, feed)
+    assert sqnr(exact, answers(made, feed)) > 100
+    plain, better = (
+        run(QuantizeStatic(samples, **products), each, tmp_path / name)  # type: ignore[arg-type]
+        for each, name in ((base, "q"), (made, "qe"))
+    )
+    assert sqnr(exact, answers(better, feed)) > sqnr(exact, answers(plain, feed)) + 6
+
+
+def test_where_nothing_moves_nothing_is_multiplied() -> None:
+    model = transformer_net()
+    next(node for node in model.graph.node if node.name == "added").input[0] = "norm1"
+    before = model.SerializeToString()
+    fork(model.graph)
+    assert [norm.restoring for norm in norms_of(model.graph)] == [("norm1.restored.factors",), ()]
+    join(model.graph)
+    assert model.SerializeToString() == before
 
 
 def test_a_normalisation_that_somebody_else_reads_is_left_alone(tmp_path: Path) -> None:

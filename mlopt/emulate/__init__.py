@@ -1,0 +1,1 @@
+"""Answers of a model on instruction sets that this machine does not have, or has and hides."""
