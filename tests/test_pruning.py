@@ -169,7 +169,7 @@ def test_a_share_that_misses_the_budget_is_written_and_said(model: Path, tmp_pat
 
 @pytest.mark.torch
 def test_training_that_ctrl_c_stopped_goes_on_at_the_same_command(model: Path, tmp_path: Path) -> None:
-    labelled(tmp_path / "more.npz", model, count=4000, shape=(3, 8, 8))
+    labelled(tmp_path / "more.npz", model, count=2000, shape=(3, 8, 8))
     typed = ("prune", "net.onnx", "--samples", "samples.npz", "-t", AVX2, "--share", "0.3", "-o", "small.onnx")
     typed = (*typed, "--finetune", "more.npz", "--epochs", "6")
     first = subprocess.Popen(
