@@ -214,7 +214,7 @@ def noise(corpus: Corpus) -> dict[str, float]:
 
 def to_markdown(found: dict[str, Any]) -> str:
     lines = ["# False alarms and power of gates", "", f"`{_command(found)}`", "", _SAYS.format(**found), ""]
-    heads = ["corpus", "machine", "model", "strangers started", "load average", "sessions", "pairs"]
+    heads = ["corpus", "machine", "model", "busy loops beside it", "load average", "sessions", "pairs"]
     lines += [f"| {' | '.join(heads)} | deviation of a pair: latency, on a core |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
     for one in found["corpora"]:

@@ -9,7 +9,7 @@ from headtohead.goals import goals, noise, points
 from headtohead.tools import TOOLS
 
 SHOWN: Final[Mapping[str, str]] = {"mlopt": "**mlopt**", **{tool.name: tool.shown for tool in TOOLS.values()}}
-_MARK: Final = {True: "reached", False: "**not reached**", None: "not measured"}
+_MARK: Final = {True: "reached", False: "**not reached**", None: "not measured here"}
 
 
 def render(facts: Mapping[str, Any]) -> str:
