@@ -251,7 +251,7 @@ _SAYS = (
 
 
 def _command(found: dict[str, Any]) -> str:
-    files = " ".join(f"{one['name']}.json.gz" for one in found["corpora"])
+    files = " ".join(f"reports/published/gate-rounds/{one['name']}.json.gz" for one in found["corpora"])
     return f"python benchmarks/gate.py {files} --trials {found['trials']}"
 
 
