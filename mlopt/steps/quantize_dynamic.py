@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import UnsupportedModel
+from mlopt.precision.rewrites import gemm_to_matmul
 from mlopt.repair.repair import paired_grids
 from mlopt.steps.qdq import Scheme, overrides
 from mlopt.steps.quantizer import prepared, saved
@@ -24,7 +25,7 @@ class QuantizeDynamic:
     """
 
     name: ClassVar[str] = "quantize-dynamic"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
@@ -38,9 +39,12 @@ class QuantizeDynamic:
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             result, paired = into / "model.onnx", self.scheme == "u8s8-paired"
+            if "Gemm" in self.op_types:
+                gemm_to_matmul(model.graph)  # as the quantizer does itself, but after it has checked the grids
             grids = paired_grids(model.graph, per_channel=self.per_channel) if paired else {}
-            if self.per_channel:  # a Gemm's weights are turned into a MatMul's before they are quantized
-                grids = {name: replace(grid, axis=1) for name, grid in grids.items()}
+            # It checks those of nodes that it leaves as they are, too.
+            read = {name for node in model.graph.node if node.op_type == "MatMul" for name in node.input}
+            grids = {name: grid for name, grid in grids.items() if name in read}
             quantize_dynamic(
                 model,
                 result,

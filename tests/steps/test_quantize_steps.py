@@ -85,6 +85,14 @@ def test_dynamic_and_int4(tmp_path: Path) -> None:
     assert sqnr(truth, answers(int4, feed)) > 12
 
 
+def test_dynamic_leaves_convolutions_beside_products_alone(tmp_path: Path) -> None:
+    base = source(tmp_path / "m", conv_net(width=64))
+    made = run(QuantizeDynamic(scheme="u8s8-paired"), base, tmp_path / "d")
+    types = [node.op_type for node in onnx.load(str(made.main)).graph.node]
+    assert types.count("Conv") == 2
+    assert "MatMulInteger" in types
+
+
 def test_int4_takes_gemm_too(tmp_path: Path) -> None:
     base = source(tmp_path / "m", conv_net(width=64))
     made = run(QuantizeWeightsInt4(), base, tmp_path / "w")
