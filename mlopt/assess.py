@@ -17,6 +17,7 @@ from mlopt.measurement import Accuracy, Interval, Measurement
 from mlopt.packing import image_size
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
+from mlopt.rounding import rounds_alone
 from mlopt.steps.evaluate import Evaluate
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def assess(
         failures.update(died)
     alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
     images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
-    precisions = {candidate.name: candidate.precision for candidate in prepared.plan.candidates}
+    rounds = {
+        one.name: rounds_alone(one.precision, (step.name for step in one.steps)) for one in prepared.plan.candidates
+    }
     return tuple(
         Judged(
             name=name,
@@ -50,7 +53,7 @@ def assess(
                 accuracy=accuracy,
                 measurement=measured.get(name),
                 image_size=images.get(name),
-                precision=precisions[name],
+                rounds=rounds[name],
             ),
         )
         for name, accuracy in alive.items()

@@ -57,12 +57,12 @@ def judge(
     accuracy: Accuracy | None,
     measurement: Measurement | None,
     image_size: int | None = None,
-    precision: str = "",
+    rounds: bool = False,
 ) -> tuple[BudgetVerdict, ...]:
     """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
     the drop's interval and of the median latency's, the lower end of agreement's. Without samples what only rounds is
-    judged by its rounding (`rounding.py`); `precision` is the recipe's. `image_size` is of the image unpacked, None
-    where none is made."""
+    judged by its noise (`rounding.py`); `rounds` says that this is such a variant. `image_size` is of the image
+    unpacked, None where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
@@ -82,15 +82,15 @@ def judge(
     verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
     verdicts += _most("file-size", budgets.file_size, file_size, "measured")
     verdicts += _most("image-size", budgets.image_size, image_size, "unmeasured" if image_size is None else "measured")
-    return (*verdicts, *_accuracy_verdicts(budgets, accuracy, precision))
+    return (*verdicts, *_accuracy_verdicts(budgets, accuracy, rounds))
 
 
-def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, precision: str) -> list[BudgetVerdict]:
+def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, rounds: bool) -> list[BudgetVerdict]:
     if accuracy is None:
         return []
     grade = accuracy.grade
     sqnr = budgets.min_sqnr
-    rounds = rounding.judges(accuracy, precision)
+    rounds = rounds and rounding.judges(accuracy)
     if rounds and budgets.min_agreement is not None:
         sqnr = Decibel(max(sqnr or -math.inf, rounding.least_sqnr(budgets.min_agreement)))
     verdicts = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mlopt.units import format_percent
@@ -12,16 +13,23 @@ if TYPE_CHECKING:
 
 # These have float32's range: no input, however large, overflows that did not before, and no range was taken from
 # samples. fp16 ends at 65504, and what real inputs lead to inside a net, generated ones do not tell.
-_ROUND_ALONE: Final = frozenset({"bf16", "fp32"})
+_PRECISIONS: Final = frozenset({"bf16", "fp32"})
+_STEPS: Final = frozenset({"optimize-graph", "set-precision"})  # any other may change what is computed
 # Answers that change, for each part of noise in the scores (amplitudes): four trained nets in bf16 on photographs had
 # 0.5, 1.4, 1.4 and 2.2.
 _CHANGES: Final = 2.8
 
 
-def judges(accuracy: Accuracy, precision: str) -> bool:
-    """Whether this comparison is judged by its noise. On generated inputs a classifier takes few classes, by margins
-    that are nothing like those of data: how many answers stay says little, and hangs on ties."""
-    return accuracy.generated and accuracy.agreement is not None and precision in _ROUND_ALONE
+def rounds_alone(precision: str, steps: Iterable[str]) -> bool:
+    """Whether a recipe of this precision and these steps, by name, changes nothing but how numbers are rounded."""
+    return precision in _PRECISIONS and _STEPS.issuperset(steps)
+
+
+def judges(accuracy: Accuracy) -> bool:
+    """Whether the comparison of a variant that only rounds is judged by its noise. On generated inputs a classifier
+    takes few classes, by margins that are nothing like those of data: how many answers stay says little, and hangs on
+    ties."""
+    return accuracy.generated and accuracy.agreement is not None
 
 
 def least_sqnr(agreement: float) -> float:

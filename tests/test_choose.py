@@ -10,6 +10,7 @@ from mlopt.choose import Judged, choose, judge, pareto
 from mlopt.errors import UnsupportedModel
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Profile
+from mlopt.rounding import rounds_alone
 from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse
 from mlopt.verdicts import keepers, nearest, out_of_reach
 
@@ -217,22 +218,30 @@ def test_without_samples_what_only_rounds_is_judged_by_its_noise(
 ) -> None:
     budgets = Budgets(min_agreement=None if agreement is None else Fraction(agreement))
     found = dataclasses.replace(GENERATED, sqnr=sqnr)
-    verdicts = judge(budgets, file_size=1, accuracy=found, measurement=None, precision=precision)
+    verdicts = judge(
+        budgets, file_size=1, accuracy=found, measurement=None, rounds=rounds_alone(precision, ["set-precision"])
+    )
     assert {one.budget: one.outcome for one in verdicts} == told
     for one in verdicts:
         assert ("no accuracy was measured" in one.note) == (one.budget == "min-sqnr")
 
 
+def test_a_recipe_that_does_more_than_round_is_not_judged_as_one_that_rounds() -> None:
+    assert rounds_alone("fp32", ()), "the model itself in another runtime"
+    assert not rounds_alone("fp32", ("optimize-graph", "prune-channels"))
+    assert not rounds_alone("bf16", ("quantize-static", "set-precision"))
+
+
 def test_samples_and_the_profile_s_own_noise_come_first() -> None:
     real = dataclasses.replace(GENERATED, generated=False)
     budgets = Budgets(min_agreement=Fraction(0.95), min_sqnr=Decibel(45))
-    own, by_agreement = judge(budgets, file_size=1, accuracy=real, measurement=None, precision="bf16")[::-1]
+    own, by_agreement = judge(budgets, file_size=1, accuracy=real, measurement=None, rounds=True)[::-1]
     assert (by_agreement.budget, by_agreement.outcome, own.limit) == ("min-agreement", "missed", 45)
-    (stricter,) = judge(budgets, file_size=1, accuracy=GENERATED, measurement=None, precision="bf16")
+    (stricter,) = judge(budgets, file_size=1, accuracy=GENERATED, measurement=None, rounds=True)
     assert (stricter.budget, stricter.limit, stricter.outcome) == ("min-sqnr", 45, "missed")
     regression = dataclasses.replace(GENERATED, agreement=None)
     cosine = Budgets(min_agreement=Fraction(0.95), min_cosine=0.99)
-    (alone,) = judge(cosine, file_size=1, accuracy=regression, measurement=None, precision="bf16")
+    (alone,) = judge(cosine, file_size=1, accuracy=regression, measurement=None, rounds=True)
     assert alone.budget == "min-cosine", "what has no classes is judged as ever"
 
 
