@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mlopt.commands.options import progress_for, talking
+from mlopt.commands.options import history_option, progress_for, talking
+
+if TYPE_CHECKING:
+    from mlopt.measurement import Measurement
 
 
 @click.command(name="bench")
@@ -20,6 +25,7 @@ from mlopt.commands.options import progress_for, talking
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@history_option
 @talking
 def command(
     models: tuple[Path, ...],
@@ -28,6 +34,7 @@ def command(
     runtimes: tuple[str, ...],
     threads: int | None,
     batch: int | None,
+    history: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -40,42 +47,49 @@ def command(
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
     what disturbs the machine disturbs all of them.
     """
+    from mlopt.history.keep import keep
     from mlopt.host import detect
     from mlopt.measure.bench import bench
     from mlopt.profile import DEFAULT, find_profile
-    from mlopt.report import text
     from mlopt.report.report import to_json
     from mlopt.target import find_target, is_this_machine
 
     machine = detect()
-    found = find_target(target)
-    if not is_this_machine(found, machine):
+    asked = find_target(target)
+    if not is_this_machine(asked, machine):
         from mlopt.errors import Misused
 
         raise Misused(
-            f"{found.name} is not this machine, so nothing can be measured for it here.",
+            f"{asked.name} is not this machine, so nothing can be measured for it here.",
             next="run mlopt bench on the device, or leave --target out",
         )
     method = find_profile(profile or DEFAULT).method
     method = dataclasses.replace(method, threads=threads or method.threads, batch=batch or method.batch)
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
-        results = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores", runtimes=runtimes)
-    if as_json:
-        click.echo(json.dumps({name: to_json(one) for name, one in results.items()}))
-        return
+        found = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores", runtimes=runtimes)
+    plain = to_json(found)
+    click.echo(json.dumps(plain) if as_json else _table(found.labelled))
+    if problem := keep(plain, given=history, model=models[0]):
+        raise problem
+
+
+def _table(results: Mapping[str, Measurement]) -> str:
+    from mlopt.report import text
+
     width = max(len(name) for name in results)
-    click.echo(f"{'model':<{width}}  {'p50':>9}  {'p90':>9}  {'p99':>9}  {'throughput':>12}  {'peak':>9}  speed-up")
+    lines = [f"{'model':<{width}}  {'p50':>9}  {'p90':>9}  {'p99':>9}  {'throughput':>12}  {'peak':>9}  speed-up"]
     for name, one in results.items():
         latency = one.latency
         times = "  ".join(f"{text.seconds(value):>9}" for value in (latency.p50, latency.p90, latency.p99))
-        click.echo(
+        lines.append(
             f"{name:<{width}}  {times}  {text.rate(one.throughput):>12}  {text.size(one.peak_memory):>9}  "
             f"{text.times(one.speedup)}"
         )
     first = next(iter(results.values()))
-    click.echo(
+    lines.append(
         f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
         f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
         "generated inputs"
     )
+    return "\n".join(lines)

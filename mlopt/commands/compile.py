@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mlopt.commands.options import budgets_asked, model_argument, progress_for, reading, sampling, storing, talking
-from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed
+from mlopt.commands.options import (
+    budgets_asked,
+    history_option,
+    model_argument,
+    progress_for,
+    reading,
+    said_after,
+    sampling,
+    storing,
+    talking,
+)
+from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed, MloptError
 from mlopt.request import Request
 
 if TYPE_CHECKING:
@@ -40,6 +50,7 @@ _INDENT: Final = " " * 4
 @reading
 @sampling
 @storing
+@history_option
 @talking
 @click.pass_context
 def command(
@@ -49,6 +60,7 @@ def command(
     targets: tuple[str, ...],
     dry_run: bool,
     cache_dir: Path | None,
+    history: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -67,6 +79,7 @@ def command(
       mlopt compile model.keras --target host --dry-run
     """
     from mlopt.compiler import compile_model
+    from mlopt.history.keep import keep
     from mlopt.prepare import prepare
     from mlopt.project import find_project
 
@@ -78,6 +91,7 @@ def command(
         **asked,  # type: ignore[arg-type]
     )
     bundles: list[Bundle] = []
+    problem: MloptError | None = None
     for target in targets or find_project(model, base.project).compile.targets or ("host",):
         request = dataclasses.replace(base, target=target)
         if dry_run:
@@ -88,7 +102,9 @@ def command(
             click.echo(json.dumps(bundles[-1].report))
         else:
             print_bundle(bundles[-1], color=context.color is not False and sys.stdout.isatty())
-    _raise_for(bundles, image=base.image)
+        problem = keep(bundles[-1].report, given=history, model=model, project=base.project) or problem
+    with said_after(problem):
+        _raise_for(bundles, image=base.image)
 
 
 def _raise_for(bundles: list[Bundle], *, image: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mlopt.errors import Misused
+from mlopt.errors import Misused, MloptError
 from mlopt.progress import Progress
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -70,6 +71,17 @@ def storing(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def history_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which file results are recorded in, or read from."""
+    return click.option(
+        "--history",
+        type=click.Path(path_type=Path),
+        envvar="MLOPT_HISTORY",
+        metavar="FILE",
+        help="The history: SQLite, made if there is none.  [as mlopt.toml says]",
+    )(command)
+
+
 def talking(command: Callable[..., Any]) -> Callable[..., Any]:
     """How much is printed, and for whom: --json, -q, -v, --no-color. Gives the command a `progress`."""
     for option in (
@@ -84,6 +96,19 @@ def talking(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def progress_for(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(quiet=quiet, verbose=verbose)
+
+
+@contextmanager
+def said_after(problem: MloptError | None) -> Iterator[None]:
+    """A verb's own verdict comes first: `problem`, met on the way, ends the run only where that raises nothing."""
+    try:
+        yield
+    except MloptError:
+        if problem:
+            click.echo(f"warning: {problem}", err=True)
+        raise
+    if problem:
+        raise problem
 
 
 def _limit(flag: str, example: str, kind: str, help: str) -> Decorator:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
@@ -17,17 +19,47 @@ from mlopt.step import installed
 if TYPE_CHECKING:
     from mlopt.profile import Method
 
+SCHEMA: Final = 1
+KIND: Final = "mlopt-bench"
 _FEEDS = 4
 
 
-def bench(
-    models: Sequence[Path], *, method: Method, device: str, runtimes: Sequence[str] = ()
-) -> dict[str, Measurement]:
-    """Measurements by the name that the person gave, the first model the baseline of all.
+@dataclass(frozen=True, slots=True)
+class Benched:
+    """One model in one runtime; `model` as the person named it. `versions` are those of the runtime's packages."""
 
-    Every model runs in each of `runtimes`, which then stand in its name if they are several; without any, in
-    the one that it was compiled for. Raises `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no
-    ONNX and when the models do not take the same inputs, `UnknownName`, `MissingDependency`, `WorkerFailed`.
+    model: str
+    digest: str
+    file_size: int
+    versions: Mapping[str, str]
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """What `mlopt bench` found; the first model is the baseline of all."""
+
+    schema: int
+    kind: Literal["mlopt-bench"]
+    mlopt: str
+    models: tuple[Benched, ...]
+
+    @property
+    def labelled(self) -> dict[str, Measurement]:
+        """Measurements by the model's name, and the runtime's where a model ran in several."""
+        names = [one.model for one in self.models]
+        several = len(set(names)) < len(names)
+        return {
+            f"{one.model} ({one.measurement.runtime})" if several else one.model: one.measurement for one in self.models
+        }
+
+
+def bench(models: Sequence[Path], *, method: Method, device: str, runtimes: Sequence[str] = ()) -> BenchResult:
+    """All of them side by side.
+
+    Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
+    `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
+    `UnknownName`, `MissingDependency`, `WorkerFailed`.
     """
     from mlopt.convert.batch import free_size_of
     from mlopt.samples.generated import GeneratedSamples
@@ -48,11 +80,12 @@ def bench(
     free = free_size_of(files[first_name], {})
     samples = GeneratedSamples(first, _FEEDS * method.batch, 0, free=free)
     offline = GeneratedSamples(first, method.offline_batch, 0, free=free)
-    subjects = [
-        Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime)
+    named = [
+        (name, Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime))
         for name, file in files.items()
         for runtime in runtimes or (own_runtime(Path(name)),)
     ]
+    subjects = [subject for _, subject in named]
     measured, failures = measure_together(
         subjects[0],
         subjects[1:],
@@ -63,7 +96,16 @@ def bench(
     )
     if failures:
         raise WorkerFailed("; ".join(failures.values()))
-    return measured
+    found = tuple(
+        Benched(name, one.artifact.digest, one.artifact.bytes, versions_of(one.runtime), measured[one.name])
+        for name, one in named
+    )
+    return BenchResult(SCHEMA, KIND, version("mlopt"), found)
+
+
+def versions_of(runtime: str) -> dict[str, str]:
+    """The packages that decide what a runtime computes."""
+    return {name: version(name) for name in registry.load("mlopt.runners", runtime).distributions}
 
 
 def model_file(path: Path) -> Path:

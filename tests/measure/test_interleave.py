@@ -150,7 +150,7 @@ def test_ratio_interval_covers_the_truth() -> None:
 def test_one_model_in_two_runtimes(tmp_path: Path, method: Method) -> None:
     model = save(conv_net(), tmp_path / "net.onnx")
     found = bench([model], method=method, device="d", runtimes=("onnxruntime", "openvino"))
-    assert {name: one.runtime for name, one in found.items()} == {
+    assert {name: one.runtime for name, one in found.labelled.items()} == {
         f"{model} (onnxruntime)": "onnxruntime",
         f"{model} (openvino)": "openvino",
     }
