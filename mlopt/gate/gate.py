@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlopt.progress import Progress
     from mlopt.request import Request
     from mlopt.samples.generated import GeneratedSamples
+    from mlopt.samples.open import Split
     from mlopt.samples.samples import Samples
 
 PROFILE: Final = "ci-gate"
@@ -53,6 +54,8 @@ class _Walk:
     candidate: Opened
     baseline: Opened | Stored
     samples: Samples | GeneratedSamples
+    split: Split | None
+    offset: int
     checks: list[Check] = field(default_factory=list)
     left: list[NotCompared] = field(default_factory=list)
 
@@ -62,8 +65,10 @@ class _Walk:
 
 
 def gate(asked: Asked, progress: Progress) -> GateResult:
-    """The verdict. Raises what reading models and samples raises, and `WorkerFailed` for a runtime that dies."""
+    """The verdict. Raises what reading models and samples raises, `LabelsMismatch`, and `WorkerFailed` for a runtime
+    that dies."""
     from mlopt.host import detect
+    from mlopt.prepare import split_samples
 
     began = time.monotonic()
     check_scenario(asked.profile.method)
@@ -71,7 +76,10 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
     candidate, baseline = open_candidate(asked.request.model, reading), open_baseline(asked.baseline, reading)
     if isinstance(baseline, Opened):
         check_inputs(candidate, baseline)
-    walk = _Walk(asked, progress, detect(), candidate, baseline, _samples(asked, reading, candidate))
+    split = split_samples(asked.request, reading.project, candidate.signature)
+    samples = split.evaluation if split else _generated(asked, reading, candidate)
+    offset = reading.project.samples.label_offset
+    walk = _Walk(asked, progress, detect(), candidate, baseline, samples, split, offset)
     margins = asked.profile.gate
     walk.checks += compare.files(margins, candidate.side, baseline.side)
     accuracy, right = _compare_answers(walk)
@@ -128,14 +136,11 @@ def _reading(asked: Asked, progress: Progress) -> Reading:
     )
 
 
-def _samples(asked: Asked, reading: Reading, candidate: Opened) -> Samples | GeneratedSamples:
+def _generated(asked: Asked, reading: Reading, candidate: Opened) -> GeneratedSamples:
     from mlopt.convert.batch import free_size_of
-    from mlopt.prepare import split_samples
     from mlopt.samples.generated import GeneratedSamples
 
     project = reading.project
-    if split := split_samples(asked.request, project, candidate.signature):
-        return split.evaluation
     free = free_size_of(candidate.artifact.main, project.inputs)
     return GeneratedSamples(candidate.signature, _GENERATED, asked.seed, project.inputs, free)
 
@@ -163,22 +168,35 @@ def _compare_answers(walk: _Walk) -> tuple[Accuracy | None, Right | None]:
 
     margin = walk.asked.profile.gate.top1
     labels, digest = walk.samples.labels, walk.samples.digest
+    before = _evaluated(walk, walk.baseline) if isinstance(walk.baseline, Opened) else None
+    if before:
+        _check_labels(walk, before)
     outcomes = _evaluated(walk, walk.candidate)
+    if before is None:
+        _check_labels(walk, outcomes)
     right = right_of(outcomes, labels, digest)
     accuracy = None
-    if isinstance(walk.baseline, Opened):
-        before = _evaluated(walk, walk.baseline)
+    if before:
         was = right_of(before, labels, digest)
         walk.checks.append(check_numbers(count_nan(before), count_nan(outcomes), len(walk.samples)))
         accuracy = answers_compared.compare(
             before, outcomes, labels=labels, generated=labels is None, device=walk.device, grade="measured"
         )
     else:
+        assert isinstance(walk.baseline, Stored)
         was = Right.of(walk.baseline.answers) if walk.baseline.answers else None
         walk.checks.append(check_numbers(0, count_nan(outcomes), len(walk.samples)))
     if margin is not None:
         _note(walk, compare_answers(was, right, margin))
     return accuracy, right
+
+
+def _check_labels(walk: _Walk, outcomes: Artifact) -> None:
+    """Of strangers to the labels both models are equally seldom right, and that would pass."""
+    from mlopt.check.labels import check_labels
+
+    if walk.split and walk.samples.labels is not None:
+        check_labels(outcomes, walk.samples.labels, offset=walk.offset, where=walk.split.source.where)
 
 
 def _note(walk: _Walk, found: Check | NotCompared | None) -> None:

@@ -17,7 +17,15 @@ from nets import conv_net, matmul_net, save
 from onnx import numpy_helper
 
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import ConfigInvalid, Misused, ModelNotFound, ModelUnreadable, UnsupportedModel, WorkerFailed
+from mlopt.errors import (
+    ConfigInvalid,
+    LabelsMismatch,
+    Misused,
+    ModelNotFound,
+    ModelUnreadable,
+    UnsupportedModel,
+    WorkerFailed,
+)
 from mlopt.gate import json_schema
 from mlopt.gate.gate import Asked, gate
 from mlopt.gate.result import GateResult, read_stored
@@ -122,6 +130,14 @@ def test_lost_answers_fail(base: Path, samples: Path, tmp_path: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.linspace(-50, 50, 10, dtype=np.float32), "b3"))
     result = judged(save(model, tmp_path / "biased.onnx"), base, samples=str(samples))
     assert verdicts(result)["top1"] == "fail"
+
+
+def test_labels_that_are_strangers_to_the_answers_are_no_pass(base: Path, samples: Path, tmp_path: Path) -> None:
+    """Shifted by one, both are as seldom right: nothing would be lost."""
+    known = np.load(samples)
+    np.savez(tmp_path / "shifted.npz", x=known["x"], y=(known["y"] + 1) % 10)
+    with pytest.raises(LabelsMismatch, match="labels do not fit"):
+        judged(base, base, samples=str(tmp_path / "shifted.npz"))
 
 
 def test_a_candidate_that_answers_nan_fails(base: Path, tmp_path: Path) -> None:
