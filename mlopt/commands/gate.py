@@ -84,10 +84,11 @@ def command(
     order until the margins of the profile are decided or the time is over; what fails is measured once more in
     fresh processes. With --samples that have labels the answers are compared one by one.
     """
-    from mlopt.gate.gate import Asked, gate
+    from mlopt.gate.gate import gate
     from mlopt.gate.outputs import write
     from mlopt.gate.result import GateResult
     from mlopt.gate.text import headline, to_terminal
+    from mlopt.gate.walk import Asked
     from mlopt.profile import find_profile
     from mlopt.report.report import to_json
     from mlopt.request import Request

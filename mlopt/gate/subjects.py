@@ -89,6 +89,13 @@ def check_inputs(candidate: Opened, baseline: Opened) -> None:
         )
 
 
+def batch_of(opened: Opened, wanted: int) -> int:
+    """`wanted`, unless the model's batch dimension is fixed."""
+    leading = [tensor.shape[0] for tensor in opened.signature.inputs if tensor.shape]
+    fixed = [dim for dim in leading if isinstance(dim, int)]
+    return fixed[0] if fixed and opened.signature.batch is None else wanted
+
+
 def operators_of(artifact: Artifact) -> Mapping[str, int]:
     """Nodes of each kind, sub-graphs included."""
     import onnx

@@ -27,9 +27,10 @@ from mlopt.errors import (
     WorkerFailed,
 )
 from mlopt.gate import json_schema
-from mlopt.gate.gate import Asked, gate
+from mlopt.gate.gate import gate
 from mlopt.gate.result import GateResult, read_stored
 from mlopt.gate.rounds import ROLES, SideBySide
+from mlopt.gate.walk import Asked
 from mlopt.measure.interleave import Subject
 from mlopt.profile import Budgets, Margins, Method, Profile
 from mlopt.progress import Progress
@@ -123,6 +124,19 @@ def test_the_same_file_is_not_timed(base: Path) -> None:
     assert "same bytes" in next(check.note for check in result.checks if check.metric == "latency-p50")
 
 
+def test_the_same_file_keeps_budgets_of_answers_however_few_the_samples(
+    base: Path, samples: Path, tmp_path: Path
+) -> None:
+    known = np.load(samples)
+    np.savez(tmp_path / "few.npz", x=known["x"][:75], y=known["y"][:75])
+    strict = dataclasses.replace(PROFILE, budgets=Budgets(max_drop=Fraction(0.01)))
+    found = {
+        (check.metric, check.kind): check.verdict
+        for check in judged(base, base, strict, samples=str(tmp_path / "few.npz")).checks
+    }
+    assert found["max-drop", "budget"] == "pass"
+
+
 def test_lost_answers_fail(base: Path, samples: Path, tmp_path: Path) -> None:
     model = conv_net(width=32, side=64)
     for tensor in model.graph.initializer:
@@ -181,6 +195,9 @@ def test_a_stored_result_is_compared_on_what_is_comparable(
     assert result.verdict == "pass"
     assert set(verdicts(result)) == {"file-size", "answers-nan", "top1", "peak-memory"}
     assert {one.metric for one in result.not_compared} == {"latency-p50", "cpu-time"}
+    asked = dataclasses.replace(PROFILE, budgets=Budgets(min_cosine=0.99))
+    left = judged(rebuilt, tmp_path / "before.json", asked).not_compared
+    assert "no outputs" in next(one.reason for one in left if one.metric == "min-cosine")
     elsewhere = stored(before, tmp_path / "else.json", machine={**before.machine, "cpu": "Another CPU"})
     result = judged(rebuilt, elsewhere)
     reasons = {one.metric: one.reason for one in result.not_compared}
