@@ -84,7 +84,7 @@ def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
+        batch=prepared.batch(method.query_batch),
     )
     return prepared.store.run(step, artifact)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from mlopt.artifact import Artifact
+from mlopt.errors import UnsupportedModel
 from mlopt.gate.answers import Right, check_numbers, compare_answers, count_nan, right_of
 from mlopt.gate.result import Stored
-from mlopt.gate.subjects import Opened, batch_of
+from mlopt.gate.subjects import Opened
 from mlopt.gate.walk import Walk
 from mlopt.measurement import Accuracy
 
 
 def compare_both(walk: Walk) -> tuple[Accuracy | None, Right | None]:
+    """Raises `UnsupportedModel` for answers of two shapes, `LabelsMismatch`, and what running a model raises."""
     from mlopt.check import accuracy as answers_compared
 
     margin = walk.asked.profile.gate.top1
@@ -21,6 +25,8 @@ def compare_both(walk: Walk) -> tuple[Accuracy | None, Right | None]:
     outcomes = _evaluated(walk, walk.candidate)
     if before is None:
         _check_labels(walk, outcomes)
+    else:
+        _check_outputs(walk, before, outcomes)
     right = right_of(outcomes, labels, digest)
     accuracy = None
     if before:
@@ -48,6 +54,29 @@ def _check_labels(walk: Walk, outcomes: Artifact) -> None:
         check_labels(outcomes, walk.samples.labels, offset=walk.offset, where=walk.split.source.where)
 
 
+def _check_outputs(walk: Walk, before: Artifact, outcomes: Artifact) -> None:
+    """As they came out: what a file says of its outputs may leave a size open."""
+    one, other = (_shapes(found) for found in (outcomes, before))
+    if one != other:
+        raise UnsupportedModel(
+            f"{walk.candidate.side.name} gives {_spelled(one)} for a sample and {walk.baseline.side.name} "
+            f"{_spelled(other)}, so their answers cannot be compared.",
+            next="give the baseline of this model, or export one of them again with the outputs of the other",
+        )
+
+
+def _shapes(outcomes: Artifact) -> list[tuple[int, ...]]:
+    import numpy as np
+
+    count = len(json.loads(outcomes.main.read_text())["outputs"])
+    return [np.load(outcomes.path / f"{position}.npy", mmap_mode="r").shape[1:] for position in range(count)]
+
+
+def _spelled(shapes: list[tuple[int, ...]]) -> str:
+    told = ", ".join("×".join(map(str, shape)) or "a number" for shape in shapes)
+    return f"{len(shapes)} output{'s' if len(shapes) != 1 else ''} ({told})"
+
+
 def _evaluated(walk: Walk, opened: Opened) -> Artifact:
     from mlopt.steps.evaluate import Evaluate
     from mlopt.store import Store, default_root
@@ -59,7 +88,7 @@ def _evaluated(walk: Walk, opened: Opened) -> Artifact:
         runtime=opened.side.runtime,
         device=walk.device,
         threads=walk.machine.cores,
-        batch=batch_of(opened, method.offline_batch),
+        batch=walk.batch(method.query_batch),
     )
     outcomes = Store(walk.asked.request.store or default_root(), walk.progress.on_step).run(step, opened.artifact)
     walk.progress.about = ""

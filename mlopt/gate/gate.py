@@ -11,7 +11,7 @@ from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right
 from mlopt.gate.evaluated import compare_both
 from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
-from mlopt.gate.subjects import Opened, Reading, batch_of, check_inputs, open_baseline, open_candidate
+from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
 from mlopt.measure.interleave import Subject, check_scenario, measure_together
 from mlopt.measurement import Accuracy, Measurement
@@ -41,7 +41,7 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
     if isinstance(baseline, Opened):
         check_inputs(candidate, baseline)
     split = split_samples(asked.request, reading.project, candidate.signature)
-    samples = split.evaluation if split else _generated(asked, reading, candidate)
+    samples = split.evaluation if split else _generated(asked, reading, candidate, baseline)
     offset = reading.project.samples.label_offset
     walk = Walk(asked, progress, detect(), candidate, baseline, samples, split, offset)
     margins = asked.profile.gate
@@ -101,13 +101,15 @@ def _reading(asked: Asked, progress: Progress) -> Reading:
     )
 
 
-def _generated(asked: Asked, reading: Reading, candidate: Opened) -> GeneratedSamples:
+def _generated(asked: Asked, reading: Reading, candidate: Opened, baseline: Opened | Stored) -> GeneratedSamples:
     from mlopt.convert.batch import free_size_of
     from mlopt.samples.generated import GeneratedSamples
 
     project = reading.project
     free = free_size_of(candidate.artifact.main, project.inputs)
-    return GeneratedSamples(candidate.signature, _GENERATED, asked.seed, project.inputs, free)
+    each = fixed_batch(candidate) or fixed_batch(baseline) or 1
+    count = -(-_GENERATED // each) * each  # whole queries: a model that fixes its batch takes no less
+    return GeneratedSamples(candidate.signature, count, asked.seed, project.inputs, free)
 
 
 def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
@@ -137,8 +139,8 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
 
 def _feeds(walk: Walk) -> timed.Feeds:
     method = walk.asked.profile.method
-    batch = batch_of(walk.candidate, method.offline_batch)
-    single = list(itertools.islice(walk.samples.feeds(batch=batch_of(walk.candidate, method.batch)), _FEEDS))
+    batch = walk.batch(method.offline_batch)
+    single = list(itertools.islice(walk.samples.feeds(batch=walk.batch(method.batch)), _FEEDS))
     offline = next(iter(walk.samples.feeds(batch=batch)))
     if method.scenario == "offline":
         single = [offline]

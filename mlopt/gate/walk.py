@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlopt.gate.result import Check, NotCompared, Stored
-from mlopt.gate.subjects import Opened
+from mlopt.gate.subjects import Opened, fixed_batch
 
 if TYPE_CHECKING:
     from mlopt.host import Machine
@@ -54,6 +54,10 @@ class Walk:
             return False
         one, other = ((opened.artifact.digest, opened.side.runtime) for opened in (self.candidate, self.baseline))
         return one == other
+
+    def batch(self, wanted: int) -> int:
+        """`wanted`, unless one of the two fixes its batch."""
+        return fixed_batch(self.candidate) or fixed_batch(self.baseline) or wanted
 
     def note(self, found: Check | NotCompared | None) -> None:
         if isinstance(found, Check):

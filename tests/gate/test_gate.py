@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import os
-import signal
 from pathlib import Path
 
 import jsonschema
@@ -14,9 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from nets import conv_net, matmul_net, save
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import (
     ConfigInvalid,
     LabelsMismatch,
@@ -24,14 +20,11 @@ from mlopt.errors import (
     ModelNotFound,
     ModelUnreadable,
     UnsupportedModel,
-    WorkerFailed,
 )
 from mlopt.gate import json_schema
 from mlopt.gate.gate import gate
 from mlopt.gate.result import GateResult, read_stored
-from mlopt.gate.rounds import ROLES, SideBySide
 from mlopt.gate.walk import Asked
-from mlopt.measure.interleave import Subject
 from mlopt.profile import Budgets, Margins, Method, Profile
 from mlopt.progress import Progress
 from mlopt.report.report import to_json
@@ -230,6 +223,51 @@ def test_bad_baselines_are_one_clear_error(base: Path, tmp_path: Path) -> None:
         judged(base, save(matmul_net(), tmp_path / "other.onnx"))
 
 
+def test_answers_of_two_shapes_are_one_clear_error(base: Path, tmp_path: Path) -> None:
+    more = conv_net(width=32, side=64)
+    more.graph.output.append(helper.make_tensor_value_info("f", onnx.TensorProto.FLOAT, ["N", 32]))
+    with pytest.raises(UnsupportedModel, match=r"2 outputs \(10, 32\).* 1 output \(10\)"):
+        judged(save(more, tmp_path / "more.onnx"), base)
+    fewer = conv_net(width=32, side=64)
+    for tensor in fewer.graph.initializer:
+        if tensor.name in ("w3", "b3"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:5], tensor.name))
+    fewer.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    with pytest.raises(UnsupportedModel, match=r"1 output \(5\).* 1 output \(10\)"):
+        judged(save(fewer, tmp_path / "fewer.onnx"), base)
+
+
+def test_the_side_that_fixes_its_batch_decides_for_both(base: Path, tmp_path: Path) -> None:
+    fixed = save(conv_net(width=32, side=64, batch=5), tmp_path / "fixed.onnx")
+    hurried = dataclasses.replace(PROFILE, gate=dataclasses.replace(LOOSE, seconds=Seconds(0.001), peak_memory=None))
+    for one, other in ((base, fixed), (fixed, base)):
+        numbers = next(check for check in judged(one, other, hurried).checks if check.metric == "answers-nan")
+        assert "130" in numbers.method
+    with pytest.raises(UnsupportedModel, match="takes 4 samples at a time"):
+        judged(save(conv_net(width=32, side=64, batch=4), tmp_path / "four.onnx"), fixed, hurried)
+
+
+def test_answers_come_at_the_batch_of_the_scenario_as_in_compile(base: Path, tmp_path: Path) -> None:
+    """A query of the scenario is what will be served: this model answers NaN to any batch but one."""
+    single = conv_net(width=32, side=64)
+    single.graph.node[-1].output[0] = "plain"
+    single.graph.node.extend(
+        [
+            helper.make_node("Shape", ["image"], ["shape"], start=0, end=1),
+            helper.make_node("Cast", ["shape"], ["count"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Sub", ["one", "count"], ["below"]),
+            helper.make_node("Sqrt", ["below"], ["spoiled"]),
+            helper.make_node("Add", ["plain", "spoiled"], ["logits"]),
+        ]
+    )
+    single.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    model = save(single, tmp_path / "single.onnx")
+    hurried = dataclasses.replace(PROFILE, gate=dataclasses.replace(LOOSE, seconds=Seconds(0.001), peak_memory=None))
+    assert verdicts(judged(model, base, hurried))["answers-nan"] == "pass"
+    offline = dataclasses.replace(hurried, method=dataclasses.replace(hurried.method, scenario="offline"))
+    assert verdicts(judged(model, base, offline))["answers-nan"] == "fail"
+
+
 def test_a_scenario_that_is_not_measured_is_said_at_once(base: Path, rebuilt: Path) -> None:
     server = dataclasses.replace(PROFILE, method=dataclasses.replace(PROFILE.method, scenario="server"))
     with pytest.raises(Misused, match="not measured yet"):
@@ -242,37 +280,6 @@ def test_the_offline_scenario_times_batches(base: Path, rebuilt: Path) -> None:
     result = judged(rebuilt, base, offline)
     assert result.timing
     assert (result.timing.scenario, result.timing.batch) == ("offline", 8)
-
-
-def side_by_side(base: Path, **given: float) -> SideBySide:
-    artifact = Artifact(ONNX, digest_of(base), base)
-    feeds = {"image": np.zeros((1, 3, 64, 64), np.float32)}
-    candidate, baseline = (Subject(f"the {name}", artifact, "onnxruntime") for name in ("candidate", "baseline"))
-    return SideBySide(candidate, baseline, [feeds], feeds, Method(), 0, **given)  # type: ignore[arg-type]
-
-
-def test_a_crash_in_a_worker_names_it_and_the_signal(base: Path) -> None:
-    with side_by_side(base) as running:
-        next(running.pairs())
-        os.kill(running.process("candidate"), signal.SIGSEGV)
-        with pytest.raises(WorkerFailed, match="the candidate died with signal SIGSEGV"):
-            next(running.pairs())
-
-
-def test_a_hang_in_a_worker_is_stopped(base: Path) -> None:
-    with side_by_side(base, limit=2.0) as running:
-        os.kill(running.process("control"), signal.SIGSTOP)
-        with pytest.raises(WorkerFailed, match="the baseline did not answer 'query' within 2 s"):
-            next(running.pairs())
-
-
-def test_every_pair_is_mirrored_and_all_share_their_cores(base: Path) -> None:
-    with side_by_side(base) as running:
-        for pair in itertools.islice(running.pairs(), 5):
-            assert {role: len(visits) for role, visits in pair.seconds.items()} == dict.fromkeys(ROLES, 2)
-        cores = [os.sched_getaffinity(running.process(role)) for role in ROLES]
-        assert len({frozenset(one) for one in cores}) == 1
-        assert len(cores[0]) == 1
 
 
 def test_a_model_that_no_runtime_can_load_is_refused(base: Path, tmp_path: Path) -> None:
