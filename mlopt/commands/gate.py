@@ -117,14 +117,19 @@ def command(
         seed=seed or 0,
     )
     result: GateResult = gate(asked, progress_for(quiet=quiet, verbose=verbose))
-    files = {"junit": junit, "markdown": markdown, "sarif": sarif, "benchmark_json": benchmark_json}
-    write(result, {**files, "bencher": bencher, "openmetrics": openmetrics, "csv": csv})
     if as_json:
         click.echo(json.dumps(to_json(result), indent=1))
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         color = sys.stdout.isatty() and click.get_current_context().color is not False
         click.echo(to_terminal(result, width=width, color=color))
+    files = {"junit": junit, "markdown": markdown, "sarif": sarif, "benchmark_json": benchmark_json}
+    unwritten = write(result, {**files, "bencher": bencher, "openmetrics": openmetrics, "csv": csv})
+    last = unwritten.pop() if unwritten and result.verdict == "pass" else None
+    for error in unwritten:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    if last:
+        raise last
     _end(result.verdict, headline(result))
 
 

@@ -18,7 +18,7 @@ _COLORS: Final = {"pass": "32", "fail": "31;1", "inconclusive": "33"}
 def headline(result: GateResult) -> str:
     """One sentence that says it all.
 
-    `FAIL: net.onnx is worse than base.onnx: latency-p50 +11.8 %.`
+    `FAIL: net.onnx against base.onnx: latency-p50 +11.8 %`
     """
     one, other = result.candidate.name, result.baseline.name
     if result.verdict == "pass":
