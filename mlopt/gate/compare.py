@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from mlopt.gate.memory import Peaks
-from mlopt.gate.result import Check, NotCompared, Side, Stored, Unit, Verdict
+from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Verdict
 from mlopt.gate.timed import clock_margins
 from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
 from mlopt.units import format_bytes
@@ -55,7 +55,7 @@ def same(margins: Margins) -> Iterator[Check]:
 def stored_memory(
     margins: Margins, stored: Stored, measurement: Measurement, *, cpu: str
 ) -> Check | NotCompared | None:
-    """Peak memory against a stored one, if both are of one runtime on one kind of machine."""
+    """Peak memory against a stored one, if both ran alike, in one runtime on one kind of machine."""
     if margins.peak_memory is None:
         return None
     before, now = stored.values.get("peak-memory"), versions(measurement.runtime)
@@ -66,8 +66,9 @@ def stored_memory(
         return NotCompared("peak-memory", ran)
     if stored.machine.get("cpu") != cpu:
         return NotCompared("peak-memory", f"the stored baseline ran on {stored.machine.get('cpu')}")
-    if (stored.threads, stored.batch) != (measurement.threads, measurement.batch):
-        return NotCompared("peak-memory", "the stored baseline ran with other threads or another batch")
+    if others := [name for name in METHOD if stored.method[name] != getattr(measurement, name)]:
+        told = ", ".join(f"{name.replace('_', '-')} {stored.method[name] or '(unknown)'}" for name in others)
+        return NotCompared("peak-memory", f"the stored baseline ran with {told}")
     return Peaks([int(before)], [measurement.peak_memory]).check(margins.peak_memory)
 
 

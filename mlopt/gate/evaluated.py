@@ -40,7 +40,8 @@ def compare_both(walk: Walk) -> tuple[Accuracy | None, Right | None]:
     else:
         assert isinstance(walk.baseline, Stored)
         was = Right.of(walk.baseline.answers) if walk.baseline.answers else None
-        walk.checks.append(check_numbers(0, count_nan(outcomes), len(walk.samples)))
+        nan = walk.baseline.nan if walk.baseline.samples == digest else None
+        walk.checks.append(check_numbers(nan, count_nan(outcomes), len(walk.samples)))
     if margin is not None:
         walk.note(compare_answers(was, right, margin))
     return accuracy, right

@@ -13,7 +13,7 @@ from mlopt.gate.evaluated import compare_both
 from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
-from mlopt.measure.interleave import Subject, check_scenario, measure_together
+from mlopt.measure.interleave import Subject, check_scenario, measure_together, rows_of
 from mlopt.measurement import Accuracy, Measurement
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
         measured=_measured(measurement, candidate, accuracy, right),
         timing=timing,
         not_compared=tuple(walk.left),
+        samples=walk.samples.digest,
         answers=right.stored() if right else None,
         seconds=time.monotonic() - began,
     )
@@ -134,7 +135,7 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
     walk.checks += timed.checks_of(found, margins)
     runtime = walk.candidate.side.runtime
     measurement = timed.measurement_of(found, feeds, method, runtime=runtime, device=walk.device)
-    return measurement, timed.timing_of(found, method, walk.device)
+    return measurement, timed.timing_of(found, feeds, method, walk.device)
 
 
 def _feeds(walk: Walk) -> timed.Feeds:
@@ -144,7 +145,7 @@ def _feeds(walk: Walk) -> timed.Feeds:
     offline = next(iter(walk.samples.feeds(batch=batch)))
     if method.scenario == "offline":
         single = [offline]
-    return timed.Feeds(single, offline, len(offline[next(iter(offline))]))
+    return timed.Feeds(single, offline, rows_of(single[0], method.batch), rows_of(offline, method.offline_batch))
 
 
 def _alone(walk: Walk, feeds: timed.Feeds) -> Measurement:
@@ -168,6 +169,7 @@ def _timing_alone(measurement: Measurement) -> Timing:
         scenario=measurement.scenario,
         threads=measurement.threads,
         batch=measurement.batch,
+        offline_batch=measurement.offline_batch,
         pairs=0,
         runs=0,
         seconds=0.0,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from mlopt.gate.compare import budgets
-from mlopt.gate.result import Check, NotCompared, Side
+from mlopt.gate.compare import budgets, stored_memory, versions
+from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
 from mlopt.measurement import Accuracy, Interval, Latency, Measurement
-from mlopt.profile import Budgets
+from mlopt.profile import Budgets, Margins
+from mlopt.units import Fraction
 
 SIDE = Side("net.onnx", "d" * 64, "onnxruntime", 4000, {"Conv": 2})
 LATENCY = Latency(0.001, 0.002, 0.003, 0.001, 0.003, 3, (0.001, 0.002, 0.003), p50_high=0.0012)
@@ -32,6 +34,27 @@ MEASURED = Measurement(
     memory_after_import=10**7,
     memory_after_load=10**7,
 )
+
+
+def memory_beside(**ran: object) -> Check | NotCompared | None:
+    method = {"scenario": "single-stream", "threads": 1, "batch": 1, "offline_batch": 8, **ran}
+    machine = {"cpu": "A CPU", **versions("onnxruntime")}
+    stored = Stored(Path("s.json"), SIDE, machine, method, {"peak-memory": 1e8}, None, None, None)  # type: ignore[arg-type]
+    return stored_memory(Margins(peak_memory=Fraction(0.03)), stored, MEASURED, cpu="A CPU")
+
+
+def test_stored_memory_is_compared_only_where_both_ran_alike() -> None:
+    alike = memory_beside()
+    assert isinstance(alike, Check)
+    assert alike.verdict == "pass"
+    others = {"scenario": "offline", "threads": 2, "batch": 4, "offline_batch": 64}
+    for name, value in others.items():
+        left = memory_beside(**{name: value})
+        assert isinstance(left, NotCompared), name
+        assert f"{name.replace('_', '-')} {value}" in left.reason
+    before = memory_beside(offline_batch=None)
+    assert isinstance(before, NotCompared)
+    assert "(unknown)" in before.reason
 
 
 def answered(*, lost: int = 0, samples: int = 75, labelled: bool = True) -> Accuracy:

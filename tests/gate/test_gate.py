@@ -155,6 +155,10 @@ def test_a_candidate_that_answers_nan_fails(base: Path, tmp_path: Path) -> None:
     result = judged(save(model, tmp_path / "nan.onnx"), base)
     assert verdicts(result)["answers-nan"] == "fail"
     json.dumps(to_json(result), allow_nan=False)
+    before = stored(result, tmp_path / "nan.json")
+    assert verdicts(judged(tmp_path / "nan.onnx", before))["answers-nan"] == "pass", "its own baseline answers as much"
+    other = stored(result, tmp_path / "other.json", samples="f" * 64)
+    assert verdicts(judged(tmp_path / "nan.onnx", other))["answers-nan"] == "inconclusive"
 
 
 def test_too_little_time_is_inconclusive(base: Path, rebuilt: Path) -> None:
@@ -241,8 +245,10 @@ def test_the_side_that_fixes_its_batch_decides_for_both(base: Path, tmp_path: Pa
     fixed = save(conv_net(width=32, side=64, batch=5), tmp_path / "fixed.onnx")
     hurried = dataclasses.replace(PROFILE, gate=dataclasses.replace(LOOSE, seconds=Seconds(0.001), peak_memory=None))
     for one, other in ((base, fixed), (fixed, base)):
-        numbers = next(check for check in judged(one, other, hurried).checks if check.metric == "answers-nan")
-        assert "130" in numbers.method
+        result = judged(one, other, hurried)
+        assert "130" in next(check.method for check in result.checks if check.metric == "answers-nan")
+        assert result.timing
+        assert (result.timing.batch, result.timing.offline_batch) == (5, 5), "as it was, not as it was asked"
     with pytest.raises(UnsupportedModel, match="takes 4 samples at a time"):
         judged(save(conv_net(width=32, side=64, batch=4), tmp_path / "four.onnx"), fixed, hurried)
 
