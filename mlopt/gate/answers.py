@@ -127,5 +127,5 @@ def check_numbers(baseline: int | None, candidate: int, count: int) -> Check:
         None,
         0.0,
         f"samples of {count} with a NaN in an output",
-        "the stored baseline answered other samples: give its model" if unknown else "",
+        "the stored baseline answered other samples, or in other batches: give its model" if unknown else "",
     )

@@ -40,7 +40,9 @@ def compare_both(walk: Walk) -> tuple[Accuracy | None, Right | None]:
     else:
         assert isinstance(walk.baseline, Stored)
         was = Right.of(walk.baseline.answers) if walk.baseline.answers else None
-        nan = walk.baseline.nan if walk.baseline.samples == digest else None
+        was_fed = walk.baseline.samples, walk.baseline.method["batch"]
+        fed = digest, walk.batch(walk.asked.profile.method.query_batch)  # what is generated depends on the batch
+        nan = walk.baseline.nan if was_fed == fed else None
         walk.checks.append(check_numbers(nan, count_nan(outcomes), len(walk.samples)))
     if margin is not None:
         walk.note(compare_answers(was, right, margin))

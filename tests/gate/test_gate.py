@@ -157,6 +157,9 @@ def test_a_candidate_that_answers_nan_fails(base: Path, tmp_path: Path) -> None:
     json.dumps(to_json(result), allow_nan=False)
     before = stored(result, tmp_path / "nan.json")
     assert verdicts(judged(tmp_path / "nan.onnx", before))["answers-nan"] == "pass", "its own baseline answers as much"
+    wider = save(conv_net(width=48, side=64), tmp_path / "wider.onnx")
+    known = next(check for check in judged(wider, before).checks if check.metric == "answers-nan")
+    assert known.baseline == 128, "the same inputs are generated for every model that takes them"
     other = stored(result, tmp_path / "other.json", samples="f" * 64)
     assert verdicts(judged(tmp_path / "nan.onnx", other))["answers-nan"] == "inconclusive"
 
