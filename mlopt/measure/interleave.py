@@ -60,7 +60,7 @@ def measure_together(
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
     All are loaded first, each in a fresh process. Every round visits all of them, in turned order every other round
-    (ABBA), so that drift cancels; the first queries of a visit do not count, for the caches are another's then. `speedup`
+    (ABBA), so that drift cancels; its first queries do not count, for the caches are another's then. `speedup`
     is the median over rounds of the ratio of that round's medians, with a bootstrap interval. Only one process computes
     at a time.
     In the scenario `offline` a query is the offline batch. Raises `WorkerFailed` when the baseline itself
