@@ -48,8 +48,8 @@ def watch(command: list[str], *, cwd: Path | None = None, limit: float | None = 
 
 
 class Peak:
-    """Samples the proportional set size of a process tree every quarter of a second: shared pages count once. More often would
-    cost what is watched a tenth of a core."""
+    """Samples the proportional set size of a process tree, in which shared pages count once, every quarter of a second:
+    more often would cost what is watched a tenth of a core."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.most, self.done = pid, 0, threading.Event()
