@@ -67,6 +67,8 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
         time.sleep(600)
     if do == "full":
         return refuse("Saving engine to file failed: No space left on device")
+    if do == "quota":
+        return refuse("Saving engine to file failed: Disk quota exceeded")
     print("[11/26/2026-10:00:00] [W] [TRT] Skipping tactic 0 due to insufficient memory on requested size of 9 bytes")
     if do == "no-memory":
         return refuse("Cuda failure: out of memory")

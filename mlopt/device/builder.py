@@ -10,6 +10,7 @@ TensorRT that the device has: trtexec, or else the Python module, which builds a
 import argparse
 import array
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,6 +30,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 MIB = 1 << 20
 # Exit codes: one for each thing that a person does something else about.
 WRONG_DEVICE, NO_TENSORRT, UNSUPPORTED, OUT_OF_MEMORY, DISK_FULL, REFUSED, DAMAGED = 10, 11, 12, 13, 14, 15, 16
+NO_LINKS = 17
 # Found on no device, so an estimate: what a CUDA context and TensorRT's libraries take before they begin.
 RUNTIME_MEMORY = 400 * MIB
 LEAST_AVAILABLE = 128 * MIB  # with less the system starts to kill, and it may choose somebody else
@@ -36,6 +38,7 @@ POLL_SECONDS = 0.1
 WARM_UP_MS, RUN_SECONDS = 500, 5
 TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "opt/tensorrt/bin/trtexec")
 OLDEST_MODULE = (8, 5)  # since then it has all the names that are used here
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MADE = ("model.engine", "engine.json", "timing.cache", "layers.json", "times.json", "build.log")
 FLOATS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "int8": "b", "uint8": "B", "bool": "B"}
 
@@ -54,6 +57,10 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+class TooWide(Exception):
+    """A sample that this TensorRT cannot be given: the engine is whole all the same."""
 
 
 class Log:
@@ -489,7 +496,7 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
         )
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return out_of_memory("the system killed it, as it does when memory ends")
-    if "No space left on device" in said:
+    if "No space left on device" in said or "Disk quota exceeded" in said:
         return Failure(
             DISK_FULL,
             "The disk of the device became full while TensorRT was building.",
@@ -530,30 +537,28 @@ def out_of_memory(how: str) -> Failure:
 
 
 def build_one(
-    build: Dict[str, Any], plan: Dict[str, Any], tool: Any, facts: Dict[str, Any], asked: argparse.Namespace, log: Log
+    build: Dict[str, Any],
+    plan: Dict[str, Any],
+    tool: Any,
+    facts: Dict[str, Any],
+    key: Dict[str, Any],
+    asked: argparse.Namespace,
+    log: Log,
 ) -> Dict[str, Any]:
     """Engine, parity and times of one model, kept under its key: what is there already is not made again."""
-    workspace = asked.workspace * MIB if asked.workspace else build["workspace"] or facts["memory"] // 4 or 1024 * MIB
-    key = {
-        "model": build["digest"],
-        "tensorrt": "%s by %s" % (tool.version, tool.name),
-        "types": build["types"],
-        "shapes": build["shapes"],
-        "workspace": workspace,
-    }
-    key.update({name: facts[name] for name in IDENTITY})
-    name = "%s-%s" % (build["name"], digest(key)[:16])
-    place = os.path.join(asked.cache, name)
+    place = place_of(build, key, asked)
+    name = os.path.basename(place)
     kept = intact(place)
     if kept:
         log.say("%s: kept, nothing that decides it has changed" % build["name"])
     else:
         shutil.rmtree(place, ignore_errors=True)
-        check_model(plan["folder"], build)
+        check_model(plan, build)
         scratch = tempfile.mkdtemp(prefix=".new-", dir=asked.cache)
         try:
-            kept = make(build, plan, tool, facts, key, workspace, scratch, asked, log)
+            kept = make(build, plan, tool, facts, key, scratch, asked, log)
             write_json(os.path.join(scratch, "engine.json"), kept)
+            os.chmod(scratch, 0o755)  # mkdtemp lets nobody else read
             os.rename(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -567,13 +572,45 @@ def build_one(
 IDENTITY = ("board", "l4t", "machine", "cuda", "driver-cuda", "compute-capability", "gpu")
 
 
+def key_of(
+    build: Dict[str, Any], plan: Dict[str, Any], tool: Any, facts: Dict[str, Any], asked: argparse.Namespace
+) -> Dict[str, Any]:
+    """All that decides an engine, its times, and what its answers are held against."""
+    workspace = asked.workspace * MIB if asked.workspace else build["workspace"] or facts["memory"] // 4 or 1024 * MIB
+    key = {
+        "model": build["digest"],
+        "tensorrt": "%s by %s" % (tool.version, tool.name),
+        "types": build["types"],
+        "shapes": build["shapes"],
+        "workspace": workspace,
+        "power-mode": facts["power-mode"],
+        "samples": samples_digest(plan, build),
+    }
+    key.update({name: facts[name] for name in IDENTITY})
+    return key
+
+
+def place_of(build: Dict[str, Any], key: Dict[str, Any], asked: argparse.Namespace) -> str:
+    return os.path.join(asked.cache, "%s-%s" % (build["name"], digest(key)[:16]))
+
+
+def samples_of(plan: Dict[str, Any], build: Dict[str, Any]) -> List[str]:
+    """The files of the samples, and of the answers that this build must give for them."""
+    names = [name for files in plan["samples"]["feeds"] + build["expected"] for name in files]
+    return [os.path.join(plan["folder"], name) for name in names]
+
+
+def samples_digest(plan: Dict[str, Any], build: Dict[str, Any]) -> str:
+    paths = samples_of(plan, build)
+    return digest([plan["samples"], [sha256_of(path) if os.path.exists(path) else "" for path in paths]])
+
+
 def make(
     build: Dict[str, Any],
     plan: Dict[str, Any],
     tool: Any,
     facts: Dict[str, Any],
     key: Dict[str, Any],
-    workspace: int,
     scratch: str,
     asked: argparse.Namespace,
     log: Log,
@@ -588,7 +625,7 @@ def make(
         "layers": os.path.join(scratch, "layers.json"),
         "types": build["types"],
         "shapes": build["shapes"],
-        "workspace": workspace,
+        "workspace": key["workspace"],
     }
     for known in (shared, os.path.join(plan["folder"], "timing", os.path.basename(shared))):
         if os.path.exists(known):
@@ -629,7 +666,10 @@ def make(
     try:
         made.update(tried(job, build, plan, tool, scratch, asked))
         made["state"] = "measured on " + (made["board"] or "this device")
-    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+    except TooWide as error:
+        made["why-not-run"] = str(error)
+        log.say("%s: %s" % (build["name"], made["why-not-run"]))
+    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:
         # Of another version, perhaps: the engine is whole all the same.
         made["why-not-run"] = "what trtexec wrote of its run could not be read (%s: %s)" % (type(error).__name__, error)
         log.say("%s: %s" % (build["name"], made["why-not-run"]))
@@ -693,7 +733,13 @@ def inputs_of(
     for number, (tensor, file) in enumerate(zip(inputs, files)):
         path = os.path.join(folder, file)
         if tensor["dtype"] == "int64" and major(version) < 10:
-            narrow = array.array("i", read_array(path, "int64"))
+            try:
+                narrow = array.array("i", read_array(path, "int64"))
+            except OverflowError as error:
+                raise TooWide(
+                    "input %s of its samples has numbers of more than 32 bits, and TensorRT %s reads no such"
+                    % (tensor["name"], version)
+                ) from error
             path = os.path.join(scratch, "input-%d.bin" % number)
             with open(path, "wb") as stream:
                 narrow.tofile(stream)
@@ -774,11 +820,11 @@ def intact(place: str) -> Optional[Dict[str, Any]]:
         return None
 
 
-def check_model(folder: str, build: Dict[str, Any]) -> None:
+def check_model(plan: Dict[str, Any], build: Dict[str, Any]) -> None:
     """Raises `Failure` when a file is not what the plan says: nothing else is built."""
-    for name in sorted(build["files"]):
-        path = os.path.join(folder, name)
-        if not os.path.exists(path) or sha256_of(path) != build["files"][name]:
+    models = {os.path.join(plan["folder"], name): build["files"][name] for name in build["files"]}
+    for path in sorted(models) + samples_of(plan, build):
+        if not os.path.exists(path) or (path in models and sha256_of(path) != models[path]):
             raise Failure(
                 DAMAGED, "A file of this folder is missing or was changed.", where=path, next="copy the folder again"
             )
@@ -802,7 +848,28 @@ def point(link: str, name: str) -> None:
     if os.path.lexists(fresh):
         os.remove(fresh)
     os.symlink(name, fresh)
+    if os.path.isdir(link) and not os.path.islink(link):  # as scp -r copies a link
+        shutil.rmtree(link)
     os.replace(fresh, link)
+
+
+def check_links(folder: str) -> None:
+    """Raises `Failure` where `point` could not: that is to be known before hours are spent on an engine."""
+    trial = os.path.join(folder, ".link")
+    try:
+        if os.path.lexists(trial):  # of a run that was killed
+            os.remove(trial)
+        os.symlink("nowhere", trial)
+        os.remove(trial)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise Failure(
+            NO_LINKS,
+            "This disk takes no symbolic links, by which engines are found: %s." % error.strerror,
+            where=folder,
+            next="copy the folder to a disk with links, or --cache DIR",
+        ) from error
 
 
 def write_json(path: str, value: Any) -> None:
@@ -844,16 +911,20 @@ def build_all(asked: argparse.Namespace, log: Log) -> int:
     check_device(plan["expect"], facts, plan["target"])
     tool = find_tensorrt(asked.root)
     os.makedirs(asked.cache, exist_ok=True)
-    check_room(asked.cache, plan["builds"], asked.root, asked.disk_quota, log)
     results = {"device": facts, "builds": {}, "failures": {}}  # type: Dict[str, Any]
     code = 0
     with locked(os.path.join(asked.cache, ".lock"), log):
         for left in os.listdir(asked.cache):
             if left.startswith(".new-"):  # of a build that was killed
                 shutil.rmtree(os.path.join(asked.cache, left), ignore_errors=True)
-        for build in plan["builds"]:
+        check_links(asked.cache)
+        keys = [key_of(build, plan, tool, facts, asked) for build in plan["builds"]]
+        lacking = [one for one, key in zip(plan["builds"], keys) if not intact(place_of(one, key, asked))]
+        if lacking:
+            check_room(asked.cache, lacking, asked.root, asked.disk_quota, log)
+        for build, key in zip(plan["builds"], keys):
             try:
-                results["builds"][build["name"]] = build_one(build, plan, tool, facts, asked, log)
+                results["builds"][build["name"]] = build_one(build, plan, tool, facts, key, asked, log)
             except Failure as failure:
                 log.fail(failure, build["name"])
                 results["failures"][build["name"]] = {"code": failure.code, "what": failure.what}
@@ -918,7 +989,7 @@ def main(arguments: Sequence[str]) -> int:
         log.fail(failure)
         return failure.code
     except OSError as error:
-        if error.errno != 28:  # ENOSPC
+        if error.errno not in FULL:
             raise
         log.fail(Failure(DISK_FULL, "The disk of this device is full.", where=asked.cache, next="free some space"))
         return DISK_FULL
