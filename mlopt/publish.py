@@ -73,13 +73,12 @@ def _preflight(prepared: Prepared, built: Built, winner: str, progress: Progress
     stack = next((stack for stack in target.stacks if stack.tensorrt), None)
     if prepared.on_this_machine or target.gpu is None or stack is None or not why_no_rtx(target):
         return
+    found = {}
     for name in sorted(built.artifacts.keys() & built.device_builds.keys()) or [winner]:
         progress.about = name
-        yield from notes(
-            name,
-            preflight(built.artifacts[name], target, stack, prepared.store, inputs=prepared.project.inputs),
-        )
+        found[name] = preflight(built.artifacts[name], target, stack, prepared.store, inputs=prepared.project.inputs)
     progress.about = ""
+    yield from notes(found)
 
 
 def place(prepared: Prepared) -> Path:

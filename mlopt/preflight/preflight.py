@@ -170,8 +170,13 @@ def stand_in(target: Target) -> str:
     return below[-1] if below else ""
 
 
-def notes(name: str, found: Preflight) -> Iterator[str]:
-    """What a report says of a candidate's model."""
-    yield f"Preflight of {name}: {'; '.join(found.facts)}."
-    for finding in found.findings:
-        yield f"Preflight {'refuses' if finding.certain else 'doubts'} {name}: {finding.sentence}"
+def notes(found: Mapping[str, Preflight]) -> Iterator[str]:
+    """What a report says of candidates' models, by name; what holds for all of them stands there once."""
+    shared = [fact for fact in next(iter(found.values())).facts if all(fact in one.facts for one in found.values())]
+    if shared:
+        yield f"Preflight of {', '.join(found)}: {'; '.join(shared)}."
+    for name, one in found.items():
+        if own := [fact for fact in one.facts if fact not in shared]:
+            yield f"Preflight of {name}: {'; '.join(own)}."
+        for finding in one.findings:
+            yield f"Preflight {'refuses' if finding.certain else 'doubts'} {name}: {finding.sentence}"

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, version_converter
 
 from mlopt.artifact import ONNX
 from mlopt.errors import Misused
+from mlopt.preflight.finding import Finding
 from mlopt.preflight.preflight import Preflight, notes, preflight, stack_of, stand_in
 from mlopt.signature import InputSpec
 from mlopt.step import installed
@@ -189,7 +190,7 @@ def test_what_only_the_stand_in_refuses_is_a_doubt(asked: Callable[..., Prefligh
     (doubt,) = found.findings
     assert "refuses it; TensorRT on the device may not. It says:" in doubt.what
     assert "node 'bent' (DeformConv)" in doubt.what
-    assert any(note.startswith("Preflight doubts it: proxy:") for note in notes("it", found))
+    assert any(note.startswith("Preflight doubts it: proxy:") for note in notes({"it": found}))
 
 
 @compiler
@@ -211,3 +212,11 @@ def test_a_target_without_tensorrt_and_a_jetpack_that_a_board_does_not_run() -> 
     with pytest.raises(Misused, match=r"jetson-nano does not run JetPack 6\.2") as caught:
         stack_of(find_target("jetson-nano"), "6.2")
     assert caught.value.next == "it runs 4.6"
+
+
+def test_what_holds_for_every_model_is_said_once() -> None:
+    doubt = Finding("it is large", next="make it smaller", certain=False)
+    told = list(notes({"a": Preflight(("asked", "3 MB"), ()), "b": Preflight(("asked", "1 MB"), (doubt,))}))
+    assert told[:3] == ["Preflight of a, b: asked.", "Preflight of a: 3 MB.", "Preflight of b: 1 MB."]
+    assert told[3].startswith("Preflight doubts b: it is large")
+    assert list(notes({"a": Preflight(("asked", "3 MB"), ())})) == ["Preflight of a: asked; 3 MB."]
