@@ -558,7 +558,7 @@ def build_one(
         try:
             kept = make(build, plan, tool, facts, key, scratch, asked, log)
             write_json(os.path.join(scratch, "engine.json"), kept)
-            os.chmod(scratch, 0o755)  # mkdtemp lets nobody else read
+            os.chmod(scratch, 0o755)  # noqa: S103  mkdtemp lets nobody else read
             os.rename(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
