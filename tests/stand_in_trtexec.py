@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,9 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
         time.sleep(600)
     if do == "eat":
         Path(str(wanted["meminfo"])).write_text("MemTotal: 8000000 kB\nMemAvailable: 50000 kB\n")
+        time.sleep(600)
+    if do == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
     if do == "full":
         return refuse("Saving engine to file failed: No space left on device")

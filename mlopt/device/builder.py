@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import math
+import mmap
 import os
 import platform
 import re
@@ -38,17 +39,19 @@ POLL_SECONDS = 0.1
 WARM_UP_MS, RUN_SECONDS = 500, 5
 TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "opt/tensorrt/bin/trtexec")
 OLDEST_MODULE = (8, 5)  # since then it has all the names that are used here
+PIECE = 1 << 16  # bytes of text that are made into numbers at a time
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MADE = ("model.engine", "engine.json", "timing.cache", "layers.json", "times.json", "build.log")
 FLOATS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "int8": "b", "uint8": "B", "bool": "B"}
 
 
 class Failure(Exception):
-    """What a person can act on: the exit code, what happened, where, and what to do next."""
+    """What a person can act on: the exit code, what happened, where, and what to do next: `next` is for who is at this
+    program, `afar` for who had mlopt start it over ssh, where that is something else."""
 
-    def __init__(self, code: int, what: str, where: str = "", next: str = "") -> None:
+    def __init__(self, code: int, what: str, where: str = "", next: str = "", afar: str = "") -> None:
         super().__init__(what)
-        self.code, self.what, self.where, self.next = code, what, where, next
+        self.code, self.what, self.where, self.next, self.afar = code, what, where, next, afar or next
 
 
 class Stopped(BaseException):
@@ -72,9 +75,12 @@ class Log:
     def say(self, text: str) -> None:
         self._line({"say": text}, text)
 
+    def made(self, name: str, text: str) -> None:
+        self._line({"made": name, "say": "%s: %s" % (name, text)}, "%s: %s" % (name, text))
+
     def fail(self, failure: Failure, name: str = "") -> None:
         told = {"build": name, "code": failure.code, "what": failure.what}
-        told.update({"where": failure.where, "next": failure.next})
+        told.update({"where": failure.where, "next": failure.next, "afar": failure.afar})
         text = "%serror: %s" % (name + ": " if name else "", failure.what)
         text += "\n  where: " + failure.where if failure.where else ""
         text += "\n  next:  " + failure.next if failure.next else ""
@@ -204,6 +210,14 @@ def check_device(expect: Dict[str, Any], facts: Dict[str, Any], target: str) -> 
             where=facts["gpu"],
             next="compile for the card that this is",
         )
+    called = expect.get("gpu")  # cards of one compute capability are not one card
+    if called and facts["gpu"] and not re.match("(?:%s)$" % called, facts["gpu"]):
+        raise Failure(
+            WRONG_DEVICE,
+            "The GPU here is not that of %s: its driver calls it %r." % (target, facts["gpu"]),
+            where="compute capability " + found,
+            next="compile for the card that this is",
+        )
 
 
 # ---- room --------------------------------------------------------------------------------------------------------
@@ -222,6 +236,7 @@ def check_room(folder: str, builds: Sequence[Dict[str, Any]], root: str, quota: 
             "The engines need about %s of disk, and %s is free." % (size(disk), size(free)),
             where=folder,
             next="free some space, or build in a folder on another disk: --cache DIR",
+            afar="free some space there",
         )
     available, swap = meminfo(root, "MemAvailable"), meminfo(root, "SwapFree")
     least = largest + RUNTIME_MEMORY
@@ -501,6 +516,7 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
             DISK_FULL,
             "The disk of the device became full while TensorRT was building.",
             next="free some space, or build on another disk: --cache DIR",
+            afar="free some space there",
         )
     for pattern in NODE:
         found = pattern.search(said)
@@ -520,7 +536,8 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
         REFUSED,
         "TensorRT %s %s: %s" % (version, how, last[:400]),
         where=log,
-        next="type python3 build.py in the bundle's device/, there, and read that log",
+        next="read that log",
+        afar="compile without --device, copy the bundle's device/ there, type python3 build.py in it, and read its log",
     )
 
 
@@ -530,6 +547,7 @@ def out_of_memory(how: str) -> Failure:
         "There is not enough memory on this device to build or run the engine: %s." % how,
         where="/proc/meminfo",
         next="stop what else runs there, add swap, or give TensorRT less: --workspace MIB",
+        afar="stop what else runs there, add swap, or give TensorRT less: workspace (in MiB) of [engine] in a recipe",
     )
 
 
@@ -696,17 +714,17 @@ def tried(
     samples, guard = plan["samples"], Guard(asked.root)
     job = dict(job, shapes=sample_shapes(job["shapes"], samples["inputs"]))
     answers, said = os.path.join(scratch, "answers.json"), os.path.join(scratch, "run.log")
-    pairs = []  # type: List[Tuple[Sequence[float], Sequence[float]]]
+    found = []  # type: List[Optional[Tuple[float, float, bool]]]
     once = ["--iterations=1", "--duration=0", "--warmUp=0", "--exportOutput=" + answers]
     for number, files in enumerate(samples["feeds"]):
         feed = inputs_of(plan["folder"], samples["inputs"], files, tool.version, scratch)
         code = tool.run(job, feed, guard, said, once)
         if code:
             raise why_failed(code, guard, kept_log(asked, build, said), tool.version)
-        found = answers_in(answers)
+        given = answers_in(answers)
         for output, expected in zip(samples["outputs"], build["expected"][number]):
             wanted = read_array(os.path.join(plan["folder"], expected), "float32")
-            pairs.append((wanted, found.get(output, ())))
+            found.append(compared(wanted, given.get(output, ())))
     times, before = os.path.join(scratch, "times.json"), meminfo(asked.root, "MemAvailable")
     long = ["--warmUp=%d" % WARM_UP_MS, "--duration=%d" % RUN_SECONDS, "--exportTimes=" + times]
     code = tool.run(job, feed, guard, said, long)
@@ -714,7 +732,7 @@ def tried(
         raise why_failed(code, guard, kept_log(asked, build, said), tool.version)
     os.remove(answers)
     return {
-        "parity": parity(pairs, len(samples["feeds"])),
+        "parity": parity(found, len(samples["feeds"])),
         "latency": latency(times),
         "memory": {"peak-rss": guard.peak_rss, "of-the-board": max(0, before - guard.least_available)},
     }
@@ -750,44 +768,78 @@ def inputs_of(
 def read_array(path: str, dtype: str) -> Sequence[Any]:
     values = array.array(FLOATS[dtype])
     with open(path, "rb") as stream:
-        values.frombytes(stream.read())
+        values.fromfile(stream, os.path.getsize(path) // values.itemsize)
     return values
 
 
-def answers_in(path: str) -> Dict[str, List[float]]:
-    """What --exportOutput wrote, by output. C++ prints nan and inf as JSON does not."""
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        text = stream.read()
-    text = re.sub(r"(?<=[\[,\s])-?nan(\([^)]*\))?(?=[\],\s])", "NaN", text)
-    text = re.sub(r"(?<=[\[,\s])(-?)inf(?=[\],\s])", r"\1Infinity", text)
-    return {one["name"]: [float(value) for value in one["values"]] for one in json.loads(text)}
+HEAD = re.compile(rb'"name"\s*:\s*"(?P<name>[^"]*)"|"values"\s*:\s*\[')
 
 
-def parity(pairs: Sequence[Tuple[Sequence[float], Sequence[float]]], samples: int) -> Dict[str, Any]:
+def answers_in(path: str) -> Dict[str, Sequence[float]]:
+    """What --exportOutput wrote, by output. Raises `ValueError`.
+
+    Read in pieces into packed numbers: as Python's own they take eight times the memory, which the GPU of a board
+    shares. And C++ prints nan and inf as JSON does not.
+    """
+    found, name, position = {}, "", 0  # type: Dict[str, Sequence[float]], str, int
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        while True:
+            head = HEAD.search(text, position)
+            if head is None:
+                break
+            position = head.end()
+            if head.group("name") is not None:
+                name = head.group("name").decode("utf-8", "replace")
+                continue
+            end_of_values = text.find(b"]", position)
+            found[name] = numbers_in(text, position, end_of_values)
+            position = end_of_values
+    if not found:
+        raise ValueError("it has no values")
+    return found
+
+
+def numbers_in(text: Any, position: int, last: int) -> Sequence[float]:
+    """The numbers between commas in that part of `text`; `last` below zero: the part has no end."""
+    if last < 0:
+        raise ValueError("its values have no end")
+    values = array.array("f")
+    while position < last:
+        comma = text.find(b",", min(position + PIECE, last), last)
+        stop = comma if comma >= 0 else last
+        piece = re.sub(rb"\([^)]*\)", b"", text[position:stop])  # of nan(0x...)
+        values.extend(map(float, piece.split(b",") if piece.strip() else ()))
+        position = stop + 1
+    return values
+
+
+def compared(wanted: Sequence[float], found: Sequence[float]) -> Optional[Tuple[float, float, bool]]:
+    """Cosine, largest difference, and whether the first answer is the same; None of what is no answer to compare."""
+    if len(wanted) != len(found) or not all(map(math.isfinite, found)):
+        return None
+    dot = sum(a * b for a, b in zip(wanted, found))
+    norm = math.sqrt(sum(a * a for a in wanted)) * math.sqrt(sum(b * b for b in found))
+    cosine = dot / norm if norm else 1.0 if not any(wanted) and not any(found) else 0.0
+    largest = max((abs(a - b) for a, b in zip(wanted, found)), default=0.0)
+    return cosine, largest, largest_at(wanted) == largest_at(found)
+
+
+def parity(found: Sequence[Optional[Tuple[float, float, bool]]], samples: int) -> Dict[str, Any]:
     """The least cosine over samples and outputs, the largest difference, and how many first answers stay."""
-    cosines, largest, same, finite = [], 0.0, 0, True
-    for position, (wanted, found) in enumerate(pairs):
-        if len(wanted) != len(found) or not all(map(math.isfinite, found)):
-            finite = False
-            continue
-        dot = sum(a * b for a, b in zip(wanted, found))
-        norm = math.sqrt(sum(a * a for a in wanted)) * math.sqrt(sum(b * b for b in found))
-        cosines.append(dot / norm if norm else 1.0 if not any(wanted) and not any(found) else 0.0)
-        largest = max([largest] + [abs(a - b) for a, b in zip(wanted, found)])
-        if position % (len(pairs) // samples) == 0:
-            same += largest_at(wanted) == largest_at(found)
+    whole = [one for one in found if one is not None]
+    complete = len(whole) == len(found)
     return {
         "samples": samples,
         "against": "the ONNX model in ONNX Runtime",
-        "complete": finite,
-        "cosine": min(cosines) if cosines and finite else None,
-        "max-absolute": largest if finite else None,
-        "same-largest-answer": same,
+        "complete": complete,
+        "cosine": min(one[0] for one in whole) if whole and complete else None,
+        "max-absolute": max(one[1] for one in whole) if whole and complete else None,
+        "same-largest-answer": sum(one[2] for one in found[:: len(found) // samples] if one is not None),
     }
 
 
 def largest_at(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+    return max(range(len(values)), key=values.__getitem__, default=-1)
 
 
 def latency(path: str) -> Dict[str, Any]:
@@ -826,7 +878,11 @@ def check_model(plan: Dict[str, Any], build: Dict[str, Any]) -> None:
     for path in sorted(models) + samples_of(plan, build):
         if not os.path.exists(path) or (path in models and sha256_of(path) != models[path]):
             raise Failure(
-                DAMAGED, "A file of this folder is missing or was changed.", where=path, next="copy the folder again"
+                DAMAGED,
+                "A file of this folder is missing or was changed.",
+                where=path,
+                next="copy the folder again",
+                afar="run it again",
             )
 
 
@@ -869,6 +925,7 @@ def check_links(folder: str) -> None:
             "This disk takes no symbolic links, by which engines are found: %s." % error.strerror,
             where=folder,
             next="copy the folder to a disk with links, or --cache DIR",
+            afar="log in to an account whose home lies on a disk with links",
         ) from error
 
 
@@ -924,15 +981,15 @@ def build_all(asked: argparse.Namespace, log: Log) -> int:
             check_room(asked.cache, lacking, asked.root, asked.disk_quota, log)
         for build, key in zip(plan["builds"], keys):
             try:
-                results["builds"][build["name"]] = build_one(build, plan, tool, facts, key, asked, log)
+                made = build_one(build, plan, tool, facts, key, asked, log)
+                results["builds"][build["name"]] = made
+                log.made(build["name"], summary(made))
             except Failure as failure:
                 log.fail(failure, build["name"])
                 results["failures"][build["name"]] = {"code": failure.code, "what": failure.what}
                 code = code or failure.code
         write_json(os.path.join(asked.cache, "result.json.new"), results)
         os.replace(os.path.join(asked.cache, "result.json.new"), os.path.join(asked.cache, "result.json"))
-    for name in sorted(results["builds"]):
-        log.say("%s: %s" % (name, summary(results["builds"][name])))
     return code
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,9 @@ from jetsons import Jetson, alive, packed, waiting
 
 from mlopt.artifact import digest_of
 from mlopt.device import builder
+from mlopt.device.pack import expected_of
 from mlopt.step import installed
+from mlopt.target import find_target
 
 SOURCE = Path(builder.__file__)
 # Of the standard library, but newer than Python 3.6.
@@ -245,6 +248,28 @@ def test_another_board_another_jetpack_and_no_tensorrt_are_each_one_error(folder
     assert "sudo apt install" in said
 
 
+@pytest.mark.parametrize(
+    ("target", "gpu", "fits"),
+    [
+        *(("h100", "NVIDIA H100 80GB HBM3", True), ("h100", "NVIDIA H200", False), ("h200", "NVIDIA H200", True)),
+        *(("h100", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", False), ("l4", "NVIDIA L40S", False)),
+        *(("a10", "NVIDIA A100-SXM4-80GB", False), ("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", False)),
+        ("h100", "", True),  # no driver says anything
+    ],
+)
+def test_a_card_is_told_from_others_of_its_compute_capability(target: str, gpu: str, fits: bool) -> None:
+    wanted = find_target(target)
+    assert wanted.gpu
+    facts = {"board": "", "l4t": "", "memory": 0, "compute-capability": wanted.gpu.compute_capability, "gpu": gpu}
+    expect = expected_of(wanted)
+    if fits:
+        builder.check_device(expect, facts, target)
+        return
+    with pytest.raises(builder.Failure, match="its driver calls it") as caught:
+        builder.check_device(expect, facts, target)
+    assert caught.value.code == builder.WRONG_DEVICE
+
+
 def test_trtexec_is_found_where_jetpack_puts_it(folder: Path, board: Jetson) -> None:
     jetsons.installed_at_the_vendors_place(board)
     built(folder, board)
@@ -323,7 +348,9 @@ def test_answers_that_part_and_answers_that_are_no_numbers_are_told(
     assert engine(folder)["parity"]["complete"] is False
 
 
-@pytest.mark.parametrize("writes", ["", "no JSON", '[{"name": "logits"}]'])
+@pytest.mark.parametrize(
+    "writes", ["", "no JSON", '[{"name": "logits"}]', '[{"name": "logits", "values": [1, 2', '[{"values": [1, x]}]']
+)
 def test_an_engine_is_kept_when_what_trtexec_wrote_of_it_cannot_be_read(
     folder: Path, board: Jetson, writes: str
 ) -> None:
@@ -434,6 +461,26 @@ def test_numbers_of_more_than_32_bits_leave_the_engine(tmp_path: Path, board: Je
     made = engine(folder)
     assert made["state"] == "built, not run"
     assert "parity" not in made
+
+
+def test_answers_are_read_in_pieces_and_packed(tmp_path: Path) -> None:
+    """As Python's numbers in a list they take 32 bytes each, and the text as much again."""
+    values = np.random.default_rng(0).standard_normal(500_000).astype(np.float32)
+    values[[0, 70_000, 499_999]] = [np.nan, np.inf, -np.inf]
+    text = " , ".join(map(str, values)).replace("nan", "-nan(0x1)")
+    text = f'[\n  {{ "name" : "a:0"\n  , "dimensions" : "1x5"\n  , "values" : [ {text} ]\n  }}\n, {{ "name" : "none"'
+    (tmp_path / "answers.json").write_text(text + ' , "values" : [  ]\n  }\n]')
+    tracemalloc.start()
+    found = builder.answers_in(str(tmp_path / "answers.json"))
+    compared = builder.compared(found["a:0"][1:1000], found["a:0"][1:1000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(np.asarray(found["a:0"]), values)
+    assert list(found["none"]) == []
+    assert compared
+    assert compared[0] == pytest.approx(1)
+    assert compared[1:] == (0.0, True)
+    assert peak < 5 * len(values)
 
 
 def test_versions_as_trtexec_prints_them() -> None:
