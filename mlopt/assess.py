@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlopt.artifact import Artifact
@@ -27,9 +27,17 @@ _TIMED_FEEDS = 8
 
 
 def assess(
-    prepared: Prepared, artifacts: Mapping[str, Artifact], failures: dict[str, str], progress: Progress
+    prepared: Prepared,
+    artifacts: Mapping[str, Artifact],
+    failures: dict[str, str],
+    progress: Progress,
+    *,
+    upon: Sequence[Judged] = (),
 ) -> tuple[Judged, ...]:
-    """One `Judged` per artifact, the baseline first. A candidate that its runtime refuses moves to `failures`."""
+    """One `Judged` per artifact, the baseline first; `upon` are judged already and stay as they are. One that its
+    runtime refuses moves to `failures`."""
+    known = {one.name for one in upon}
+    artifacts = {name: artifacts[name] for name in artifacts if name not in known | failures.keys()}
     accuracies = _accuracies(prepared, artifacts, failures, progress)
     measured: dict[str, Measurement] = {}
     if prepared.on_this_machine:
@@ -41,7 +49,7 @@ def assess(
     rounds = {
         one.name: rounds_alone(one.precision, (step.name for step in one.steps)) for one in prepared.plan.candidates
     }
-    return tuple(
+    baseline, *others = (
         Judged(
             name=name,
             file_size=artifacts[name].bytes,
@@ -58,6 +66,7 @@ def assess(
         )
         for name, accuracy in alive.items()
     )
+    return (baseline, *upon, *others)
 
 
 def check_baseline(prepared: Prepared, progress: Progress) -> None:

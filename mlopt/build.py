@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,16 +31,19 @@ class Built:
     """Why the device made no engine of a model that is there."""
 
 
-def build(prepared: Prepared, progress: Progress) -> Built:
-    """Run every candidate's steps, and make its engine, or what its device needs to build one, where it has one.
+def build(
+    prepared: Prepared, candidates: Sequence[Candidate], progress: Progress, *, upon: Built | None = None
+) -> Built:
+    """Run the steps of these, and make an engine, or what a device needs to build one, of those that have one. What
+    comes back holds `upon`, made before, as well.
 
     One candidate's failure is a finding, not the run's end, unless it is the one that was asked to ship; a full disk or
     a store that cannot be written is.
     """
-    artifacts: dict[str, Artifact] = {}
-    made: dict[Format, dict[str, Artifact]] = {ENGINE: {}, DEVICE_BUILD: {}}
-    failures: dict[str, str] = {}
-    for candidate in prepared.plan.candidates:
+    upon = upon or Built({}, {}, {}, {})
+    artifacts, failures = dict(upon.artifacts), dict(upon.failures)
+    made: dict[Format, dict[str, Artifact]] = {ENGINE: dict(upon.engines), DEVICE_BUILD: dict(upon.device_builds)}
+    for candidate in candidates:
         artifact = prepared.exported
         progress.about = candidate.name
         try:
@@ -108,5 +111,4 @@ def _doubles(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str,
 
 
 def _length(candidate: Candidate) -> tuple[bool, int]:
-    """Steps that are told what answers may lose search inside it."""
-    return any(hasattr(step, "allowed") for step in candidate.steps), len(candidate.steps)
+    return candidate.searches, len(candidate.steps)

@@ -170,7 +170,7 @@ def choose(
 
 
 def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device: str) -> str:
-    if verdict := _first_missed(candidate):
+    if verdict := first_missed(candidate):
         return missed(verdict)
     judged_by = {verdict.budget for verdict in candidate.verdicts}
     if candidate.accuracy and candidate.accuracy.sqnr < math.inf and not judged_by & _OF_ANSWERS:
@@ -178,7 +178,7 @@ def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device:
     if candidate.measurement is None:
         return f"its latency on {device} is unmeasured: nothing shows that it is not slower there"
     # To be better than what is no answer at all to what was asked is not asked.
-    if not _first_missed(baseline) and (reason := _no_better(candidate, baseline, profile)):
+    if not first_missed(baseline) and (reason := _no_better(candidate, baseline, profile)):
         return reason
     for verdict in candidate.verdicts:
         # An image that nobody wants, or that cannot be made here, says nothing against the model in it.
@@ -187,7 +187,7 @@ def _disqualified(candidate: Judged, baseline: Judged, profile: Profile, device:
     return ""
 
 
-def _first_missed(judged: Judged) -> BudgetVerdict | None:
+def first_missed(judged: Judged) -> BudgetVerdict | None:
     return next((verdict for verdict in judged.verdicts if verdict.outcome == "missed"), None)
 
 
@@ -195,15 +195,15 @@ def _no_better(candidate: Judged, baseline: Judged, profile: Profile) -> str:
     assert candidate.measurement
     speedup = candidate.measurement.speedup
     if profile.minimize == "latency":
-        return f"it is not proven faster than the baseline: {_times(speedup)}" if speedup.low <= FASTER else ""
+        return f"it is not proven faster than the baseline: {times(speedup)}" if speedup.low <= FASTER else ""
     if speedup.low < NOT_SLOWER:
-        return f"it is slower than the baseline: {_times(speedup)}"
+        return f"it is slower than the baseline: {times(speedup)}"
     if _goal(candidate, profile) >= _goal(baseline, profile):
         return f"it is no better than the baseline on {profile.minimize}"
     return ""
 
 
-def _times(speedup: Interval) -> str:
+def times(speedup: Interval) -> str:
     return f"{speedup.value:.2f}× [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 
@@ -244,7 +244,7 @@ def _memory(judged: Judged) -> float:
 def _praise(chosen: Judged, baseline: Judged) -> str:
     assert chosen.measurement
     speedup = chosen.measurement.speedup
-    parts = [f"{_times(speedup)} the baseline's speed"]
+    parts = [f"{times(speedup)} the baseline's speed"]
     parts.append(f"{chosen.file_size / baseline.file_size:.0%} of its size")
     if chosen.accuracy and chosen.accuracy.drop:
         parts.append(f"top-1 drop at most {format_points(chosen.accuracy.drop.high)} at 95 % confidence")
@@ -252,7 +252,7 @@ def _praise(chosen: Judged, baseline: Judged) -> str:
         parts.append(f"SQNR {chosen.accuracy.sqnr:.1f} dB on generated inputs, which show no accuracy")
     elif chosen.accuracy and chosen.accuracy.agreement:
         parts.append(f"agrees on {chosen.accuracy.agreement.value:.1%} of the samples")
-    alone = f", which the baseline is not ({missed(verdict)})" if (verdict := _first_missed(baseline)) else ""
+    alone = f", which the baseline is not ({missed(verdict)})" if (verdict := first_missed(baseline)) else ""
     return f"{chosen.name} is inside every budget{alone}: {', '.join(parts)}"
 
 

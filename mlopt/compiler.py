@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 from mlopt.assess import assess, check_baseline
-from mlopt.build import build
+from mlopt.build import Built, build
 from mlopt.bundle import Bundle, check_place
-from mlopt.choose import choose
+from mlopt.choose import Choice, Judged, choose
+from mlopt.needless import needless, waiting
+from mlopt.plan import BASELINE
 from mlopt.prepare import Prepared, prepare
 from mlopt.progress import Progress
 from mlopt.publish import place, publish
@@ -15,6 +20,9 @@ from mlopt.request import Request
 def compile_model(request: Request, progress: Progress) -> Bundle:
     """Export and check the model, build every legal candidate, judge them side by side, ship the winner.
 
+    Candidates that cannot be faster than another wait until that one has been timed, and are then made only where they
+    may still ship.
+
     Raises a `MloptError` for everything that a person can act on; then the store and the output folder are
     as they were before.
     """
@@ -23,8 +31,26 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
     _check_builds(prepared)
     check_place(place(prepared))
     check_baseline(prepared, progress)
-    built = build(prepared, progress)
-    baseline, *others = assess(prepared, built.artifacts, built.failures, progress)
+    late = waiting(prepared.plan, prepared.profile, on_this_machine=prepared.on_this_machine)
+    built = build(prepared, [one for one in prepared.plan.candidates if one.name not in late], progress)
+    judged, choice = _judged(prepared, built, progress)
+    left = [one for one in prepared.plan.candidates if one.name in late]
+    skipped = needless(left, judged, choice)
+    if worth := [one for one in left if one.name not in skipped]:
+        before, built = built, build(prepared, worth, progress, upon=built)
+        if built.artifacts.keys() - before.artifacts.keys():
+            # What may win is timed again, so that the clocks of rivals are always of the same minutes.
+            beaten = [one for one in judged if one.name not in (BASELINE, *choice.eligible)]
+            judged, choice = _judged(prepared, built, progress, upon=beaten)
+    prepared = dataclasses.replace(prepared, plan=prepared.plan.without(skipped))
+    return publish(prepared, built, judged, choice, progress)
+
+
+def _judged(
+    prepared: Prepared, built: Built, progress: Progress, *, upon: Sequence[Judged] = ()
+) -> tuple[tuple[Judged, ...], Choice]:
+    """All that was built, the baseline first, and which of them ships; `upon` is judged already."""
+    baseline, *others = assess(prepared, built.artifacts, built.failures, progress, upon=upon)
     choice = choose(
         baseline,
         others,
@@ -33,7 +59,7 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
         device=prepared.target.name,
         failures=built.failures,
     )
-    return publish(prepared, built, (baseline, *others), choice, progress)
+    return (baseline, *others), choice
 
 
 def _check_device(request: Request) -> None:

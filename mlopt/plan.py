@@ -49,6 +49,13 @@ class Candidate:
     steps: tuple[Step, ...]
     engine: Step | None = None
     """Makes an engine for the target's GPU of what the steps made, or what the device needs to build one."""
+    no_faster_than: str = ""
+    """Another candidate, which runs the same kernels at least; "" too for what somebody asked for by name."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether a step is told what answers may lose, and looks for the most int8 inside it."""
+        return any(hasattr(step, "allowed") for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,11 @@ class Plan:
     @property
     def baseline(self) -> Candidate:
         return self.candidates[0]
+
+    def without(self, reasons: Mapping[str, str]) -> Plan:
+        """The plan as it is once the clocks have said why these need not be made."""
+        left = (LeftOut(name, reason) for name, reason in reasons.items())
+        return Plan(tuple(one for one in self.candidates if one.name not in reasons), (*self.left_out, *left))
 
 
 def plan(
@@ -102,7 +114,10 @@ def plan(
             engine = _step(recipe.engine, recipe, target, calibration, probe, allowed)
             shapes = shape_ranges(signature, inputs, getattr(engine, "max_batch", 1))
             engine = dataclasses.replace(engine, shapes=shapes)  # type: ignore[type-var]
-        candidates.append(Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps, engine))
+        reference = recipe.no_faster_than if recipe.name not in asked else ""
+        candidates.append(
+            Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps, engine, reference)
+        )
     return Plan(tuple(candidates), tuple(left_out))
 
 

@@ -5,80 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from judgements import BASELINE, MUCH, NONE, PROFILE, accuracy, judged, measured, speed
 
 from mlopt.choose import Judged, choose, judge, pareto
 from mlopt.errors import UnsupportedModel
-from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
+from mlopt.measurement import BudgetVerdict, Interval, Latency
 from mlopt.profile import Budgets, Profile
 from mlopt.rounding import rounds_alone
 from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse
 from mlopt.verdicts import keepers, nearest, out_of_reach
-
-
-def speed(low: float, value: float, high: float) -> Interval:
-    return Interval(value, low, high, "made up")
-
-
-def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Measurement:
-    return Measurement(
-        device="a machine",
-        grade="measured",
-        runtime="onnxruntime",
-        scenario="single-stream",
-        threads=1,
-        batch=1,
-        latency=Latency(p99 / 2, p99, p99, p99 / 3, p99, 100, (), p99 * 0.6),
-        speedup=faster,
-        rounds=20,
-        throughput=100.0,
-        offline_batch=8,
-        load_time=0.1,
-        first_inference=0.01,
-        peak_memory=memory,
-        memory_after_import=1,
-        memory_after_load=2,
-    )
-
-
-def accuracy(drop: Interval | None = None, *, top1: float = 0.7, cosine: float = 1.0) -> Accuracy:
-    return Accuracy(
-        device="a machine",
-        grade="measured",
-        samples=400,
-        labelled=drop is not None,
-        generated=False,
-        top1=top1 if drop else None,
-        baseline_top1=0.7 if drop else None,
-        drop=drop,
-        agreement=None if drop else Interval(0.99, 0.97, 1.0, "made up"),
-        cosine=cosine,
-        sqnr=40.0,
-    )
-
-
-LITTLE = Interval(0.005, -0.002, 0.012, "made up")
-MUCH = Interval(0.03, 0.01, 0.05, "made up")
-NONE = Interval(0.0, 0.0, 0.0, "the same model")
-PROFILE = Profile("p", "", budgets=Budgets(max_drop=Fraction(0.02)))
-
-
-def judged(
-    name: str,
-    faster: Interval | None,
-    drop: Interval = LITTLE,
-    *,
-    size: int = 100,
-    memory: int = 10**8,
-    sqnr: float = 40.0,
-    profile: Profile = PROFILE,
-) -> Judged:
-    measurement = measured(faster, memory=memory) if faster else None
-    found = dataclasses.replace(accuracy(drop), sqnr=sqnr)
-    verdicts = judge(profile.budgets, file_size=size, accuracy=found, measurement=measurement)
-    return Judged(name, size, found, measurement, verdicts)
-
-
-BASELINE = judged("baseline", speed(1.0, 1.0, 1.0), NONE, size=400)
 
 
 def test_of_those_that_are_as_fast_the_one_with_least_memory_ships() -> None:

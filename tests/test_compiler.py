@@ -141,6 +141,30 @@ def test_a_search_that_keeps_nothing_is_not_timed_twice(place: Path, tmp_path: P
     assert shipped(report)["name"] == "int8-mixed", "what was asked for by name ships, whoever else is the same"
 
 
+@pytest.mark.slow
+def test_what_waits_is_made_and_timed_beside_its_rivals_or_left_out_with_the_reason(
+    place: Path, tmp_path: Path
+) -> None:
+    given = ("compile", "net.onnx", "--samples", "samples.npz", "-p", "./fast.toml")
+    planned = json.loads(run(place, *given, "--dry-run", "--json").stdout)
+    waits_for = {one["name"]: one["waits_for"] for one in planned["candidates"] if one["waits_for"]}
+    assert waits_for["int8-repaired"] == waits_for["int8-mixed"] == "int8-static"
+    report, _ = compiled(place, "--samples", "samples.npz", out=tmp_path)
+    made = {one["name"]: one for one in report["candidates"]}
+    left = {one["recipe"]: one["reason"] for one in report["left_out"]}
+    timed = [one for one in report["steps"] if one["step"] == "measure"]
+    assert len(timed) == (2 if any(made[name]["measurement"] for name in waits_for.keys() & made.keys()) else 1)
+    for name, reference in waits_for.items():
+        assert (name in made) != (name in left)
+        assert name in made or reference in left[name]
+
+
+def test_all_are_made_where_speed_is_not_the_goal(place: Path, tmp_path: Path) -> None:
+    report, _ = compiled(place, "--samples", "samples.npz", "-p", "./small.toml", out=tmp_path)
+    assert {"int8-repaired", "int8-mixed", "int8-static-percentile"} <= {one["name"] for one in report["candidates"]}
+    assert len([one for one in report["steps"] if one["step"] == "measure"]) == 1
+
+
 def test_several_targets_one_bundle_and_one_line_of_json_each(place: Path, tmp_path: Path) -> None:
     asked = (
         "-p",

@@ -141,9 +141,11 @@ def print_bundle(bundle: Bundle, *, color: bool) -> None:
 
 
 def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
+    from mlopt.needless import waiting
     from mlopt.step import options_of
 
     plan = prepared.plan
+    late = waiting(plan, prepared.profile, on_this_machine=prepared.on_this_machine)
     if as_json:
         facts = {
             "model": prepared.name,
@@ -154,6 +156,7 @@ def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
                     "name": candidate.name,
                     "precision": candidate.precision,
                     "runtime": candidate.runtime,
+                    "waits_for": candidate.no_faster_than if candidate.name in late else None,
                     "steps": [{"step": step.name, "options": options_of(step)} for step in candidate.steps],
                 }
                 for candidate in plan.candidates
@@ -166,7 +169,8 @@ def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
     click.echo(f"{prepared.name} for {prepared.target.name} with profile {prepared.profile.name}: nothing was built.\n")
     for candidate in plan.candidates:
         steps = " → ".join(_spelled(step) for step in candidate.steps) or "as exported"
-        click.echo(f"  {candidate.name:<24} {candidate.precision:<6} {candidate.runtime:<12}".rstrip())
+        waits = f"  if {candidate.no_faster_than} is fast enough to win" if candidate.name in late else ""
+        click.echo(f"  {candidate.name:<24} {candidate.precision:<6} {candidate.runtime:<12}{waits}".rstrip())
         click.echo(textwrap.fill(steps, width, initial_indent=_INDENT, subsequent_indent=_INDENT + "  "))
     if plan.left_out:
         click.echo("\nleft out:")

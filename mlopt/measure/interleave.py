@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SCENARIOS: Final = ("single-stream", "offline")
 _RESAMPLES: Final = 2000
 _FEWEST, _MOST = 3, 50  # queries per visit
+_SETTLING_SHARE = 0.3  # of a visit's time, at most; but always one query
 _OFFLINE_VISITS, _OFFLINE_SHARE = 4, 0.3  # at most so many batches, in at most that part of the time
 
 
@@ -42,6 +43,7 @@ class _Run:
     worker: Worker
     facts: dict[str, Any]
     queries: int = 1
+    settling: int = 1
     rounds: list[list[float]] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
 
@@ -57,9 +59,10 @@ def measure_together(
 ) -> tuple[dict[str, Measurement], dict[str, str]]:
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
-    All are loaded first, each in a fresh process. Every round visits all of them, in turned order every
-    other round (ABBA), so that drift cancels; `speedup` is the median over rounds of the ratio of that
-    round's medians, with a bootstrap interval. Only one process computes at a time.
+    All are loaded first, each in a fresh process. Every round visits all of them, in turned order every other round
+    (ABBA), so that drift cancels; its first queries do not count, for the caches are another's then. `speedup`
+    is the median over rounds of the ratio of that round's medians, with a bootstrap interval. Only one process computes
+    at a time.
     In the scenario `offline` a query is the offline batch. Raises `WorkerFailed` when the baseline itself
     dies, `Misused` for a scenario that is not measured yet.
     """
@@ -85,6 +88,7 @@ def measure_together(
         for number in range(method.rounds):
             for run in list(runs if number % 2 == 0 else reversed(runs)):
                 try:
+                    run.worker.ask("query", count=run.settling)
                     run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
                     if number < offline_visits:
                         run.offline.append(run.worker.ask("batch", count=1)["seconds"])
@@ -130,7 +134,9 @@ def _plan_visits(runs: list[_Run], method: Method) -> int:
     visits = min(_OFFLINE_VISITS, max(1, int(method.seconds * _OFFLINE_SHARE / batches)), method.rounds)
     share = max(0.0, method.seconds - visits * batches) / method.rounds / len(runs)
     for run, seconds in zip(runs, times, strict=True):
-        run.queries = min(_MOST, max(_FEWEST, int(share / max(seconds, 1e-6))))
+        fit = int(share / max(seconds, 1e-6))
+        run.settling = max(1, min(method.warm_up, int(fit * _SETTLING_SHARE)))
+        run.queries = min(_MOST, max(_FEWEST, fit - run.settling))
     return visits
 
 
