@@ -157,11 +157,12 @@ def print_bundle(bundle: Bundle, *, color: bool) -> None:
 
 
 def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
-    from mlopt.needless import waiting
+    from mlopt.needless import waves
     from mlopt.step import options_of
 
     plan = prepared.plan
-    late = waiting(plan, prepared.profile, on_this_machine=prepared.on_this_machine)
+    _, *later = waves(plan, prepared.profile, on_this_machine=prepared.on_this_machine)
+    late = {one.name for wave in later for one in wave}
     if as_json:
         facts = {
             "model": prepared.name,
