@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mlopt.commands.options import history_option, progress_for, talking
+from mlopt.commands.options import history_option, outputs, progress_for, said_after, talking
 
 if TYPE_CHECKING:
     from mlopt.measurement import Measurement
+
+_VERBS = ("compare", "history")  # what people try after bench
 
 
 @click.command(name="bench")
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @history_option
+@outputs("junit", "sarif", "openmetrics")
 @talking
 def command(
     models: tuple[Path, ...],
@@ -35,6 +39,9 @@ def command(
     threads: int | None,
     batch: int | None,
     history: Path | None,
+    junit: Path | None,
+    sarif: Path | None,
+    openmetrics: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -47,6 +54,7 @@ def command(
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
     what disturbs the machine disturbs all of them.
     """
+    from mlopt.ci.results import suites_of_bench, write
     from mlopt.history.keep import keep
     from mlopt.host import detect
     from mlopt.measure.bench import bench
@@ -54,6 +62,10 @@ def command(
     from mlopt.report.report import to_json
     from mlopt.target import find_target, is_this_machine
 
+    if str(models[0]) in _VERBS and not models[0].exists():
+        from mlopt.errors import Misused
+
+        raise Misused(f"bench measures models, and {models[0]} is a verb of its own.", next=f"mlopt {models[0]} --help")
     machine = detect()
     asked = find_target(target)
     if not is_this_machine(asked, machine):
@@ -63,15 +75,19 @@ def command(
             f"{asked.name} is not this machine, so nothing can be measured for it here.",
             next="run mlopt bench on the device, or leave --target out",
         )
-    method = find_profile(profile or DEFAULT).method
+    named = find_profile(profile or DEFAULT)
+    method = named.method
     method = dataclasses.replace(method, threads=threads or method.threads, batch=batch or method.batch)
+    began = time.monotonic()
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
         found = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores", runtimes=runtimes)
     plain = to_json(found)
     click.echo(json.dumps(plain) if as_json else _table(found.labelled))
-    if problem := keep(plain, given=history, model=models[0]):
-        raise problem
+    suites = suites_of_bench(found, named, time.monotonic() - began)
+    problems = write({"junit": junit, "sarif": sarif, "openmetrics": openmetrics}, suites, [plain])
+    with said_after([*problems, *keep(plain, given=history, model=models[0])]):
+        return
 
 
 def _table(results: Mapping[str, Measurement]) -> str:

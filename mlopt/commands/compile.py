@@ -16,6 +16,7 @@ from mlopt.commands.options import (
     budgets_asked,
     history_option,
     model_argument,
+    outputs,
     progress_for,
     reading,
     said_after,
@@ -51,6 +52,7 @@ _INDENT: Final = " " * 4
 @sampling
 @storing
 @history_option
+@outputs("junit", "sarif", "openmetrics")
 @talking
 @click.pass_context
 def command(
@@ -61,6 +63,9 @@ def command(
     dry_run: bool,
     cache_dir: Path | None,
     history: Path | None,
+    junit: Path | None,
+    sarif: Path | None,
+    openmetrics: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -78,6 +83,7 @@ def command(
       mlopt compile model.onnx --target host --samples images/ --max-size 2MB --max-latency 5ms
       mlopt compile model.keras --target host --dry-run
     """
+    from mlopt.ci.results import suite_of_report, write
     from mlopt.compiler import compile_model
     from mlopt.history.keep import keep
     from mlopt.prepare import prepare
@@ -91,7 +97,7 @@ def command(
         **asked,  # type: ignore[arg-type]
     )
     bundles: list[Bundle] = []
-    problem: MloptError | None = None
+    problems: list[MloptError] = []
     for target in targets or find_project(model, base.project).compile.targets or ("host",):
         request = dataclasses.replace(base, target=target)
         if dry_run:
@@ -102,8 +108,12 @@ def command(
             click.echo(json.dumps(bundles[-1].report))
         else:
             print_bundle(bundles[-1], color=context.color is not False and sys.stdout.isatty())
-        problem = keep(bundles[-1].report, given=history, model=model, project=base.project) or problem
-    with said_after(problem):
+        problems += keep(bundles[-1].report, given=history, model=model, project=base.project)
+    if bundles:
+        files = {"junit": junit, "sarif": sarif, "openmetrics": openmetrics}
+        suites = [suite_of_report(bundle.findings) for bundle in bundles if bundle.findings]
+        problems += write(files, suites, [bundle.report for bundle in bundles])
+    with said_after(problems):
         _raise_for(bundles, image=base.image)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -98,17 +98,45 @@ def progress_for(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(quiet=quiet, verbose=verbose)
 
 
+OUTPUTS: Final = {
+    "junit": "Write JUnit XML: one test case for each check.",
+    "markdown": "Write Markdown. Goes to $GITHUB_STEP_SUMMARY by itself.",
+    "sarif": "Write SARIF 2.1.0.",
+    "benchmark-json": "Write what github-action-benchmark reads (customSmallerIsBetter).",
+    "bencher": "Write Bencher Metric Format.",
+    "openmetrics": "Write OpenMetrics text.",
+    "csv": "Write CSV.",
+}
+
+
+def outputs(*names: str) -> Decorator:
+    """Files for CI besides stdout."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            option = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", help=OUTPUTS[name])
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @contextmanager
-def said_after(problem: MloptError | None) -> Iterator[None]:
-    """A verb's own verdict comes first: `problem`, met on the way, ends the run only where that raises nothing."""
+def said_after(problems: Sequence[MloptError]) -> Iterator[None]:
+    """A verb's own verdict comes first: what else went wrong ends the run only where the block raises nothing."""
     try:
         yield
     except MloptError:
-        if problem:
-            click.echo(f"warning: {problem}", err=True)
+        _say(problems)
         raise
-    if problem:
-        raise problem
+    if problems:
+        _say(problems[:-1])
+        raise problems[-1]
+
+
+def _say(problems: Sequence[MloptError]) -> None:
+    for problem in problems:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {problem}", err=True)
 
 
 def _limit(flag: str, example: str, kind: str, help: str) -> Decorator:

@@ -12,9 +12,7 @@ from mlopt.history.shelf import History
 from mlopt.project import find_project
 
 
-def keep(
-    found: Mapping[str, Any], *, given: Path | None, model: Path, project: Path | None = None
-) -> MloptError | None:
+def keep(found: Mapping[str, Any], *, given: Path | None, model: Path, project: Path | None = None) -> list[MloptError]:
     """Record the JSON of a result in `given`, else where mlopt.toml beside the model says, else nowhere.
 
     What went wrong is given back, not raised: the result is there, and what the verb says of it comes first.
@@ -24,5 +22,5 @@ def keep(
             with History(path, create=True) as opened:
                 opened.add(entries_of(found, origin()))
     except MloptError as error:
-        return error
-    return None
+        return [error]
+    return []

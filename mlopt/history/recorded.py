@@ -87,7 +87,7 @@ def _of_gate(found: Mapping[str, Any], at: Origin) -> Entry:
         batch=timing.get("batch", 0),
         device=timing.get("device") or f"{machine.pop('cpu', '')}, {machine.pop('cores', '')} cores",
         versions=_sorted({"mlopt": found["mlopt"], **_without(machine, "cpu", "cores")}),
-        samples=found["answers"]["samples"] if found["answers"] else "",
+        samples=found["samples"],
         revision=at.revision,
         dirty=at.dirty,
         numbers=numbers,
@@ -96,7 +96,7 @@ def _of_gate(found: Mapping[str, Any], at: Origin) -> Entry:
 
 def _of_report(found: Mapping[str, Any], at: Origin) -> Iterator[Entry]:
     candidates = [one for one in found["candidates"] if not one["failure"]]
-    first = next(one["digest"] for one in candidates if one["name"] == found["baseline"])
+    first = next((one["digest"] for one in candidates if one["name"] == found["baseline"]), "")
     for one in candidates:
         taken, beside = one["measurement"], one["name"] != found["baseline"]
         clocks = _clocks(taken, beside=beside) if taken else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -97,7 +98,7 @@ def bench(models: Sequence[Path], *, method: Method, device: str, runtimes: Sequ
     if failures:
         raise WorkerFailed("; ".join(failures.values()))
     found = tuple(
-        Benched(name, one.artifact.digest, one.artifact.bytes, versions_of(one.runtime), measured[one.name])
+        Benched(name, *_identity(one.artifact.main), versions_of(one.runtime), measured[one.name])
         for name, one in named
     )
     return BenchResult(SCHEMA, KIND, version("mlopt"), found)
@@ -141,6 +142,17 @@ def _check_runtimes(runtimes: Sequence[str]) -> None:
                     f"The runtime {runtime} needs {distribution}, which is not installed.",
                     next=f"pip install 'mlopt[{runtime}]'",
                 )
+
+
+def _identity(file: Path) -> tuple[str, int]:
+    """Digest and bytes of a model with the files of weights that it names."""
+    from mlopt.onnx_file import external_tensors, load_graph
+
+    weights = sorted({file.parent / one.location for one in external_tensors(load_graph(file))})
+    found = [one for one in (file, *weights) if one.is_file()]
+    digests = [digest_of(one) for one in found]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return whole, sum(one.stat().st_size for one in found)
 
 
 def _artifact(file: Path) -> Artifact:

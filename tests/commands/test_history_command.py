@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,51 @@ def test_plain_sql_reads_it(place: Path) -> None:
         history.add(made(3))
     asked = "SELECT count(*) FROM entry JOIN number ON number.entry = entry.id WHERE metric = 'file-size'"
     assert sqlite3.connect(place / "h.db").execute(asked).fetchone() == (6,)
+
+
+def test_two_results_of_bench_are_compared(place: Path) -> None:
+    for name in ("a.json", "b.json"):
+        ended = run(place, "bench", "net.onnx", "small.onnx", "-p", "./fast.toml", "-q", "--json")
+        (place / name).write_text(ended.stdout)
+    ended = run(place, "compare", "a.json", "b.json")
+    assert ended.returncode == 0, ended.stderr
+    assert "small.onnx: the same bytes" in ended.stdout
+    assert "relative-latency" in ended.stdout
+    assert "not compared: latency-p50" in ended.stdout
+    assert all(len(line) <= 100 for line in ended.stdout.splitlines())
+    found = json.loads(run(place, "compare", "a.json", "b.json", "--json").stdout)
+    assert [one["before"]["model"] for one in found["matches"]] == ["net.onnx", "small.onnx"]
+
+
+@pytest.mark.slow
+def test_a_gate_records_what_it_found_beside_its_baseline(place: Path) -> None:
+    (place / "fast.toml").write_text(FAST + '[gate]\nlatency-p50 = "60%"\npeak-memory = "90%"\nseconds = "20s"\n')
+    ended = run(place, "gate", "small.onnx", "-b", "net.onnx", "-p", "./fast.toml", "-q", "--history", "h.db", "--json")
+    assert ended.returncode == 0, ended.stderr
+    (place / "gate.json").write_text(ended.stdout)
+    with History(place / "h.db") as history:
+        (found,) = history.entries()
+    assert (found.verb, found.model) == ("gate", "small.onnx")
+    assert found.baseline == json.loads(ended.stdout)["baseline"]["digest"]
+    assert found.numbers["relative-latency"].value < 1
+    assert "the same bytes" in run(place, "compare", "gate.json", "gate.json").stdout
+
+
+def test_bench_writes_what_ci_reads(place: Path) -> None:
+    (place / "fast.toml").write_text(FAST + '[budgets]\nfile-size = "5kB"\n')
+    files = ("--junit", "o/out.xml", "--sarif", "o/out.sarif", "--openmetrics", "o/out.prom")
+    ended = run(place, "bench", "net.onnx", "small.onnx", "-p", "./fast.toml", "-q", *files)
+    assert ended.returncode == 0, ended.stderr
+    suites = ElementTree.parse(place / "o" / "out.xml").getroot()
+    assert [(one.get("name"), one.get("failures")) for one in suites] == [
+        ("mlopt bench net.onnx", "1"),
+        ("mlopt bench small.onnx", "0"),
+    ]
+    assert len(json.loads((place / "o" / "out.sarif").read_text())["runs"]) == 2
+    assert 'metric="latency-p50"' in (place / "o" / "out.prom").read_text()
+
+
+def test_words_that_are_verbs_are_not_taken_for_models(place: Path) -> None:
+    ended = run(place, "bench", "compare", "a.json", "b.json")
+    assert ended.returncode == 2
+    assert "mlopt compare --help" in ended.stderr
