@@ -73,8 +73,9 @@ def command(
 ) -> None:
     """Take MODEL to a measured, judged image.
 
-    Exports to ONNX, makes every candidate that is legal on the target, checks and measures them side by
-    side, and ships the best one that is inside every budget of the profile; the baseline if none is.
+    Exports to ONNX, makes the candidates that are legal on the target, checks and measures them side by
+    side, and ships the best one that is inside every budget of the profile; the baseline if none is. What is
+    no faster than a candidate that is too slow already is not made, unless --recipe names it.
 
     \b
       mlopt compile model.onnx --target host --samples images/
