@@ -1,4 +1,4 @@
-"""Outputs for CI on the disk: each whole or not at all; one that cannot be written loses no other."""
+"""Outputs on the disk: each whole or not at all; one that cannot be written loses no other."""
 
 from __future__ import annotations
 
@@ -75,6 +75,4 @@ def _replace(path: Path, content: str) -> None:
 def _unwritable(path: Path, error: OSError) -> MloptError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceLeft("The disk is full; what was there before is untouched.", where=str(path), next="free space")
-    return StoreUnusable(
-        f"An output for CI cannot be written: {error.strerror}.", where=str(path), next="give another file"
-    )
+    return StoreUnusable(f"This output cannot be written: {error.strerror}.", where=str(path), next="give another file")

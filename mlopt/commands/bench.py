@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ import click
 from mlopt.commands.options import history_option, outputs, progress_for, said_after, talking
 
 if TYPE_CHECKING:
-    from mlopt.measurement import Measurement
+    from mlopt.profile import Scenario
 
+SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
 _VERBS = ("compare", "history")  # what people try after bench
 
 
@@ -26,6 +26,8 @@ _VERBS = ("compare", "history")  # what people try after bench
 @click.option(
     "--runtime", "runtimes", multiple=True, metavar="NAME", help="Run MODELS in it; may be repeated.  [onnxruntime]"
 )
+@click.option("--scenario", type=click.Choice(SCENARIOS), help="MLPerf's, how queries come.  [as the profile says]")
+@click.option("--latency-bound", metavar="15ms", help="What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @history_option
@@ -36,6 +38,8 @@ def command(
     target: str,
     profile: str | None,
     runtimes: tuple[str, ...],
+    scenario: Scenario | None,
+    latency_bound: str | None,
     threads: int | None,
     batch: int | None,
     history: Path | None,
@@ -48,6 +52,9 @@ def command(
 ) -> None:
     """Measure MODELS (ONNX files or bundles) side by side; speed-ups are against the first.
 
+    In the scenario server queries arrive by chance (Poisson), and the highest rate is sought at which 99 of 100 keep
+    the bound on latency, waiting included; multi-stream asks 8 samples at once.
+
     A bundle's model runs in the runtime that it was compiled for, unless --runtime names another. With several
     runtimes each model runs in each.
 
@@ -58,6 +65,7 @@ def command(
     from mlopt.history.keep import keep
     from mlopt.host import detect
     from mlopt.measure.bench import bench
+    from mlopt.measure.text import to_terminal
     from mlopt.profile import DEFAULT, find_profile
     from mlopt.report.report import to_json
     from mlopt.target import find_target, is_this_machine
@@ -77,35 +85,31 @@ def command(
         )
     named = find_profile(profile or DEFAULT)
     method = named.method
-    method = dataclasses.replace(method, threads=threads or method.threads, batch=batch or method.batch)
+    method = dataclasses.replace(
+        method,
+        scenario=scenario or method.scenario,
+        threads=threads or method.threads,
+        batch=batch or method.batch,
+    )
+    bound = _seconds(latency_bound) if latency_bound else named.budgets.latency_p99
     began = time.monotonic()
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
-        found = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores", runtimes=runtimes)
+        device = f"{machine.cpu}, {machine.cores} cores"
+        found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound)
     plain = to_json(found)
-    click.echo(json.dumps(plain) if as_json else _table(found.labelled))
+    click.echo(json.dumps(plain) if as_json else to_terminal(found))
     suites = suites_of_bench(found, named, time.monotonic() - began)
     problems = write({"junit": junit, "sarif": sarif, "openmetrics": openmetrics}, suites, [plain])
     with said_after([*problems, *keep(plain, given=history, model=models[0])]):
         return
 
 
-def _table(results: Mapping[str, Measurement]) -> str:
-    from mlopt.report import text
+def _seconds(text: str) -> float:
+    from mlopt import units
+    from mlopt.errors import Misused
 
-    width = max(len(name) for name in results)
-    lines = [f"{'model':<{width}}  {'p50':>9}  {'p90':>9}  {'p99':>9}  {'throughput':>12}  {'peak':>9}  speed-up"]
-    for name, one in results.items():
-        latency = one.latency
-        times = "  ".join(f"{text.seconds(value):>9}" for value in (latency.p50, latency.p90, latency.p99))
-        lines.append(
-            f"{name:<{width}}  {times}  {text.rate(one.throughput):>12}  {text.size(one.peak_memory):>9}  "
-            f"{text.times(one.speedup)}"
-        )
-    first = next(iter(results.values()))
-    lines.append(
-        f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
-        f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
-        "generated inputs"
-    )
-    return "\n".join(lines)
+    try:
+        return float(units.parse(units.Seconds, text))
+    except ValueError as error:
+        raise Misused(f"--latency-bound: {error}.", next="--latency-bound 15ms") from error

@@ -62,9 +62,11 @@ def show(
         entries = [entry for entry in entries if entry.model in models]
     series = [one for one in series_of(entries) if not metrics or one.metric in metrics]
     if html:
-        from mlopt.history.page import write_page
+        from mlopt.ci.files import put_all
+        from mlopt.history.page import to_html
 
-        write_page(html, path.name, entries, series)
+        for problem in put_all([(html, to_html(path.name, entries, series))]):
+            raise problem
     if as_json:
         click.echo(json.dumps([_plain(one) for one in series], indent=1))
     else:

@@ -142,7 +142,7 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
 def _feeds(walk: Walk) -> timed.Feeds:
     method = walk.asked.profile.method
     batch = walk.batch(method.offline_batch)
-    single = list(itertools.islice(walk.samples.feeds(batch=walk.batch(method.batch)), _FEEDS))
+    single = list(itertools.islice(walk.samples.feeds(batch=walk.batch(method.query_batch)), _FEEDS))
     offline = next(iter(walk.samples.feeds(batch=batch)))
     if method.scenario == "offline":
         single = [offline]

@@ -25,6 +25,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "latency-p90": Metric("clock"),
     "latency-p99": Metric("clock"),
     "throughput": Metric("clock", larger_is_better=True),
+    "server-rate": Metric("clock", larger_is_better=True),
+    "cold-start": Metric("clock"),
     "load-time": Metric("clock"),
     "first-inference": Metric("clock"),
     "peak-memory": Metric("memory"),
@@ -43,6 +45,10 @@ def shown(metric: str, value: float | None) -> str:
     """
     if metric == "relative-latency":
         return text.ABSENT if value is None else f"{value:.3f}×"
+    if metric in ("cold-start", "first-inference"):
+        return text.seconds(value)
+    if metric == "server-rate":
+        return text.rate(value)
     return text.percent(value) if metric == "top1" else budget_number(metric, value)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
-from mlopt.bundle import writing
 from mlopt.history import text as said
 from mlopt.history.entry import Entry
 from mlopt.history.metrics import shown, title
@@ -63,19 +60,6 @@ class Page:
     lines: tuple[Line, ...]
     models: tuple[Model, ...]
     method: str
-
-
-def write_page(path: Path, name: str, entries: Sequence[Entry], series: Sequence[Series]) -> None:
-    """Raises `NoSpaceLeft`, `StoreUnusable`; then what was at `path` before is still there."""
-    content = to_html(name, entries, series)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_text(content, encoding="utf-8", errors="backslashreplace")
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
 
 
 def to_html(name: str, entries: Sequence[Entry], series: Sequence[Series]) -> str:

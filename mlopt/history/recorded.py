@@ -61,9 +61,17 @@ def _of_bench(found: Mapping[str, Any], at: Origin) -> Iterator[Entry]:
             samples="",
             revision=at.revision,
             dirty=at.dirty,
-            numbers={**_clocks(taken, beside=number > 0), "file-size": Number(float(one["file_size"]))},
+            numbers={**_clocks(taken, beside=number > 0), **_of_starts(one)},
             **_where(taken),
         )
+
+
+def _of_starts(one: Mapping[str, Any]) -> dict[str, Number]:
+    """What bench alone measures; a server's rate lies between one that held and one that did not."""
+    found = {"file-size": Number(float(one["file_size"])), "cold-start": Number(one["cold_start"])}
+    if (server := one["server"]) and server["rate"] is not None:
+        found["server-rate"] = Number(server["rate"])
+    return found
 
 
 def _of_gate(found: Mapping[str, Any], at: Origin) -> Entry:

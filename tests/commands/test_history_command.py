@@ -99,6 +99,10 @@ def test_compile_records_every_candidate(place: Path) -> None:
     assert found["fp16"].verb == "compile"
     assert found["fp16"].baseline == found["baseline"].digest
     assert found["fp16"].numbers["file-size"].value < found["baseline"].numbers["file-size"].value
+    bundle = place / "out" / "net" / "host"
+    compared = run(place, "compare", bundle, bundle)
+    assert compared.returncode == 0, compared.stderr
+    assert "net fp16: the same bytes" in compared.stdout
 
 
 def test_export_and_import_carry_all_of_it_once(place: Path) -> None:

@@ -20,7 +20,8 @@ from nets import conv_net, save
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import WorkerFailed
 from mlopt.measure.bench import bench
-from mlopt.measure.interleave import Subject, measure_together, percentile, ratio
+from mlopt.measure.interleave import Subject, measure_together, ratio
+from mlopt.measure.percentiles import percentile
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.profile import Method
 from mlopt.units import Seconds
@@ -166,7 +167,6 @@ def test_one_model_in_two_runtimes(tmp_path: Path, method: Method) -> None:
 
 
 def test_bench_tells_digest_and_bytes_of_a_model_with_its_weights(tmp_path: Path) -> None:
-
     method = Method(warm_up=1, rounds=3, seconds=Seconds(0.2))
     inside = save(conv_net(), tmp_path / "inside.onnx")
     beside = tmp_path / "beside.onnx"
