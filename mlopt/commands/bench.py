@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +99,8 @@ def command(
         device = f"{machine.cpu}, {machine.cores} cores"
         found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound)
     plain = to_json(found)
-    click.echo(json.dumps(plain) if as_json else to_terminal(found))
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo(json.dumps(plain) if as_json else to_terminal(found, width=width))
     suites = suites_of_bench(found, named, time.monotonic() - began)
     problems = write({"junit": junit, "sarif": sarif, "openmetrics": openmetrics}, suites, [plain])
     with said_after([*problems, *keep(plain, given=history, model=models[0])]):

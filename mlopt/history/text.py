@@ -74,7 +74,9 @@ def where(change: Change) -> str:
 
 
 def method(series: Sequence[Series]) -> str:
-    said = f"Changes by E-divisive on the latest results of a series, each at a level of {LEVEL:.0%} by permutation."
+    said = (
+        f"Changes by E-divisive on the latest results of a series, each at a level of {LEVEL * 100:g} % by permutation."
+    )
     clocks = any(one.changes and one.kind == "clock" for one in series)
     return f"{said} {CLOCKS}" if clocks else said
 

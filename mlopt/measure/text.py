@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,9 +14,13 @@ from mlopt.report import text
 _COLUMN: Final = 9
 
 
-def to_terminal(found: BenchResult) -> str:
-    """Three tables of as many lines as there are models; the last only of a server."""
-    return "\n".join([*_clocks(found), "", *_percentiles(found), *_servers(found)])
+def to_terminal(found: BenchResult, *, width: int) -> str:
+    """Clocks, percentiles and, of servers, what they hold; sentences wrapped to the width."""
+    lines = [*_clocks(found), *textwrap.wrap(_method(found), width), "", *_percentiles(found)]
+    for name, model in zip(found.labelled, found.models, strict=True):
+        if model.server:
+            lines += ["", *textwrap.wrap(f"{name} as a server: {said(model.server)}", width)]
+    return "\n".join(lines)
 
 
 def _clocks(found: BenchResult) -> Iterator[str]:
@@ -27,8 +32,11 @@ def _clocks(found: BenchResult) -> Iterator[str]:
         times = "".join(f"  {text.seconds(value):>{_COLUMN}}" for value in starts)
         rest = f"{text.seconds(model.cold_start):>10}  {text.size(one.peak_memory):>9}  {text.rate(one.throughput):>10}"
         yield f"{name:<{width}}{times}  {rest}  {text.times(one.speedup)}"
+
+
+def _method(found: BenchResult) -> str:
     first = found.models[0].measurement
-    yield (
+    return (
         f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
         f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
         "generated inputs"
@@ -42,14 +50,7 @@ def _percentiles(found: BenchResult) -> Iterator[str]:
         yield f"{name:<{width}}" + "".join(f"  {text.seconds(one.value):>{_COLUMN}}" for one in model.percentiles)
         ends = (f"≤ {text.seconds(one.high)}" if one.high is not None else "–" for one in model.percentiles)
         yield f"{'  at most':<{width}}" + "".join(f"  {end:>{_COLUMN}}" for end in ends)
-    yield f"at most: MLPerf's early stopping, {CONFIDENCE:.0%} confidence; –: too few queries"
-
-
-def _servers(found: BenchResult) -> Iterator[str]:
-    for name, model in zip(found.labelled, found.models, strict=True):
-        if model.server:
-            yield ""
-            yield f"{name} as a server: {said(model.server)}"
+    yield f"at most: MLPerf's early stopping, {CONFIDENCE * 100:g} % confidence; –: too few queries"
 
 
 def said(server: ServerRate) -> str:
@@ -63,4 +64,4 @@ def said(server: ServerRate) -> str:
     held = max((one for one in server.trials if one.rate == server.rate), key=lambda one: one.queries)
     above = f", not at {text.rate(server.not_held)}" if server.not_held else ""
     late = f"{held.late} of {held.queries} late"
-    return f"{text.rate(server.rate)} with {bound} at {CONFIDENCE:.0%} confidence ({late}){above}; {tried}"
+    return f"{text.rate(server.rate)} with {bound} at {CONFIDENCE * 100:g} % confidence ({late}){above}; {tried}"

@@ -141,7 +141,7 @@ def test_bench_as_a_server_and_with_many_streams(tmp_path: Path) -> None:
     assert one.server.rate
     assert one.server.rate > 1
     assert one.measurement.scenario == "single-stream"
-    assert "as a server" in to_terminal(found)
+    assert "as a server" in to_terminal(found, width=100)
     streams = bench(
         [model], method=Method(warm_up=1, rounds=4, seconds=Seconds(0.3), scenario="multi-stream"), device="d"
     )
