@@ -6,10 +6,16 @@ from pathlib import Path
 
 import click
 
+from mlopt.commands.variants import COMMANDS
+
 
 @click.group(name="image")
 def command() -> None:
-    """Verify or load the image of a bundle; renew the locked packages that images are made of."""
+    """Push, list, compare, pick and promote images; verify or load one; renew what images are made of."""
+
+
+for found in COMMANDS:
+    command.add_command(found)
 
 
 @command.command()

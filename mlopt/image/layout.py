@@ -31,7 +31,7 @@ class Writer:
 
     def add_json(self, content: Mapping[str, Any], *, media_type: str) -> Descriptor:
         """Write a JSON blob in its one canonical form; its descriptor."""
-        data = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        data = encode(content)
         digest = hashlib.sha256(data).hexdigest()
         self._blob(digest).write_bytes(data)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
@@ -65,6 +65,11 @@ class Writer:
         return folder / digest
 
 
+def encode(content: Mapping[str, Any]) -> bytes:
+    """JSON in its one canonical form: the same bytes, and so the same digest, for the same content."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def publish(made: Path, home: Path) -> None:
     """Put a finished folder in the place of another; until then the old one stays what it was."""
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +95,30 @@ def read_blob(layout: Path, descriptor: Mapping[str, Any]) -> bytes:
     if len(data) != descriptor["size"] or f"sha256:{hashlib.sha256(data).hexdigest()}" != descriptor["digest"]:
         raise _broken(path, "a blob is not what its digest says")
     return data
+
+
+def checked_blob(layout: Path, descriptor: Mapping[str, Any]) -> Path:
+    """A blob's file, however large, checked. Raises `ImageFailed` as `read_blob` does."""
+    path = blob_path(layout, descriptor)
+    try:
+        with path.open("rb") as stream:
+            digest, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+    except OSError as error:
+        raise _broken(path, f"the blob cannot be read: {error.strerror}") from error
+    if size != descriptor["size"] or f"sha256:{digest}" != descriptor["digest"]:
+        raise _broken(path, "a blob is not what its digest says")
+    return path
+
+
+def attached_to(layout: Path) -> tuple[Descriptor, ...]:
+    """What the layout holds beside its image and says is about it: manifests whose subject is the image's index."""
+    image = index_of(layout)["digest"]
+    found = []
+    for entry in json.loads((layout / "index.json").read_bytes())["manifests"]:
+        if entry["mediaType"] == MANIFEST:
+            subject = json.loads(read_blob(layout, entry)).get("subject") or {}
+            found += [entry] if subject.get("digest") == image else []
+    return tuple(found)
 
 
 def blob_path(layout: Path, descriptor: Mapping[str, Any]) -> Path:
