@@ -51,7 +51,7 @@ def push(image: Path, reference: str, gate: Path | None, quiet: bool) -> None:
 @click.argument("where", nargs=-1, required=True, metavar="REPOSITORY|FOLDER…")
 @as_json
 def list_variants(where: tuple[str, ...], as_json: bool) -> None:
-    """List the images of a registry's repository, HOST/NAME, or those of the bundles in a FOLDER."""
+    """List the images of a repository, HOST/NAME, or of the bundles in FOLDER."""
     from mlopt.variants.text import HEAD, row
 
     variants = _variants(where)
@@ -81,7 +81,7 @@ def show(image: str, as_json: bool) -> None:
 @click.argument("after", metavar="B")
 @as_json
 def diff(before: str, after: str, as_json: bool) -> None:
-    """Show what changes from image A to image B: what they are, layers, packages, figures."""
+    """Show what changes from image A to B: what they are, layers, figures."""
     from mlopt.variants.diff import diff as compare
     from mlopt.variants.text import changes
     from mlopt.variants.variant import open_variant
@@ -114,7 +114,7 @@ def pick(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Pick one image of a REPOSITORY, or of the bundles in a FOLDER: the best that keeps every limit.
+    """Pick one image of several: the best that keeps every limit.
 
     Says its digest, and why the others lost. A limit is kept only by what was measured.
     """
@@ -140,7 +140,10 @@ def pick(
 @click.argument("alias")
 @quiet
 def promote(reference: str, alias: str, quiet: bool) -> None:
-    """Let ALIAS (stable, canary, 1.2) name the image REFERENCE, if a gate that is attached to it passed."""
+    """Let ALIAS name the image REFERENCE, if its gate passed.
+
+    ALIAS is stable, canary, 1.2 …: a tag that moves. The gate is what push attached with --gate.
+    """
     from mlopt.image.reference import Reference
     from mlopt.image.repository import Repository
     from mlopt.variants.aliases import promote as move
