@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlopt.gate.result import KIND, SCHEMA
 from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Writer
 from mlopt.variants.evidence import Evidence
 
@@ -88,7 +89,7 @@ def gate_file(path: Path, verdict: str = "pass", *, model: str = MODEL, runtime:
     """The parts of a gate's result by which an image is promoted."""
     candidate = {"name": "net.onnx", "digest": model, "runtime": runtime}
     baseline = {"name": "old.onnx", "digest": "b" * 64, "runtime": runtime}
-    content = {"kind": "mlopt-gate", "schema": 1, "verdict": verdict, "profile": "ci-gate"}
+    content = {"kind": KIND, "schema": SCHEMA, "verdict": verdict, "profile": "ci-gate"}
     path.write_text(json.dumps({**content, "candidate": candidate, "baseline": baseline}))
     return path
 

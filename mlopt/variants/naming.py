@@ -70,11 +70,12 @@ def history_tag(alias: str) -> str:
 
 
 def _suffix(annotations: Mapping[str, str]) -> str:
-    try:
-        runtime, version = annotations["io.mlopt.runtime"], annotations["io.mlopt.runtime-version"]
-        precision = re.sub(r"[^A-Za-z0-9_.]", "_", annotations["io.mlopt.precision"])
-    except KeyError as error:
+    words = ("io.mlopt.runtime", "io.mlopt.runtime-version", "io.mlopt.precision")
+    if missing := [word for word in words if not annotations.get(word)]:
         raise ImageFailed(
-            f"The image does not say what it is: it has no annotation {error}.", next="assemble it anew: mlopt compile"
-        ) from error
-    return f"-{_SHORT.get(runtime, runtime)}{'.'.join(version.split('.')[:2])}-{_DEVICE}-{precision}"
+            f"The image does not say what it is: it has no annotation {missing[0]}.",
+            next="assemble it anew: mlopt compile",
+        )
+    runtime, version, precision = (annotations[word] for word in words)
+    minor = ".".join(version.split(".")[:2])
+    return f"-{_SHORT.get(runtime, runtime)}{minor}-{_DEVICE}-{re.sub('[^A-Za-z0-9_.]', '_', precision)}"

@@ -10,6 +10,7 @@ from layouts import MODEL, gate_file, small_layout
 from registries import Registry, running
 
 from mlopt.errors import ConfigInvalid, Misused, NotPromoted, RegistryFailed
+from mlopt.gate.result import KIND, SCHEMA
 from mlopt.image.layout import MANIFEST
 from mlopt.image.push import push_layout
 from mlopt.image.referrers import Statement, attach
@@ -113,8 +114,8 @@ def test_a_gate_of_another_model_or_runtime(repository: Repository, tmp_path: Pa
     image = repository.manifest(tag)
     forged = gates.Gate("pass", "c" * 64, "onnxruntime", "b" * 64, "ci-gate")
     content = {
-        "kind": "mlopt-gate",
-        "schema": 1,
+        "kind": KIND,
+        "schema": SCHEMA,
         "verdict": "pass",
         "profile": forged.profile,
         "candidate": {"digest": forged.candidate, "runtime": forged.runtime},

@@ -40,7 +40,7 @@ def test_what_would_be_untrue(text: str, why: str) -> None:
 
 
 def test_an_image_that_does_not_say_what_it_is() -> None:
-    with pytest.raises(ImageFailed, match=r"no annotation 'io\.mlopt\.runtime'"):
+    with pytest.raises(ImageFailed, match=r"no annotation io\.mlopt\.runtime\."):
         version_tag(Reference.parse("registry.example/net:1"), {})
 
 
