@@ -100,7 +100,7 @@ def limit(flag: str, example: str, kind: str, help: str, *, bare: bool = False) 
             plain = bare and re.fullmatch(r"[01]?\.[0-9]+", text)
             return units.parse(getattr(units, kind), float(text) if plain else text)
         except ValueError as error:
-            more = ", or 0% for no drop at all" if kind == "Fraction" else ""
+            more = ", or 0% for no drop at all" if kind == "Fraction" and not bare else ""
             raise Misused(f"{flag}: {error}.", next=f"{flag} {example}{more}") from error
 
     return click.option(flag, metavar=example, callback=read, help=help)

@@ -31,10 +31,7 @@ class Writer:
 
     def add_json(self, content: Mapping[str, Any], *, media_type: str) -> Descriptor:
         """Write a JSON blob in its one canonical form; its descriptor."""
-        data = encode(content)
-        digest = hashlib.sha256(data).hexdigest()
-        self._blob(digest).write_bytes(data)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+        return self.add_bytes(canonical(content), media_type=media_type)
 
     def add_file(self, path: Path, *, digest: str, size: int, media_type: str) -> Descriptor:
         """Copy a blob whose sha256 is known. Raises `ImageFailed` when the file is not what it was."""
@@ -59,14 +56,21 @@ class Writer:
         (self.folder / "oci-layout").write_bytes(_LAYOUT)
         return str(descriptor["digest"])
 
+    def add_bytes(self, data: bytes, *, media_type: str) -> Descriptor:
+        """Write a blob; its descriptor."""
+        digest = hashlib.sha256(data).hexdigest()
+        if not (target := self._blob(digest)).exists():
+            target.write_bytes(data)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
     def _blob(self, digest: str) -> Path:
         folder = self.folder / "blobs" / "sha256"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / digest
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
-    """JSON in its one canonical form: the same bytes, and so the same digest, for the same content."""
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """JSON in the one form that blobs have."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -110,15 +114,17 @@ def checked_blob(layout: Path, descriptor: Mapping[str, Any]) -> Path:
     return path
 
 
-def attached_to(layout: Path) -> tuple[Descriptor, ...]:
-    """What the layout holds beside its image and says is about it: manifests whose subject is the image's index."""
-    image = index_of(layout)["digest"]
-    found = []
-    for entry in json.loads((layout / "index.json").read_bytes())["manifests"]:
-        if entry["mediaType"] == MANIFEST:
-            subject = json.loads(read_blob(layout, entry)).get("subject") or {}
-            found += [entry] if subject.get("digest") == image else []
-    return tuple(found)
+def referring(layout: Path) -> tuple[Descriptor, ...]:
+    """The manifests that a layout holds beside its image and that are about it, or about one of its platforms: listed
+    in index.json itself, or where registries without a list of referrers have them, in an index tagged `sha256-…`."""
+    image = index_of(layout)
+    entries = json.loads((layout / "index.json").read_bytes())["manifests"]
+    lists = [one for one in entries if one["mediaType"] == INDEX and one["digest"] != image["digest"]]
+    below = [entry for one in lists for entry in json.loads(read_blob(layout, one))["manifests"]]
+    about = {image["digest"], *(entry["digest"] for entry in manifests_of(layout).values())}
+    found = [one for one in (*entries, *below) if one["mediaType"] == MANIFEST]
+    subjects = ((one, json.loads(read_blob(layout, one)).get("subject") or {}) for one in found)
+    return tuple(one for one, subject in subjects if subject.get("digest") in about)
 
 
 def blob_path(layout: Path, descriptor: Mapping[str, Any]) -> Path:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mlopt.errors import RegistryFailed
-from mlopt.image.layout import INDEX, MANIFEST, Descriptor, attached_to, checked_blob, index_of, read_blob
-from mlopt.image.referrers import Statement, attach, put_referrer
+from mlopt.image.layout import INDEX, MANIFEST, Descriptor, checked_blob, index_of, read_blob, referring
 from mlopt.image.repository import Repository
+from mlopt.image.statements import Statement, attach, put_referrer
 from mlopt.units import format_bytes
 
 
@@ -44,7 +44,7 @@ def push_layout(
     sender = _Sender(layout, repository, say)
     sent = sum(sender.manifest(entry) for entry in content["manifests"])
     repository.put(read_blob(layout, index), media_type=INDEX, wanted=index["digest"])
-    for entry in attached_to(layout):
+    for entry in referring(layout):
         sent += sender.blobs(json.loads(read_blob(layout, entry)))
         put_referrer(repository, read_blob(layout, entry))
     for statement in said:

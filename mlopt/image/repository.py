@@ -75,6 +75,7 @@ class Repository:
         digest = f"sha256:{hashlib.sha256(reply.body).hexdigest()}"
         if wanted.startswith("sha256:") and digest != wanted:
             raise self._damaged(wanted, digest)
+        self._parsed(reply)
         return Manifest(digest, reply.headers.get_content_type(), reply.body)
 
     def read(self, descriptor: Mapping[str, Any]) -> bytes:
@@ -92,19 +93,13 @@ class Repository:
 
     def tags(self) -> tuple[str, ...]:
         """Every tag, sorted. Raises `RegistryFailed` when there is no such repository."""
-        found: list[str] = []
-        url = "tags/list?" + urlencode({"n": 1000})
-        while url:
-            reply = self.session.request("GET", url, expect=(200, 404))
-            if reply.status == 404:
-                raise RegistryFailed(
-                    "The registry has no such repository.",
-                    where=self.reference.repository,
-                    next=f"push something there: mlopt image push BUNDLE {self.reference.repository}:1.0.0",
-                )
-            found += json.loads(reply.body).get("tags") or ()
-            link = re.match(r"<([^>]+)>", reply.headers.get("Link", ""))
-            url = link[1] if link else ""
+        found = self._listed("tags/list?n=1000", "tags")
+        if found is None:
+            raise RegistryFailed(
+                "The registry has no such repository.",
+                where=self.reference.repository,
+                next=f"push something there: mlopt image push BUNDLE {self.reference.repository}:1.0.0",
+            )
         return tuple(sorted(set(found)))
 
     def put(self, data: bytes, *, media_type: str, wanted: str) -> bool:
@@ -122,14 +117,11 @@ class Repository:
 
     def referrers(self, digest: str) -> list[Descriptor]:
         """What says that it is about `digest`; from the registry's own list, else from the tag that stands for it."""
-        reply = self.session.request("GET", f"referrers/{digest}", headers={"Accept": INDEX}, expect=(200, 404))
-        if reply.status == 200:
-            found = json.loads(reply.body)
-        else:
-            listed = self.find(fallback_tag(digest))
-            found = listed.content if listed else {}
-        manifests: list[Descriptor] = found.get("manifests") or []
-        return manifests
+        found = self._listed(f"referrers/{digest}", "manifests")
+        if found is None:
+            kept = self.find(fallback_tag(digest))
+            found = kept.content.get("manifests") if kept else None
+        return found or []
 
     def has_blob(self, digest: str) -> bool:
         return self.session.request("HEAD", f"blobs/{digest}", expect=(200, 404)).status == 200
@@ -156,6 +148,31 @@ class Repository:
             while upload.at < size:
                 self.session.retrying(lambda: self._piece(upload, source))
             return self.session.retrying(lambda: self._close(upload.location, b"", digest))
+
+    def _listed(self, url: str, key: str) -> list[Any] | None:
+        """Everything of a list that may come in pages; None where the registry has no such list."""
+        found: list[Any] = []
+        while url:
+            reply = self.session.request("GET", url, headers={"Accept": "*/*"}, expect=(200, 404))
+            if reply.status == 404:
+                return None
+            found += self._parsed(reply).get(key) or ()
+            link = re.match(r"<([^>]+)>", reply.headers.get("Link", ""))
+            url = urljoin(urljoin(self.session.address, url), link[1]) if link else ""
+        return found
+
+    def _parsed(self, reply: Reply) -> dict[str, Any]:
+        try:
+            found = json.loads(reply.body)
+            if isinstance(found, dict):
+                return found
+        except ValueError:
+            pass
+        raise RegistryFailed(
+            f"{self.reference.host} answers, and not as a registry does.",
+            where=self.reference.repository,
+            next="look at the host's name, and at what stands between it and here",
+        )
 
     def _whole(self, data: bytes, digest: str) -> bool:
         return not self.has_blob(digest) and self._close(self._begin(), data, digest)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlopt.errors import RegistryFailed
-from mlopt.image.layout import INDEX, Descriptor, encode
+from mlopt.image.layout import INDEX, Descriptor, canonical
 from mlopt.image.reference import Reference
-from mlopt.image.referrers import statements
 from mlopt.image.repository import Manifest, Repository
+from mlopt.image.statements import statements
 from mlopt.variants import gates
 from mlopt.variants.naming import check_alias, history_tag
 
@@ -102,7 +102,7 @@ def _write(repository: Repository, alias: str, entries: list[Descriptor]) -> Non
         "manifests": entries,
         "annotations": {"io.mlopt.alias": alias},
     }
-    repository.put(encode(content), media_type=INDEX, wanted=history_tag(alias))
+    repository.put(canonical(content), media_type=INDEX, wanted=history_tag(alias))
 
 
 def _tag(entry: Descriptor) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.errors import ConfigInvalid
-from mlopt.image.referrers import Statement
+from mlopt.image.statements import Statement
 from mlopt.intervals import proportion
 
 if TYPE_CHECKING:

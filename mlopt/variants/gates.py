@@ -11,7 +11,7 @@ from typing import Any, Final
 from mlopt.errors import ConfigInvalid, ModelNotFound, NotPromoted
 from mlopt.gate.result import KIND as GATE
 from mlopt.gate.result import SCHEMA, Verdict
-from mlopt.image.referrers import Statement
+from mlopt.image.statements import Statement
 
 KIND: Final = "application/vnd.mlopt.gate.v1+json"
 _MAKE: Final = "mlopt gate BUNDLE --baseline … --json > gate.json"

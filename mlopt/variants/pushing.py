@@ -12,11 +12,11 @@ from mlopt.image.layout import index_of, read_blob
 from mlopt.variants.evidence import evidence_of
 from mlopt.variants.gates import gate_statement
 from mlopt.variants.naming import version_tag
-from mlopt.variants.variant import is_layout, layout_of
+from mlopt.variants.variant import is_layout
 
 if TYPE_CHECKING:
     from mlopt.image.reference import Reference
-    from mlopt.image.referrers import Statement
+    from mlopt.image.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Push:
 
 def what_to_push(image: Path, reference: Reference, *, gate: Path | None = None) -> Push:
     """Raises `ImageFailed`, `ModelNotFound`, `Misused`, and what `gate_statement` and `evidence_of` raise."""
-    from mlopt.bundle import Bundle
+    from mlopt.bundle import Bundle, layout_in
 
-    layout = layout_of(image)
+    layout = layout_in(image)
     index = index_of(layout)
     annotations = json.loads(read_blob(layout, index)).get("annotations") or {}
     said = []

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mlopt.errors import ImageFailed, ModelNotFound
+from mlopt.errors import Misused, ModelNotFound
 from mlopt.image.layout import Descriptor, index_of, platform_name, read_blob
 from mlopt.image.reference import Reference
-from mlopt.image.referrers import statements
 from mlopt.image.repository import Manifest, Repository
+from mlopt.image.statements import statements
 from mlopt.variants import evidence, gates
 from mlopt.variants.naming import is_for_people, is_version
 
@@ -93,7 +93,7 @@ def open_variant(where: str, *, say: Callable[[str], None] = lambda line: None) 
     """
     if is_folder(where):
         return _local(Path(where))
-    reference = Reference.parse(where)
+    reference = _reference(where)
     repository = Repository.open(reference, say=say)
     if not reference.wanted:
         raise ModelNotFound(
@@ -111,7 +111,7 @@ def variants_below(where: str, *, say: Callable[[str], None] = lambda line: None
     Raises what `open_variant` raises.
     """
     if not is_folder(where):
-        reference = Reference.parse(where)
+        reference = _reference(where)
         if reference.wanted:
             return (open_variant(where, say=say),)
         return _tagged(Repository.open(reference, say=say))
@@ -136,22 +136,18 @@ def is_layout(folder: Path) -> bool:
     return (folder / "oci-layout").is_file()
 
 
-def layout_of(folder: Path) -> Path:
-    """The layout itself, or the one in a bundle. Raises `ModelNotFound`, `ImageFailed`."""
-    from mlopt.bundle import Bundle
-
-    if is_layout(folder):
-        return folder
-    image = Bundle.load(folder).image
-    if image is None:
-        raise ImageFailed("The bundle holds no image.", where=str(folder), next="compile again, without --no-image")
-    return image
+def _reference(where: str) -> Reference:
+    """Raises `Misused` that says both things that it is not."""
+    try:
+        return Reference.parse(where)
+    except Misused as error:
+        raise Misused(f"There is no folder {where!r}, and: {error.what}", next=error.next) from error
 
 
 def _local(folder: Path) -> Variant:
-    from mlopt.bundle import Bundle
+    from mlopt.bundle import Bundle, layout_in
 
-    layout = layout_of(folder)
+    layout = layout_in(folder)
     index = index_of(layout)
     found = None
     if not is_layout(folder):

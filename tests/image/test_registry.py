@@ -8,7 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,12 @@ from layouts import small_layout
 from registries import Registry, free_port, line_to, log_in, running, token_server, with_password
 
 from mlopt.errors import ImageFailed, RegistryFailed
-from mlopt.image.layout import index_of
+from mlopt.image.layout import INDEX, index_of, manifests_of
 from mlopt.image.push import Pushed, push_layout
 from mlopt.image.reference import Reference
-from mlopt.image.referrers import Statement, attach, statements
 from mlopt.image.repository import PIECE, Repository
 from mlopt.image.session import TRIES
+from mlopt.image.statements import Statement, attach, statements
 
 pytestmark = pytest.mark.registry
 
@@ -125,13 +128,18 @@ def test_what_a_layout_says_about_its_image_goes_with_it(registry: Registry, tmp
         "artifactType": "application/spdx+json",
         "config": add(empty, "application/vnd.oci.empty.v1+json"),
         "layers": [add(note, "application/spdx+json")],
-        "subject": index_of(layout),
     }
+    image, platform = index_of(layout), manifests_of(layout)["linux/arm64"]
+    written = [add(json.dumps({**manifest, "subject": one}).encode(), manifest_type) for one in (image, platform)]
+    listing = {"schemaVersion": 2, "mediaType": INDEX, "manifests": written[1:]}
+    tagged = {"org.opencontainers.image.ref.name": platform["digest"].replace(":", "-")}
     entry = json.loads((layout / "index.json").read_text())
-    entry["manifests"].append(add(json.dumps(manifest).encode(), manifest_type))
+    entry["manifests"] += [written[0], {**add(json.dumps(listing).encode(), INDEX), "annotations": tagged}]
     (layout / "index.json").write_text(json.dumps(entry))
     digest = push(layout, registry.repository()).digest
-    assert [one.content for one in statements(registry.repository(), digest, "application/spdx+json")] == [{"note": 1}]
+    for subject in (digest, platform["digest"]):
+        found = statements(registry.repository(), subject, "application/spdx+json")
+        assert [one.content for one in found] == [{"note": 1}]
 
 
 def large(tmp_path: Path, *, pieces: float = 2.5) -> Path:
@@ -209,6 +217,48 @@ def test_no_such_repository_and_no_such_image(registry: Registry) -> None:
         registry.repository("nobody/pushed").tags()
     with pytest.raises(RegistryFailed, match="no such image"):
         registry.repository("nobody/pushed").manifest("1")
+
+
+@contextmanager
+def answering(pages: Mapping[str, tuple[bytes, str]]) -> Iterator[Repository]:
+    """A server that answers a path with a body and where the list goes on; any other path with a page for people."""
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body, following = pages.get(self.path, (b"<html>Welcome!</html>", ""))
+            self.send_response(200)
+            if following:
+                self.send_header("Link", f'<{following}>; rel="next"')
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Pages) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Repository.open(Reference(f"127.0.0.1:{server.server_address[1]}", "team/net"))
+        server.shutdown()
+
+
+def test_lists_come_in_pages() -> None:
+    subject = "sha256:" + "0" * 64
+    lists = {
+        "/v2/team/net/tags/list?n=1000": (b'{"tags": ["b"]}', "/v2/team/net/tags/list?n=1000&last=b"),
+        "/v2/team/net/tags/list?n=1000&last=b": (b'{"tags": ["a", "c"]}', ""),
+        f"/v2/team/net/referrers/{subject}": (b'{"manifests": [{"digest": "1"}]}', "?page=2"),
+        f"/v2/team/net/referrers/{subject}?page=2": (b'{"manifests": [{"digest": "2"}]}', ""),
+    }
+    with answering(lists) as repository:
+        assert repository.tags() == ("a", "b", "c")
+        assert [one["digest"] for one in repository.referrers(subject)] == ["1", "2"]
+
+
+def test_what_is_no_registry() -> None:
+    with answering({}) as repository:
+        for ask in (repository.tags, lambda: repository.find("1"), lambda: repository.referrers("sha256:" + "0" * 64)):
+            with pytest.raises(RegistryFailed, match="answers, and not as a registry does"):
+                ask()
 
 
 def test_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from mlopt.errors import ConfigInvalid, Misused, NotPromoted, RegistryFailed
 from mlopt.gate.result import KIND, SCHEMA
 from mlopt.image.layout import MANIFEST
 from mlopt.image.push import push_layout
-from mlopt.image.referrers import Statement, attach
 from mlopt.image.repository import Repository
+from mlopt.image.statements import Statement, attach
 from mlopt.variants import gates
 from mlopt.variants.aliases import Moved, history, promote, rollback
 from mlopt.variants.pushing import what_to_push

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlopt.image.layout import INDEX, MANIFEST, Descriptor, encode
+from mlopt.image.layout import INDEX, MANIFEST, Descriptor, canonical
 from mlopt.image.repository import Repository, fallback_tag
 
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
@@ -28,7 +28,7 @@ def attach(repository: Repository, statement: Statement, *, subject: Descriptor)
 
     Raises `RegistryFailed`.
     """
-    layer = repository.add_bytes(encode(statement.content), media_type=statement.kind)
+    layer = repository.add_bytes(canonical(statement.content), media_type=statement.kind)
     config = repository.add_bytes(b"{}", media_type=EMPTY)
     manifest = {
         "schemaVersion": 2,
@@ -39,7 +39,7 @@ def attach(repository: Repository, statement: Statement, *, subject: Descriptor)
         "subject": subject,
         "annotations": dict(statement.annotations),
     }
-    return put_referrer(repository, encode(manifest))
+    return put_referrer(repository, canonical(manifest))
 
 
 def put_referrer(repository: Repository, data: bytes) -> Descriptor:
@@ -58,7 +58,7 @@ def put_referrer(repository: Repository, data: bytes) -> Descriptor:
         subject = content["subject"]["digest"]
         others = [entry for entry in repository.referrers(subject) if entry["digest"] != digest]
         listing = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*others, descriptor]}
-        repository.put(encode(listing), media_type=INDEX, wanted=fallback_tag(subject))
+        repository.put(canonical(listing), media_type=INDEX, wanted=fallback_tag(subject))
     return descriptor
 
 
