@@ -126,8 +126,8 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     is not what was locked, `NoSpaceLeft` on a full disk; then what was at `into` stays.
     """
     inputs = inputs or Inputs()
-    spec = dataclasses.replace(spec, annotations={**_found(spec), **spec.annotations})
     by_platform = _layers(spec, inputs)
+    spec = dataclasses.replace(spec, annotations={**_found(spec), **spec.annotations})
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         with writing(into), tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
