@@ -28,7 +28,8 @@ _CONFIG = """\
 version: 0.1
 log: {{level: warn}}
 storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
-http: {{addr: 127.0.0.1:{port}}}
+http:
+  addr: 127.0.0.1:{port}
 """
 
 
@@ -50,15 +51,16 @@ class Registry:
 
 
 @contextmanager
-def running(folder: Path, *, auth: str = "") -> Iterator[Registry]:
-    """docker-registry that keeps all below `folder`, until the block ends. `auth` is added to its configuration."""
+def running(folder: Path, *, auth: str = "", tls: str = "") -> Iterator[Registry]:
+    """docker-registry that keeps all below `folder`, until the block ends; `tls` and `auth` as its configuration has
+    them."""
     found = program()
     if found is None:
         pytest.skip("needs docker-registry (Debian's package), or MLOPT_REGISTRY_BIN")
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "config.yml"
-    config.write_text(_CONFIG.format(folder=folder, port=port) + auth)
+    config.write_text(_CONFIG.format(folder=folder, port=port) + tls + auth)
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([found, "serve", str(config)], stdout=log, stderr=log)
     try:

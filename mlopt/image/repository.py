@@ -124,7 +124,9 @@ class Repository:
         return found or []
 
     def has_blob(self, digest: str) -> bool:
-        return self.session.request("HEAD", f"blobs/{digest}", expect=(200, 404)).status == 200
+        """A registry that says where a blob lies has it; to go there would be to fetch it."""
+        expect = (200, 301, 302, 303, 307, 308, 404)
+        return self.session.request("HEAD", f"blobs/{digest}", expect=expect).status != 404
 
     def add_bytes(self, data: bytes, *, media_type: str) -> Descriptor:
         """Upload a small blob, unless it is there; its descriptor."""

@@ -213,12 +213,12 @@ class Session:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Blobs may lie elsewhere, and are read there; nothing that is sent is redirected, and nothing leaves TLS."""
+    """Blobs may lie elsewhere, and are read there. What only asks or sends is not led on, and nothing leaves TLS."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
-        if req.get_method() not in ("GET", "HEAD"):
+        if req.get_method() != "GET":
             return None
         _check(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]

@@ -62,11 +62,11 @@ def put_referrer(repository: Repository, data: bytes) -> Descriptor:
     return descriptor
 
 
-def statements(repository: Repository, subject: str, kind: str) -> list[Statement]:
-    """Everything of one kind that is said about an image, each blob checked by its digest."""
+def statements(repository: Repository, subject: str, *kinds: str) -> list[Statement]:
+    """Everything of some kinds that is said about an image, each blob checked by its digest."""
     found = []
     for entry in repository.referrers(subject):
-        if entry.get("artifactType") == kind:
+        if (kind := str(entry.get("artifactType"))) in kinds:
             manifest = repository.manifest(entry["digest"]).content
             content = json.loads(repository.read(manifest["layers"][0]))
             found.append(Statement(kind, content, manifest.get("annotations") or {}))

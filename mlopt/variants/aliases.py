@@ -34,6 +34,14 @@ class Moved:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An image in the history of an alias; `tag` is the one that it was promoted by."""
+
+    digest: str
+    tag: str
+
+
 def promote(repository: Repository, reference: Reference, alias: str) -> Moved:
     """Let an alias name an image whose gate passed.
 
@@ -76,10 +84,10 @@ def rollback(repository: Repository, alias: str) -> Moved:
     return Moved(alias, image.digest, _tag(entries[1]), current.digest)
 
 
-def history(repository: Repository, alias: str) -> tuple[tuple[str, str], ...]:
-    """Digest and tag of what an alias names, and of what it named before that."""
+def history(repository: Repository, alias: str) -> tuple[Named, ...]:
+    """What an alias names, and what it named before that."""
     entries = _entries(repository, alias, repository.manifest(alias))
-    return tuple((entry["digest"], _tag(entry)) for entry in entries)
+    return tuple(Named(entry["digest"], _tag(entry)) for entry in entries)
 
 
 def _entries(repository: Repository, alias: str, current: Manifest | None) -> list[Descriptor]:

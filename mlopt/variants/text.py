@@ -52,6 +52,7 @@ def facts(variant: Variant) -> list[tuple[str, str]]:
             )
     for gate in variant.gates:
         rows.append(("gate", f"{gate.verdict}, profile {gate.profile}, against sha256:{text.digest(gate.baseline)}…"))
+    rows += [("before", f"{one.digest}  {one.tag}".rstrip()) for one in variant.before]
     rows += [(key, value) for key, value in sorted(variant.annotations.items())]
     return list(text.cleaned(tuple(rows)))
 

@@ -15,6 +15,7 @@ from mlopt.image.reference import Reference
 from mlopt.image.repository import Manifest, Repository
 from mlopt.image.statements import statements
 from mlopt.variants import evidence, gates
+from mlopt.variants.aliases import Named, history
 from mlopt.variants.naming import is_for_people, is_version
 
 _AT_ONCE: Final = 8
@@ -45,7 +46,7 @@ class Platform:
 @dataclass(frozen=True, slots=True)
 class Variant:
     """`where` is how a person finds it: a folder, or a reference. `digest` is that of its index over `platforms`;
-    `aliases` are moving tags that name it now."""
+    `aliases` are moving tags that name it now, `before` is what the alias named that it was asked for by."""
 
     where: str
     digest: str
@@ -55,6 +56,7 @@ class Variant:
     platforms: tuple[Platform, ...]
     evidence: evidence.Evidence | None
     gates: tuple[gates.Gate, ...]
+    before: tuple[Named, ...] = ()
 
     @property
     def name(self) -> str:
@@ -102,7 +104,9 @@ def open_variant(where: str, *, say: Callable[[str], None] = lambda line: None) 
             next=f"mlopt image ls {where} shows its tags; then {where}:TAG",
         )
     found = repository.manifest(reference.wanted)
-    return _remote(repository, found, tag=reference.tag, histories=True)
+    variant = _remote(repository, found, tag=reference.tag, histories=True)
+    is_alias = reference.tag and not reference.digest and not is_version(reference.tag)
+    return replace(variant, before=history(repository, reference.tag)[1:]) if is_alias else variant
 
 
 def variants_below(where: str, *, say: Callable[[str], None] = lambda line: None) -> tuple[Variant, ...]:
@@ -194,6 +198,7 @@ def _remote(repository: Repository, manifest: Manifest, *, tag: str, histories: 
 
     where = str(repository.reference.at(tag or manifest.digest))
     content = manifest.content
+    said = statements(repository, manifest.digest, evidence.KIND, gates.KIND)
     return Variant(
         where=where,
         digest=manifest.digest,
@@ -205,10 +210,8 @@ def _remote(repository: Repository, manifest: Manifest, *, tag: str, histories: 
             read_manifest,
             repository.read if histories else None,
         ),
-        evidence=evidence.newest(statements(repository, manifest.digest, evidence.KIND), where=where),
-        gates=tuple(
-            gates.read_gate(one.content, where=where) for one in statements(repository, manifest.digest, gates.KIND)
-        ),
+        evidence=evidence.newest([one for one in said if one.kind == evidence.KIND], where=where),
+        gates=tuple(gates.read_gate(one.content, where=where) for one in said if one.kind == gates.KIND),
     )
 
 
@@ -225,10 +228,9 @@ def _platform(entry: Descriptor, name: str, read: Read, config: Read | None) -> 
         for layer in manifest["layers"]
     ]
     if config:
-        made_by = json.loads(config(manifest["config"])).get("history") or ()
-        history = [step for step in made_by if not step.get("empty_layer")]
-        layers = [
-            replace(layer, made_by=made.get("created_by", "").removeprefix("mlopt: "))
-            for layer, made in zip(layers, history, strict=False)
-        ] or layers
+        steps = json.loads(config(manifest["config"])).get("history") or ()
+        history = [step for step in steps if not step.get("empty_layer")]
+        if len(history) == len(layers):  # nobody has to write one
+            told = [str(step.get("created_by", "")).removeprefix("mlopt: ") for step in history]
+            layers = [replace(layer, made_by=made_by) for layer, made_by in zip(layers, told, strict=True)]
     return Platform(name, entry["digest"], tuple(layers))

@@ -16,8 +16,9 @@ from mlopt.image.push import push_layout
 from mlopt.image.repository import Repository
 from mlopt.image.statements import Statement, attach
 from mlopt.variants import gates
-from mlopt.variants.aliases import Moved, history, promote, rollback
+from mlopt.variants.aliases import Moved, Named, history, promote, rollback
 from mlopt.variants.pushing import what_to_push
+from mlopt.variants.variant import open_variant
 
 pytestmark = pytest.mark.registry
 
@@ -58,7 +59,9 @@ def test_forward_and_back(repository: Repository, tmp_path: Path) -> None:
     moved = [move(repository, tag) for tag, _ in pushed]
     assert [one.before for one in moved] == ["", *digests[:2]]
     assert names(repository) == digests[2]
-    assert history(repository, "stable") == tuple((digest, tag) for tag, digest in reversed(pushed))
+    assert history(repository, "stable") == tuple(Named(digest, tag) for tag, digest in reversed(pushed))
+    shown = open_variant(str(repository.reference.at("stable")))
+    assert [one.tag for one in shown.before] == [pushed[1][0], pushed[0][0]]
     assert rollback(repository, "stable") == Moved("stable", digests[1], pushed[1][0], digests[2])
     assert names(repository) == digests[1]
     rollback(repository, "stable")
@@ -143,13 +146,13 @@ def test_a_kill_between_the_two_writes_leaves_nothing_to_mend(repository: Reposi
     alias = repository.manifest("stable")
     move(repository, three)
     repository.put(alias.data, media_type=alias.media_type, wanted="stable")  # as if it was killed before the alias
-    assert history(repository, "stable") == ((second, two), (first, one))
+    assert history(repository, "stable") == (Named(second, two), Named(first, one))
     kept = repository.manifest("stable.history")
     rollback(repository, "stable")
     repository.put(kept.data, media_type=kept.media_type, wanted="stable.history")  # as if killed after the alias
-    assert history(repository, "stable") == ((first, one),)
+    assert history(repository, "stable") == (Named(first, one),)
     move(repository, three)
-    assert history(repository, "stable") == ((third, three), (first, one))
+    assert history(repository, "stable") == (Named(third, three), Named(first, one))
 
 
 def test_an_alias_that_another_tool_moved_is_remembered_too(repository: Repository, tmp_path: Path) -> None:
