@@ -85,6 +85,7 @@ generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-cod
 	$(BIN)/python -m mlopt.json_schema
 	$(BIN)/python -m mlopt.report.json_schema
 	$(BIN)/python -m mlopt.gate.json_schema
+	$(BIN)/python -m mlopt.measure.json_schema
 
 dist: $(VENV)/.all  ## wheel and sdist
 	$(BIN)/python -m build
