@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import MutableMapping
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlopt.serve.metrics import Metrics
 
 _LOG: Final = logging.getLogger("mlopt.serve")
-_QUIET: Final = ("/v2/health/", "/metrics")
+_QUIET: Final = ("/v2/health/", "/metrics", "/ping")
 _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
@@ -32,13 +32,14 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, id, status = time.perf_counter(), _request_id(scope), 500
+        began, id, status = time.perf_counter(), request_id(scope), 500
+        encoded = id.encode()
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id)]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", encoded)]
             await send(message)
 
         try:
@@ -46,7 +47,7 @@ class Observed:
         finally:
             self._note(scope, status, time.perf_counter() - began, id)
 
-    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float, id: bytes) -> None:
+    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float, id: str) -> None:
         # The route's pattern, never the raw path: a scanner must not be able to make a million time series.
         endpoint = scope.get("endpoint")
         route = getattr(endpoint, "__name__", "unknown").strip("_") if endpoint else "unknown"
@@ -55,7 +56,7 @@ class Observed:
         # A probe asks again and again while the model loads: 503 is its ordinary answer, and `ready` is logged once.
         if not (scope["path"].startswith(_QUIET) and (status < 400 or status == 503)):
             fields = {"method": scope["method"], "path": scope["path"][:200], "code": status}
-            _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id.decode()})
+            _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id})
 
 
 class JsonLines(logging.Formatter):
@@ -83,8 +84,10 @@ def log_to_stdout(level: str) -> None:
         logger.setLevel(level.upper() if name == "mlopt.serve" else logging.WARNING)
 
 
-def _request_id(scope: MutableMapping[str, Any]) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.fullmatch(value):
-            return bytes(value)
-    return uuid.uuid4().hex.encode()
+def request_id(scope: MutableMapping[str, Any]) -> str:
+    """The id that the client gave this request, else one of its own; the same however often it is asked for."""
+    if "mlopt.request_id" not in scope:
+        given = next((bytes(value) for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        scope["mlopt.request_id"] = given.decode() if _ID.fullmatch(given) else os.urandom(16).hex()
+    known: str = scope["mlopt.request_id"]
+    return known

@@ -22,7 +22,8 @@ from starlette.routing import Route
 
 from mlopt.deploy.facts import dns_name
 from mlopt.deploy.write import FILES, write_deploy
-from mlopt.serve.app import Limits, make_app
+from mlopt.serve.app import make_app
+from mlopt.serve.settings import Limits
 
 MANIFESTS = ("k8s/deployment.yaml", "k8s/service.yaml")
 SERVING = '{"schema": 1, "name": "digits", "version": "1", "file": "model.onnx", "inputs": [], "outputs": []}'
