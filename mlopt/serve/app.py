@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
 
 SERVER_VERSION: Final = "0.1.0"
+_SMALL: Final = 64 << 10
 _LOG: Final = logging.getLogger("mlopt.serve")
 
 
@@ -192,7 +194,7 @@ class _Server:
         if not self._serving.classifies_pictures:
             raise Rejected("this model does not declare how a picture becomes its input; use infer", status=404)
         top = _whole(request.query_params.get("top", "5"), least=1, most=1000)
-        return await self._answer(request, lambda body: read_picture(body, self._serving, top=top))
+        return await self._answer(request, lambda body: read_picture(body, self._serving, top=top), picture=True)
 
     async def _predict(self, request: Request) -> Response:
         self._check_name(request)
@@ -202,17 +204,18 @@ class _Server:
         kind = request.headers.get("content-type", "")
         try:
             self._check_name(request)
-            return await self._answer(request, lambda body: torchserve.read_prediction(body, kind, self._serving))
+            read = partial(torchserve.read_prediction, content_type=kind, serving=self._serving)
+            return await self._answer(request, read, picture=True)
         except Rejected as error:
             return _json(torchserve.failure(error.message, error.status), status=error.status, headers=_headers(error))
 
-    async def _answer(self, request: Request, read: Callable[[bytes], Call]) -> Response:
+    async def _answer(self, request: Request, read: Callable[[bytes], Call], *, picture: bool = False) -> Response:
         """Through the line. A full one refuses before it takes the body."""
         line = self._ready_line()
         line.check_room()
         body = await self._intake.read(request)
         try:
-            answer = await line.answer(lambda: read(body))
+            answer = await line.answer(lambda: read(body), small=len(body) <= _SMALL and not picture)
         finally:
             self._intake.release(len(body))
         return Response(answer.body, media_type=answer.media_type, headers=answer.headers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_LARGEST_HEAD: Final = 16 << 10
+_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def connection_class(*, most: int, arrival: float) -> type[H11Protocol]:
@@ -18,6 +19,10 @@ def connection_class(*, most: int, arrival: float) -> type[H11Protocol]:
 
     class Connection(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.conn = _OneWrite(h11.SERVER, _LARGEST_HEAD)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -54,6 +59,21 @@ def connection_class(*, most: int, arrival: float) -> type[H11Protocol]:
                 self.transport.close()
 
     return Connection
+
+
+class _OneWrite(h11.Connection):
+    """Keeps the head of a response until its body is there: one system call and one packet for both."""
+
+    _head = b""
+
+    def send(self, event: Any) -> Any:
+        data = super().send(event)
+        if type(event) is h11.Response:
+            self._head = data
+            return b""
+        if self._head and data is not None:
+            data, self._head = self._head + data, b""
+        return data
 
 
 def _give_up_on_deaf_readers(transport: asyncio.Transport, seconds: float) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from mlopt.serve.metrics import Metrics
 from mlopt.serve.model import Model
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
+
+_QUICK: Final = 1e-3  # seconds for which the event loop may be held up
+_FORGET: Final = 0.9  # the slowest of late counts, and fades
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Line:
         self._gathering = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._busy = 0
+        self._slowest = 1.0
         metrics.in_flight.set_function(lambda: self._busy)
         self._threads = [
             threading.Thread(target=self._work, name=f"infer-{place}", daemon=True)
@@ -71,10 +76,19 @@ class Line:
             self._metrics.refused.inc()
             raise Rejected("too many requests wait already", status=503, retry_after=1)
 
-    async def answer(self, read: Callable[[], Call]) -> Answer:
-        """The answer to a request that `read` reads. Raises `Rejected`, also when too many or too long wait."""
+    async def answer(self, read: Callable[[], Call], *, small: bool) -> Answer:
+        """The answer to a request that `read` reads. Raises `Rejected`, also when too many or too long wait.
+
+        A `small` request to a quick model is worked off at once, where nobody waits: two changes of thread would cost
+        more than the model.
+        """
         self.check_room()
         job = _Job(read, self._loop.create_future(), time.perf_counter())
+        if small and not self._busy and self._slowest < _QUICK and self._batching is None:
+            ((_, outcome),) = next(self._outcomes([job]))
+            if isinstance(outcome, Answer):
+                return outcome
+            raise outcome
         self._busy += 1
         self._queue.put(job)
         try:
@@ -85,12 +99,14 @@ class Line:
     def _work(self) -> None:
         while jobs := self._gather():
             try:
-                self._work_off(jobs)
+                for outcomes in self._outcomes(jobs):
+                    self._deliver(outcomes)
             except Exception as error:
                 # A bug: those who wait get it, as the one request with it would, and the thread lives.
                 self._deliver([(job, error) for job in jobs])
 
-    def _work_off(self, jobs: Sequence[_Job]) -> None:
+    def _outcomes(self, jobs: Sequence[_Job]) -> Iterator[list[_Outcome]]:
+        """What becomes of them, as soon as it is known."""
         began, ready = time.perf_counter(), []
         for job in jobs:
             self._metrics.queue.observe(began - job.arrived)
@@ -98,13 +114,15 @@ class Line:
             if isinstance(read, _Ready):
                 ready.append(read)
             else:
-                self._deliver([(job, read)])
+                yield [(job, read)]
         if self._batching is None or len(ready) < 2:
             groups = [[one] for one in ready]
         else:
             groups = grouped(ready, call_of=lambda one: one.call, most=self._batching.largest)
         for group in groups:
-            self._deliver(self._computed(group))
+            outcomes = self._computed(group)
+            self._slowest = max(time.perf_counter() - began, _FORGET * self._slowest)
+            yield outcomes
 
     def _gather(self) -> list[_Job]:
         """The next request; with batching, those that come within its delay too. Empty when the line is closed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import random
 import re
 import sys
 import time
@@ -19,6 +19,7 @@ from mlopt.serve.metrics import Metrics
 _LOG: Final = logging.getLogger("mlopt.serve")
 _QUIET: Final = ("/v2/health/", "/metrics", "/ping")
 _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_RANDOM: Final = random.Random()  # noqa: S311 - names a request, guards nothing
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -88,6 +89,6 @@ def request_id(scope: MutableMapping[str, Any]) -> str:
     """The id that the client gave this request, else one of its own; the same however often it is asked for."""
     if "mlopt.request_id" not in scope:
         given = next((bytes(value) for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        scope["mlopt.request_id"] = given.decode() if _ID.fullmatch(given) else os.urandom(16).hex()
+        scope["mlopt.request_id"] = given.decode() if _ID.fullmatch(given) else f"{_RANDOM.getrandbits(128):032x}"
     known: str = scope["mlopt.request_id"]
     return known
