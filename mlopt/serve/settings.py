@@ -85,6 +85,8 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     asked = parser.parse_args(arguments)
     if (asked.tls_cert is None) != (asked.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together")
+    if asked.max_held < asked.max_body:
+        parser.error("--max-held must be at least --max-body")
     return Settings(
         **{field.name: getattr(asked, field.name) for field in fields(Settings) if hasattr(asked, field.name)},
         limits=Limits(

@@ -138,9 +138,7 @@ def _typed(flat: list[Any], wanted: Tensor) -> np.ndarray:
     if dtype.kind == "O":
         if not set(map(type, flat)) <= {str, bytes}:
             raise Rejected(wrong + wanted.datatype)
-        array = np.empty(len(flat), dtype)
-        array[:] = flat
-        return array
+        return _texts_of(flat, wanted)
     try:
         # Only numbers can be added up. Numpy would make room for the longest of any texts in every element.
         sum(flat)
@@ -168,6 +166,14 @@ def _strings(raw: memoryview, wanted: Tensor, count: int) -> np.ndarray:
         place = end
     if len(found) != count or place != len(raw):
         raise Rejected(f"input {wanted.name!r} does not have the {count} elements of its shape")
-    array = np.empty(count, object)
-    array[:] = found
+    return _texts_of(found, wanted)
+
+
+def _texts_of(values: Sequence[str | bytes], wanted: Tensor) -> np.ndarray:
+    """The runtimes' texts are Unicode: of bytes they would make what Python prints for them."""
+    array = np.empty(len(values), object)
+    try:
+        array[:] = [value.decode() if isinstance(value, bytes) else value for value in values]
+    except UnicodeDecodeError as error:
+        raise Rejected(f"an element of input {wanted.name!r} is not UTF-8") from error
     return array
