@@ -28,7 +28,12 @@ class Load:
 
 def request(path: str, body: bytes, *, headers: dict[str, str] | None = None) -> bytes:
     """The bytes of a POST."""
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -40,7 +45,9 @@ def put(port: int, asked: bytes, *, clients: int, seconds: float) -> Load:
 
 async def _put(port: int, asked: bytes, clients: int, seconds: float) -> Load:
     loop, began = asyncio.get_running_loop(), time.perf_counter()
-    opened = [await loop.create_connection(lambda: _Client(asked, began + seconds), "127.0.0.1", port) for _ in range(clients)]
+    opened = [
+        await loop.create_connection(lambda: _Client(asked, began + seconds), "127.0.0.1", port) for _ in range(clients)
+    ]
     protocols = [protocol for _, protocol in opened]
     await asyncio.gather(*(protocol.ended for protocol in protocols))
     took = time.perf_counter() - began

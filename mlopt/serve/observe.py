@@ -82,7 +82,8 @@ def log_to_stdout(level: str) -> None:
     for name in ("mlopt.serve", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level.upper() if name == "mlopt.serve" else logging.WARNING)
+        logger.setLevel(level.upper())
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger("mlopt.serve").level))
 
 
 def request_id(scope: MutableMapping[str, Any]) -> str:

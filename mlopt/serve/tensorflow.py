@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,11 +43,11 @@ def _rows(instances: Any, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
     names = [tensor.name for tensor in inputs]
     named = [isinstance(row, dict) and "b64" not in row for row in instances]
     if not any(named) and len(names) == 1:
-        return {names[0]: from_json(_decoded(instances), inputs[0])}
+        return {names[0]: _array(instances, inputs[0])}
     for place, (row, is_named) in enumerate(zip(instances, named, strict=True)):
         if not is_named or sorted(row) != sorted(names):
             raise Rejected(f"row {place} of instances must be an object with {', '.join(names)}")
-    return {tensor.name: from_json(_decoded([row[tensor.name] for row in instances]), tensor) for tensor in inputs}
+    return {tensor.name: _array([row[tensor.name] for row in instances], tensor) for tensor in inputs}
 
 
 def _columns(given: Any, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -56,23 +55,29 @@ def _columns(given: Any, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
     if isinstance(given, dict) and "b64" not in given:
         if sorted(given) != sorted(names):
             raise Rejected(f"inputs must be an object with {', '.join(names)}")
-        return {tensor.name: from_json(_decoded(given[tensor.name]), tensor) for tensor in inputs}
+        return {tensor.name: _array(given[tensor.name], tensor) for tensor in inputs}
     if len(names) != 1:
         raise Rejected(f"inputs must be an object with {', '.join(names)}")
-    return {names[0]: from_json(_decoded(given), inputs[0])}
+    return {names[0]: _array(given, inputs[0])}
 
 
-def _decoded(value: Any) -> Any:
-    """`{"b64": "…"}` is how bytes are written in JSON."""
+def _array(value: Any, wanted: Tensor) -> np.ndarray:
+    if wanted.datatype == "BYTES":
+        value = _decoded(value, depth=len(wanted.shape))
+    return from_json(value, wanted)
+
+
+def _decoded(value: Any, *, depth: int) -> Any:
+    """With the bytes that are written as `{"b64": "…"}`, as deep as the tensor goes."""
     if isinstance(value, dict):
         if list(value) != ["b64"] or not isinstance(value["b64"], str):
             raise Rejected('bytes are written as {"b64": "…"}')
         try:
             return b64decode(value["b64"], validate=True)
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             raise Rejected(f"b64 is not base64: {error}") from error
-    if isinstance(value, list) and value and isinstance(value[0], list | dict):
-        return [_decoded(part) for part in value]
+    if isinstance(value, list) and depth:
+        return [_decoded(part, depth=depth - 1) for part in value]
     return value
 
 

@@ -11,18 +11,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mlopt.image.run import free_port
 
 
 @contextmanager
 def process(
-    folder: Path, *, port: int, options: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    folder: Path,
+    *,
+    port: int,
+    options: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+    log: IO[str] | int = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "mlopt.serve", "--model-dir", str(folder), "--port", str(port), *options]
     running = subprocess.Popen(
         command,
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **(environment or {})},

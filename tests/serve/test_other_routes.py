@@ -100,7 +100,7 @@ def test_several_tensors_are_named_in_rows_and_in_columns(pair: TestClient) -> N
         ({"instances": [[["a"]]]}, "has shape"),
         ({"inputs": {"x": 1}}, "an object with pixels"),
         ({"inputs": None}, "has shape"),
-        ({"inputs": {"b64": "!"}}, "base64"),
+        ({"inputs": {"b64": "!"}}, "has shape"),
         ({"instances": DATA.tolist(), "signature_name": "other"}, "serving_default"),
     ],
 )
@@ -108,6 +108,17 @@ def test_wrong_predict_requests_are_a_400(client: TestClient, body: Any, says: s
     reply = client.post(PREDICT, json=body)
     assert reply.status_code == 400, reply.text
     assert says in reply.json()["error"]
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/predictions/colours"])
+def test_nesting_without_end_is_a_400(client: TestClient, path: str) -> None:
+    assert client.post(path, content=b'{"instances":' + b"[" * 1000 + b"]" * 1000 + b"}").status_code == 400
+
+
+@pytest.mark.parametrize("text", [{"b64": "!"}, {"b64": 1}, {"b64": "/w=="}, {"x": 1}, 1, None, [["x"]]])
+def test_wrong_texts_are_a_400(pair: TestClient, text: Any) -> None:
+    for body in ({"instances": [{"a": [1, 2], "t": text}]}, {"inputs": {"a": [[1, 2]], "t": [text]}}):
+        assert pair.post("/v1/models/pair:predict", json=body).status_code == 400
 
 
 def test_status_of_the_model(client: TestClient) -> None:
