@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -93,15 +95,16 @@ def _kind(call: Call) -> Hashable:
 
 def _made_up(inputs: Sequence[Tensor], free: int, *, seed: int) -> dict[str, np.ndarray]:
     """One row for each input. Seed 1's is a hundred times as large: what looks at both cannot miss it."""
-    generator = np.random.default_rng(seed)
+    chance = random.Random(seed)  # noqa: S311 - numpy's own generators are not in the image
     feeds = {}
     for tensor in inputs:
         shape = (1, *(free if size < 0 else size for size in tensor.shape[1:]))
         dtype = np.dtype(NUMPY_OF[tensor.datatype])
+        noise = np.frombuffer(chance.randbytes(math.prod(shape)), np.uint8).reshape(shape)
         if dtype.kind == "f":
-            feeds[tensor.name] = (generator.standard_normal(shape) * (100.0**seed) / 10).astype(dtype)
+            feeds[tensor.name] = ((noise / 128.0 - 1.0) * 100.0**seed / 10).astype(dtype)
         else:
-            feeds[tensor.name] = generator.integers(0, 2, shape).astype(dtype)  # places of tables that exist
+            feeds[tensor.name] = (noise & 1).astype(dtype)  # places of tables that exist
     return feeds
 
 

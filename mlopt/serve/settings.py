@@ -59,7 +59,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
             name,
             type=type,
             default=environment.get(variable, default),
-            help=help + (f"  [default: {default}]" if default is not None else ""),
+            help=help if default is None else f"{help}  [default: {default}]",
             metavar=metavar or ("FILE" if type is Path else "N"),
             required=name == "--model-dir" and variable not in environment,
         )
@@ -70,12 +70,18 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     option("--port", int, 8080, "port to listen on")
     option("--concurrency", _whole(1), limits.concurrency, "inferences at once")
     option("--max-waiting", _whole(0), limits.waiting, "more than these waiting get 503")
-    option("--max-wait", _seconds, limits.patience, "longest wait for an inference; then 503", "SECONDS")
+    option("--max-wait", _seconds, f"{limits.patience:g}", "longest wait for an inference; then 503", "SECONDS")
     option("--max-batch", _whole(1), None, "rows that are computed together; 1: none (as in serving.json)")
     option("--batch-delay-us", _whole(0), None, "how long a request waits for others to join it", "MICROSECONDS")
     option("--max-body", _whole(1), limits.body >> 20, "largest request body", "MIB")
     option("--max-held", _whole(1), limits.held >> 20, "all request bodies together; beyond it 503", "MIB")
-    option("--max-arrival", _seconds, limits.arrival, "time for a request's head, and its body, to arrive", "SECONDS")
+    option(
+        "--max-arrival",
+        _seconds,
+        f"{limits.arrival:g}",
+        "time for a head, and for a body, to arrive",
+        "SECONDS",
+    )
     option("--max-connections", _whole(1), 1000, "open connections; more get 503")
     option("--api-keys-file", Path, None, f"one key a line; or {PREFIX}API_KEYS, with commas")
     option("--tls-cert", Path, None, "certificate chain, PEM")
