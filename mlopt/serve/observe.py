@@ -12,6 +12,8 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any, Final
 
+import orjson
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlopt.serve.metrics import Metrics
@@ -28,6 +30,7 @@ class Observed:
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,27 +55,45 @@ class Observed:
         # The route's pattern, never the raw path: a scanner must not be able to make a million time series.
         endpoint = scope.get("endpoint")
         route = getattr(endpoint, "__name__", "unknown").strip("_") if endpoint else "unknown"
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.latency.labels(route).observe(seconds)
+        requests, latency = self._counters(route, status)
+        requests.inc()
+        latency.observe(seconds)
         # A probe asks again and again while the model loads: 503 is its ordinary answer, and `ready` is logged once.
         if not (scope["path"].startswith(_QUIET) and (status < 400 or status == 503)):
             fields = {"method": scope["method"], "path": scope["path"][:200], "code": status}
             _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id})
 
+    def _counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Found once: to look labels up takes longer than to count."""
+        if (route, status) not in self._known:
+            found = self._metrics.requests.labels(route, str(status)), self._metrics.latency.labels(route)
+            self._known[route, status] = found
+        return self._known[route, status]
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line: time (UTC), level, event, and whatever the call added."""
 
+    _second = (0, "")
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": f"{self._time(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
         line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         if record.exc_info and record.exc_info[1]:
             line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return json.dumps(line, default=str)
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # a text that is no Unicode
+            return json.dumps(line, default=str)
+
+    def _time(self, second: int) -> str:
+        if self._second[0] != second:
+            self._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return self._second[1]
 
 
 def log_to_stdout(level: str) -> None:
