@@ -13,10 +13,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from headtohead.environments import PEERS, environment
+from headtohead.environments import environment
 
 from mlopt.image.run import free_port
+
+PEERS: Final = Path(__file__).with_name("peers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Running:
 @contextlib.contextmanager
 def running(server: Server, model: Path, home: Path, *, core: int) -> Iterator[Running | str]:
     """The server on this core, or why there is none."""
-    python, why = (Path(sys.executable), "") if server.peer is None else environment(server.peer, home)
+    python, why = (Path(sys.executable), "") if server.peer is None else environment(server.peer, home, peers=PEERS)
     if python is None:
         yield why
         return
