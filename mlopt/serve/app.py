@@ -36,7 +36,7 @@ from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
 
 SERVER_VERSION: Final = "0.1.0"
-_SMALL: Final = 64 << 10
+_SMALL: Final = 16 << 10  # bytes of a body that is read in far less than a millisecond
 _LOG: Final = logging.getLogger("mlopt.serve")
 
 
