@@ -150,6 +150,8 @@ class Line:
 
     def _read(self, job: _Job) -> _Ready | Exception:
         began = time.perf_counter()
+        if job.answered.cancelled():  # its time to finish is over: nobody waits for what would be computed
+            return Rejected("the server stops", status=503)
         if began - job.arrived > self._patience:
             self._metrics.refused.inc()
             return Rejected(f"it waited longer than {self._patience:g} s", status=503, retry_after=1)

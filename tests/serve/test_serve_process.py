@@ -54,6 +54,20 @@ def test_a_request_under_way_is_answered_before_it_stops(model_folder: Path) -> 
         assert running.wait(20) == 0
 
 
+def test_what_is_not_finished_in_time_is_dropped(model_folder: Path) -> None:
+    """Half a body, and a grace of a second: the server ends without the other half."""
+    port = free_port()
+    with process(model_folder, port=port, options=("--grace", "1")) as running:
+        wait_ready(port, running)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{")
+            time.sleep(0.2)
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0
+        assert 0.5 < time.monotonic() - began < 10
+
+
 def test_a_damaged_model_ends_it_with_a_reason(broken_folder: Path) -> None:
     with process(broken_folder, port=free_port()) as running:
         said, _ = running.communicate(timeout=30)
