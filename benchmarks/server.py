@@ -98,12 +98,15 @@ def _loads(case: Case, said: argparse.Namespace, alive: list[tuple[Server, Runni
     for round in range(said.rounds):
         for clients in CLIENTS:
             for server, found, row in alive if round % 2 else reversed(alive):
+                before = found.processor()
                 load = put(found.port, request(server.infer, body), clients=clients, seconds=said.seconds)
                 row.setdefault("loads", {}).setdefault(str(clients), []).append(
                     {
                         "rate": load.rate,
                         "median": load.percentile(0.5),
                         "p99": load.percentile(0.99),
+                        "answered": len(load.latencies),
+                        "processor": found.processor() - before,
                         "others": load.others,
                     }
                 )

@@ -50,7 +50,8 @@ def test_a_load_counts_answers_and_refusals(port: int) -> None:
 
 def row(name: str, rates: dict[str, tuple[float, float]], **others: Any) -> dict[str, Any]:
     loads = {
-        clients: [{"rate": rate, "median": p99 / 2, "p99": p99, "others": {}}] for clients, (rate, p99) in rates.items()
+        clients: [{"rate": rate, "median": p99 / 2, "p99": p99, "others": {}, "answered": 50, "processor": 0.1}]
+        for clients, (rate, p99) in rates.items()
     }
     return {"name": name, "start": 0.25, "memory": 40e6, "loads": loads, **others}
 
@@ -69,7 +70,7 @@ def test_the_table_says_what_was_not_measured() -> None:
     servers = [ours, slow, row("Never", {"1": (1, 9.0)}), {"name": "Absent", "skipped": "pip refuses"}]
     facts = {"date": "d", "cores": 2, "seconds": 1.0, "rounds": 1, "load_before": 3.1, "load_after": 4.2}
     text = render(facts | {"cases": [case | {"servers": servers}]})
-    assert "| mlopt | 300 | 8 | 1.0× | 5.00 ms | 8.00 ms | 0.25 s | 40 MB |" in text
+    assert "| mlopt | 300 | 8 | 1.0× | 2.00 ms | 5.00 ms | 8.00 ms | 0.25 s | 40 MB |" in text
     assert "| Other | 100 | 1 | 3.0× |" in text
     assert "| Never | none keeps it | – | – |" in text
     assert "* Absent: pip refuses" in text

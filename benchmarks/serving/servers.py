@@ -81,6 +81,10 @@ class Running:
         """Bytes of all its processes; pages that they share count once."""
         return sum(_proportional(pid) for pid in _family(self.pid))
 
+    def processor(self) -> float:
+        """Seconds of processor time that all its processes have taken."""
+        return sum(_ticks(pid) for pid in _family(self.pid)) / os.sysconf("SC_CLK_TCK")
+
 
 @contextlib.contextmanager
 def running(server: Server, model: Path, home: Path, *, core: int) -> Iterator[Running | str]:
@@ -136,6 +140,14 @@ def _family(pid: int) -> list[int]:
             for child in task.read_text().split():
                 found += _family(int(child))
     return found
+
+
+def _ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def _proportional(pid: int) -> int:

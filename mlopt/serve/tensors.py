@@ -140,9 +140,9 @@ def _typed(flat: list[Any], wanted: Tensor) -> np.ndarray:
             raise Rejected(wrong + wanted.datatype)
         return _texts_of(flat, wanted)
     try:
-        # Only numbers can be added up. Numpy would make room for the longest of any texts in every element.
-        sum(flat)
-        array = np.array(flat)
+        # Only numbers can be added up: numpy would make room for the longest of any texts in every element. And with
+        # one float among them the sum is one, which spares numpy a look at each.
+        array = np.array(flat, dtype=np.float64 if type(sum(flat)) is float else None)
     except (TypeError, ValueError, OverflowError) as error:
         raise Rejected(wrong + wanted.datatype) from error
     if array.dtype.kind not in _ACCEPTED[dtype.kind]:
