@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import digest_of, files
-from mlopt.errors import ModelNotFound, NoSpaceLeft, StoreUnusable
+from mlopt.errors import ImageFailed, ModelNotFound, NoSpaceLeft, StoreUnusable
 
 if TYPE_CHECKING:
     from mlopt.report.report import Report
@@ -87,6 +87,16 @@ class Bundle:
         """report.json."""
         found: Mapping[str, Any] = json.loads((self.path / "report.json").read_bytes())
         return found
+
+
+def layout_in(path: Path) -> Path:
+    """The OCI layout that this is, or the one in this bundle. Raises `ModelNotFound`, or `ImageFailed` without one."""
+    if (path / "oci-layout").is_file():
+        return path
+    image = Bundle.load(path).image
+    if image is None:
+        raise ImageFailed("The bundle holds no image.", where=str(path), next="compile again, without --no-image")
+    return image
 
 
 @contextmanager

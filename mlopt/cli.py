@@ -29,7 +29,7 @@ VERBS: Final = {
     "parity": "Whether a model answers the same on other instruction sets.",
     "inspect": "Show what a model or a bundle holds.",
     "serve": "Serve a bundle on this machine.",
-    "image": "Verify or load an image; renew what images are made of.",
+    "image": "Push, list, pick, promote images; load one; renew what they are made of.",
     "targets": "The machines that can be built for.",
     "profiles": "The budgets that can be asked for.",
     "recipes": "The kinds of variant that can be made.",

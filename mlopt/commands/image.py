@@ -6,20 +6,27 @@ from pathlib import Path
 
 import click
 
+from mlopt.commands.variants import COMMANDS
+
 
 @click.group(name="image")
 def command() -> None:
-    """Verify or load the image of a bundle; renew the locked packages that images are made of."""
+    """Push, list, compare, pick and promote images; verify or load one; renew what images are made of."""
+
+
+for found in COMMANDS:
+    command.add_command(found)
 
 
 @command.command()
 @click.argument("layout", type=click.Path(path_type=Path))
 def verify(layout: Path) -> None:
     """Check every blob of LAYOUT (a bundle, or its image folder) by size and digest."""
+    from mlopt.bundle import layout_in
     from mlopt.image.layout import index_of
     from mlopt.image.layout import verify as check
 
-    folder = _layout(layout)
+    folder = layout_in(layout)
     platforms = check(folder)
     click.echo(f"{folder}  {index_of(folder)['digest']}  whole, for {', '.join(platforms)}")
 
@@ -30,10 +37,11 @@ def verify(layout: Path) -> None:
 @click.option("--platform", metavar="OS/ARCH", help="Which one to load.  [this machine's]")
 def load(layout: Path, engine: str, platform: str | None) -> None:
     """Load LAYOUT (a bundle, or its image folder) into a container engine, and say how to run it."""
+    from mlopt.bundle import layout_in
     from mlopt.image.inputs import host_platform
     from mlopt.image.load import load_image
 
-    folder = _layout(layout)
+    folder = layout_in(layout)
     reference = load_image(folder, engine=engine, platform=platform or host_platform())  # type: ignore[arg-type]
     click.echo(f"{engine} run --rm --read-only -p 127.0.0.1:8080:8080 {reference}")
 
@@ -52,16 +60,3 @@ def lock(into: Path | None, mirrors: tuple[str, ...], index_url: str | None) -> 
     for name, made in (("base.lock.json", base), ("runtime.lock.json", runtime)):
         counts = ", ".join(f"{len(packages)} for {platform}" for platform, packages in made.packages.items())
         click.echo(f"{folder / name}  {counts}")
-
-
-def _layout(path: Path) -> Path:
-    """The layout itself, or the one in a bundle."""
-    from mlopt.bundle import Bundle
-    from mlopt.errors import ImageFailed
-
-    if (path / "oci-layout").is_file():
-        return path
-    image = Bundle.load(path).image
-    if image is None:
-        raise ImageFailed("The bundle holds no image.", where=str(path), next="compile again, without --no-image")
-    return image

@@ -31,10 +31,7 @@ class Writer:
 
     def add_json(self, content: Mapping[str, Any], *, media_type: str) -> Descriptor:
         """Write a JSON blob in its one canonical form; its descriptor."""
-        data = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        digest = hashlib.sha256(data).hexdigest()
-        self._blob(digest).write_bytes(data)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+        return self.add_bytes(canonical(content), media_type=media_type)
 
     def add_file(self, path: Path, *, digest: str, size: int, media_type: str) -> Descriptor:
         """Copy a blob whose sha256 is known. Raises `ImageFailed` when the file is not what it was."""
@@ -59,10 +56,22 @@ class Writer:
         (self.folder / "oci-layout").write_bytes(_LAYOUT)
         return str(descriptor["digest"])
 
+    def add_bytes(self, data: bytes, *, media_type: str) -> Descriptor:
+        """Write a blob; its descriptor."""
+        digest = hashlib.sha256(data).hexdigest()
+        if not (target := self._blob(digest)).exists():
+            target.write_bytes(data)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
     def _blob(self, digest: str) -> Path:
         folder = self.folder / "blobs" / "sha256"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / digest
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """JSON in the one form that blobs have."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def publish(made: Path, home: Path) -> None:
@@ -90,6 +99,32 @@ def read_blob(layout: Path, descriptor: Mapping[str, Any]) -> bytes:
     if len(data) != descriptor["size"] or f"sha256:{hashlib.sha256(data).hexdigest()}" != descriptor["digest"]:
         raise _broken(path, "a blob is not what its digest says")
     return data
+
+
+def checked_blob(layout: Path, descriptor: Mapping[str, Any]) -> Path:
+    """A blob's file, however large, checked. Raises `ImageFailed` as `read_blob` does."""
+    path = blob_path(layout, descriptor)
+    try:
+        with path.open("rb") as stream:
+            digest, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+    except OSError as error:
+        raise _broken(path, f"the blob cannot be read: {error.strerror}") from error
+    if size != descriptor["size"] or f"sha256:{digest}" != descriptor["digest"]:
+        raise _broken(path, "a blob is not what its digest says")
+    return path
+
+
+def referring(layout: Path) -> tuple[Descriptor, ...]:
+    """The manifests that a layout holds beside its image and that are about it, or about one of its platforms: listed
+    in index.json itself, or where registries without a list of referrers have them, in an index tagged `sha256-…`."""
+    image = index_of(layout)
+    entries = json.loads((layout / "index.json").read_bytes())["manifests"]
+    lists = [one for one in entries if one["mediaType"] == INDEX and one["digest"] != image["digest"]]
+    below = [entry for one in lists for entry in json.loads(read_blob(layout, one))["manifests"]]
+    about = {image["digest"], *(entry["digest"] for entry in manifests_of(layout).values())}
+    found = [one for one in (*entries, *below) if one["mediaType"] == MANIFEST]
+    subjects = ((one, json.loads(read_blob(layout, one)).get("subject") or {}) for one in found)
+    return tuple(one for one, subject in subjects if subject.get("digest") in about)
 
 
 def blob_path(layout: Path, descriptor: Mapping[str, Any]) -> Path:
