@@ -9,6 +9,7 @@ device/              what a device needs to build its engines itself
 image/               OCI layout, linux/amd64 + linux/arm64
 deploy/              compose.yaml and k8s/, when there is an image
 repro.sh             the command that makes this again
+bundle.sigstore.json the signature of bundle.json, once somebody signed; model.sig then is the model's
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import digest_of, files
-from mlopt.errors import ModelNotFound, NoSpaceLeft, StoreUnusable
+from mlopt.errors import ImageFailed, ModelNotFound, NoSpaceLeft, StoreUnusable
 
 if TYPE_CHECKING:
     from mlopt.report.report import Report
 
 SCHEMA: Final = 1
+SIGNATURE: Final = "bundle.sigstore.json"
 _UNUSABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
@@ -87,6 +89,16 @@ class Bundle:
         """report.json."""
         found: Mapping[str, Any] = json.loads((self.path / "report.json").read_bytes())
         return found
+
+
+def layout_in(path: Path) -> Path:
+    """The OCI layout that this is, or the one in this bundle. Raises `ModelNotFound`, or `ImageFailed` without one."""
+    if (path / "oci-layout").is_file():
+        return path
+    image = Bundle.load(path).image
+    if image is None:
+        raise ImageFailed("The bundle holds no image.", where=str(path), next="compile again, without --no-image")
+    return image
 
 
 @contextmanager
@@ -159,14 +171,20 @@ def check_place(home: Path) -> None:
     )
 
 
+def listed(folder: Path) -> list[Path]:
+    """The files that bundle.json names: all but itself, its signature and the image's blobs."""
+    unnamed = {folder / "bundle.json", folder / SIGNATURE}
+    blobs = folder / "image" / "blobs"
+    return [path for path in files(folder) if path not in unnamed and not path.is_relative_to(blobs)]
+
+
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """bundle.json over everything that is in `folder`; the image's blobs are covered by its index digest."""
-    listed = [path for path in files(folder) if path.relative_to(folder).parts[0] != "image"]
+    """bundle.json over everything that is in `folder`; the image's blobs are named by their digests, from its index."""
     digests = {
         path.relative_to(folder).as_posix(): {"sha256": digest_of(path), "bytes": path.stat().st_size}
-        for path in listed
+        for path in listed(folder)
     }
-    manifest = {"schema": SCHEMA, **facts, "files": digests}
+    manifest = {**facts, "schema": SCHEMA, "files": digests}
     (folder / "bundle.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,19 +10,65 @@ import click
 
 @click.group(name="image")
 def command() -> None:
-    """Verify or load the image of a bundle; renew the locked packages that images are made of."""
+    """Show what is in the image of a bundle, scan it, load it; renew the locked packages that images are made of."""
 
 
 @command.command()
 @click.argument("layout", type=click.Path(path_type=Path))
-def verify(layout: Path) -> None:
-    """Check every blob of LAYOUT (a bundle, or its image folder) by size and digest."""
-    from mlopt.image.layout import index_of
-    from mlopt.image.layout import verify as check
+@click.option("--format", type=click.Choice(["spdx", "cyclonedx"]), default="spdx", show_default=True)
+@click.option("--platform", metavar="OS/ARCH", help="Of which platform's image.  [this machine's]")
+def sbom(layout: Path, format: str, platform: str | None) -> None:
+    """Print what is in an image: packages, versions, licences, the model.
 
-    folder = _layout(layout)
-    platforms = check(folder)
-    click.echo(f"{folder}  {index_of(folder)['digest']}  whole, for {', '.join(platforms)}")
+    LAYOUT is a bundle, or its image folder. The bytes are those that are attached to the image.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.image.inputs import host_platform
+    from mlopt.supply.attach import document
+
+    click.echo(document(layout_in(layout), format, platform=platform or host_platform()), nl=False)  # type: ignore[arg-type]
+
+
+@command.command()
+@click.argument("layout", type=click.Path(path_type=Path))
+def provenance(layout: Path) -> None:
+    """Print how an image was made: SLSA provenance, as an in-toto statement.
+
+    LAYOUT is a bundle, or its image folder. The bytes are those that are attached to the image.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.supply.attach import document
+
+    click.echo(document(layout_in(layout), "provenance"), nl=False)
+
+
+@command.command()
+@click.argument("layout", type=click.Path(path_type=Path))
+@click.option("--advisories", type=click.Path(path_type=Path), metavar="FILE", help="OSV's or Debian's JSON.  [needed]")
+def scan(layout: Path, advisories: Path | None) -> None:
+    """Hold the packages of an image against advisories of yours.
+
+    LAYOUT is a bundle, or its image folder. FILE is OSV's JSON (one, a list, a folder, a zip as OSV offers them), or
+    the Debian security tracker's. Debian's packages are found by source package and release. Ends with 1 where an
+    advisory is about what is in the image.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.errors import Misused
+    from mlopt.supply.advisories import read_advisories
+    from mlopt.supply.packages import SUITES
+    from mlopt.supply.scan import scan as run
+    from mlopt.supply.scan import told
+
+    if advisories is None:
+        raise Misused(
+            "A scan needs advisories, and mlopt brings none: a list that ships is old when it is read.",
+            next="download OSV's all.zip for Debian and PyPI, or the Debian tracker's JSON, and add --advisories FILE",
+        )
+    found = run(layout_in(layout), read_advisories(advisories, suites=SUITES))
+    for line in told(found):
+        click.echo(line)
+    if found.findings:
+        sys.exit(1)
 
 
 @command.command()
@@ -30,10 +77,11 @@ def verify(layout: Path) -> None:
 @click.option("--platform", metavar="OS/ARCH", help="Which one to load.  [this machine's]")
 def load(layout: Path, engine: str, platform: str | None) -> None:
     """Load LAYOUT (a bundle, or its image folder) into a container engine, and say how to run it."""
+    from mlopt.bundle import layout_in
     from mlopt.image.inputs import host_platform
     from mlopt.image.load import load_image
 
-    folder = _layout(layout)
+    folder = layout_in(layout)
     reference = load_image(folder, engine=engine, platform=platform or host_platform())  # type: ignore[arg-type]
     click.echo(f"{engine} run --rm --read-only -p 127.0.0.1:8080:8080 {reference}")
 
@@ -52,16 +100,3 @@ def lock(into: Path | None, mirrors: tuple[str, ...], index_url: str | None) -> 
     for name, made in (("base.lock.json", base), ("runtime.lock.json", runtime)):
         counts = ", ".join(f"{len(packages)} for {platform}" for platform, packages in made.packages.items())
         click.echo(f"{folder / name}  {counts}")
-
-
-def _layout(path: Path) -> Path:
-    """The layout itself, or the one in a bundle."""
-    from mlopt.bundle import Bundle
-    from mlopt.errors import ImageFailed
-
-    if (path / "oci-layout").is_file():
-        return path
-    image = Bundle.load(path).image
-    if image is None:
-        raise ImageFailed("The bundle holds no image.", where=str(path), next="compile again, without --no-image")
-    return image
