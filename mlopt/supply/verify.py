@@ -81,6 +81,8 @@ def _bundle_signature(path: Path, key: PublicKey | None) -> Checked:
 def _files(folder: Path, manifest: Mapping[str, Any]) -> Checked:
     """Every file that bundle.json names is there as it says, and no other."""
     named = {folder / name: (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
+    if links := sorted(path for path in folder.rglob("*") if path.is_symlink()):
+        raise _wrong("this is a link, and what it leads to can change", links[0])
     for path, (sha256, size) in sorted(named.items()):
         if not path.is_file():
             raise _wrong("a file of the bundle is missing", path)
@@ -139,7 +141,7 @@ def _sboms(layout: Path, parts: Mapping[str, str]) -> str:
 def _provenance(layout: Path, digest: str, model: Path | None) -> list[dict[str, Any]]:
     """The statements; each must be of this image, and what it lists must be what is there."""
     there = {one.blob["digest"].removeprefix("sha256:") for one in attached(layout)}
-    made_by = []
+    made_by, listed_in = [], set[str]()
     for one, statement in documents(layout, "provenance"):
         where = oci.blob_path(layout, one.blob)
         if [subject["digest"] for subject in statement["subject"]] != [{"sha256": digest}]:
@@ -147,11 +149,15 @@ def _provenance(layout: Path, digest: str, model: Path | None) -> list[dict[str,
         for made in statement["predicate"]["runDetails"]["byproducts"]:
             sha256, name = made["digest"]["sha256"], made["name"]
             if "mediaType" in made:
+                listed_in.add(sha256)
                 if sha256 not in there:
                     raise _wrong(f"the provenance lists what is not there: {name}", where)
             elif model is not None and digest_of(model.parent / name) != sha256:
                 raise _wrong("the provenance is of another model", model.parent / name)
         made_by.append(statement)
+    for one, _ in (*documents(layout, "spdx"), *documents(layout, "cyclonedx")):
+        if made_by and one.blob["digest"].removeprefix("sha256:") not in listed_in:
+            raise _wrong("the provenance does not list this SBOM", oci.blob_path(layout, one.blob))
     return made_by
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from walks import borrow_inputs
+
+from mlopt.errors import ImageFailed
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import docker_folder, read_lock
 from mlopt.supply import licences
@@ -65,3 +69,18 @@ def test_every_locked_package_has_its_name_digest_and_source(image_inputs: Input
     assert by_name["libssl3"].licence == "(Artistic-1.0-Perl OR GPL-1.0-or-later) AND Apache-2.0"
     assert by_name["libgcc-s1"].licence == by_name["gcc-12-base"].licence  # its documents are a link to those
     assert by_name["onnxruntime"].licence == "MIT"
+
+
+def test_what_was_read_once_needs_no_file_again(image_inputs: Inputs, tmp_path: Path) -> None:
+    package = read_lock(docker_folder() / "base.lock.json").of("linux/amd64")[0]
+
+    def read(root: Path) -> tuple[Component, ...]:
+        offline = Inputs(root=root, debian_mirrors=(f"file://{tmp_path}/nowhere",))
+        return debs([package], suite="bookworm", platform="linux/amd64", inputs=offline)
+
+    with pytest.raises(ImageFailed, match=f"{package.name} .* could not be fetched"):
+        read(tmp_path / "empty")
+    borrow_inputs(image_inputs, tmp_path / "store")
+    once = read(tmp_path / "store")
+    (tmp_path / "store" / "inputs").unlink()
+    assert read(tmp_path / "store") == once

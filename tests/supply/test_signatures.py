@@ -135,6 +135,29 @@ def test_an_sbom_of_another_platform_is_found(bundle: Path) -> None:
         checked(layout)
 
 
+def test_an_sbom_that_came_later_is_found(bundle: Path, key: PrivateKey) -> None:
+    """One of the right image, with something left out: whoever signed the provenance did not list it."""
+    from mlopt.image.layout import canonical
+    from mlopt.image.referrers import Attachment, attach, subjects
+    from mlopt.supply.attach import documents
+
+    sign(bundle, key)
+    layout = bundle / "image"
+    _, document = documents(layout, "cyclonedx", platform="linux/amd64")[0]
+    document["components"] = document["components"][:-1]
+    content = canonical(document)
+    attach(layout, [Attachment(subjects(layout)["linux/amd64"], content, "application/vnd.cyclonedx+json")])
+    with pytest.raises(NotVerified, match="does not list this SBOM"):
+        checked(layout, key)
+
+
+def test_a_link_is_no_file_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "report.md").rename(tmp_path / "report.md")
+    (bundle / "report.md").symlink_to(tmp_path / "report.md")
+    with pytest.raises(NotVerified, match="this is a link"):
+        checked(bundle)
+
+
 def test_commands(bundle: Path, key_file: Path) -> None:
     done = CliRunner().invoke(sign_command, [str(bundle), "--key", str(key_file)], catch_exceptions=False)
     assert "signed  bundle.sigstore.json" in done.output
