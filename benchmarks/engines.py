@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ TRANSFORMER = "vision_transformer-shape.onnx"
 REAL = DATA / "models" / "onnx"
 DEFAULT = (REAL / "mobilenetv1_x0_25.onnx", REAL / "squeezenet1_0.onnx", Path(TRANSFORMER))
 FLEET = ",".join(RTX_CAPABILITIES[1:])
+_FOR = re.compile(r" for compute capability [0-9., ]+| for target\(s\)(?: sm[0-9]+,)+")
 
 
 def main() -> None:
@@ -124,13 +126,14 @@ def publish(said: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     rows = sorted([row for row in before if row["model"] not in asked] + rows, key=lambda row: str(row["model"]))
     facts = {
         "command": f"python benchmarks/engines.py --samples {said.samples.name}",
-        "machine": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, no GPU, {platform.system()} {platform.release()}",
+        "machine": f"{_cpu()}, cores: {len(os.sched_getaffinity(0))}, no GPU, {platform.system()} {platform.release()}",
         "versions": {name: metadata.version(name) for name in ("mlopt", "tensorrt-rtx", "onnx", "onnxruntime")},
         "engines": rows,
     }
     (into / "engines.json").write_text(json.dumps(facts, indent=1) + "\n")
     made = [row for row in rows if "bytes" in row]
-    refused = {row["refused"] for row in rows if "refused" in row}
+    # Once for all compute capabilities that it is said of: the cells tell which.
+    refused = {_FOR.sub("", row["refused"]) for row in rows if "refused" in row}
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     lines = [
         "# Engines by TensorRT for RTX, built and not run",

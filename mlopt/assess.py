@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlopt.artifact import Artifact
-from mlopt.check.accuracy import compare
+from mlopt.check.accuracy import compare, of_itself
 from mlopt.check.labels import check_labels
 from mlopt.choose import Judged, judge
 from mlopt.errors import ImageFailed, UnsupportedModel, WorkerFailed
 from mlopt.measure.interleave import Subject, measure_together
-from mlopt.measurement import Accuracy, Interval, Measurement
+from mlopt.measurement import Accuracy, Measurement
 from mlopt.packing import image_size
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
@@ -94,7 +93,7 @@ def _evaluated(prepared: Prepared, name: str, artifact: Artifact) -> Artifact:
         runtime=prepared.runtimes[name],
         device=prepared.device,
         threads=prepared.machine.cores,
-        batch=prepared.batch(method.offline_batch if method.scenario == "offline" else method.batch),
+        batch=prepared.batch(method.query_batch),
     )
     return prepared.store.run(step, artifact)
 
@@ -115,7 +114,7 @@ def _accuracies(
             failures[name] = error.what
     progress.about = ""
     found = {name: _compared(prepared, outcomes[BASELINE], outcome) for name, outcome in outcomes.items()}
-    return {**found, BASELINE: _of_itself(found[BASELINE])}
+    return {**found, BASELINE: of_itself(found[BASELINE])}
 
 
 def _compared(prepared: Prepared, baseline: Artifact, outcome: Artifact) -> Accuracy:
@@ -126,16 +125,6 @@ def _compared(prepared: Prepared, baseline: Artifact, outcome: Artifact) -> Accu
         generated=prepared.split is None,
         device=prepared.device,
         grade="measured" if prepared.on_this_machine else "estimated",
-    )
-
-
-def _of_itself(accuracy: Accuracy) -> Accuracy:
-    """The baseline against itself is no estimate: it is the same model, however few the samples are."""
-    same = "the same model"
-    return dataclasses.replace(
-        accuracy,
-        drop=Interval(0.0, 0.0, 0.0, same) if accuracy.drop else None,
-        agreement=Interval(1.0, 1.0, 1.0, same) if accuracy.agreement else None,
     )
 
 

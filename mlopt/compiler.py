@@ -9,7 +9,7 @@ from mlopt.assess import assess, check_baseline
 from mlopt.build import Built, build
 from mlopt.bundle import Bundle, check_place
 from mlopt.choose import Choice, Judged, choose
-from mlopt.needless import needless, waiting
+from mlopt.needless import needless, waves
 from mlopt.plan import BASELINE
 from mlopt.prepare import Prepared, prepare
 from mlopt.progress import Progress
@@ -31,14 +31,15 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
     _check_builds(prepared)
     check_place(place(prepared))
     check_baseline(prepared, progress)
-    late = waiting(prepared.plan, prepared.profile, on_this_machine=prepared.on_this_machine)
-    built = build(prepared, [one for one in prepared.plan.candidates if one.name not in late], progress)
+    first, *later = waves(prepared.plan, prepared.profile, on_this_machine=prepared.on_this_machine)
+    built = build(prepared, first, progress)
     judged, choice = _judged(prepared, built, progress)
-    left = [one for one in prepared.plan.candidates if one.name in late]
-    skipped = needless(left, judged, choice)
-    if worth := [one for one in left if one.name not in skipped]:
-        before, built = built, build(prepared, worth, progress, upon=built)
-        if built.artifacts.keys() - before.artifacts.keys():
+    skipped: dict[str, str] = {}
+    for wave in later:
+        skipped |= needless(wave, prepared.plan, judged, choice)
+        before = built.artifacts.keys()
+        built = build(prepared, [one for one in wave if one.name not in skipped], progress, upon=built)
+        if built.artifacts.keys() - before:
             # What may win is timed again, so that the clocks of rivals are always of the same minutes.
             beaten = [one for one in judged if one.name not in (BASELINE, *choice.eligible)]
             judged, choice = _judged(prepared, built, progress, upon=beaten)

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 _DOUBT: Final = 1.1
 
 
-def waiting(plan: Plan, profile: Profile, *, on_this_machine: bool) -> frozenset[str]:
-    """Candidates that are made last, if at all: only speed can rule them out, and only where it is the goal and can be
-    measured."""
+def waves(plan: Plan, profile: Profile, *, on_this_machine: bool) -> tuple[tuple[Candidate, ...], ...]:
+    """The candidates in the order in which they are made: those that wait for none, then those that wait for these, and
+    so on. All at once where speed is not the goal or cannot be measured: only speed can rule out those that wait."""
     if profile.minimize != "latency" or not on_this_machine:
-        return frozenset()
-    names = {one.name for one in plan.candidates}
-    return frozenset(one.name for one in plan.candidates if one.no_faster_than in names)
+        return (plan.candidates,)
+    by_depth: dict[int, list[Candidate]] = {}
+    for candidate in plan.candidates:
+        by_depth.setdefault(len(_references(candidate, plan)), []).append(candidate)
+    return tuple(tuple(by_depth[depth]) for depth in sorted(by_depth))
 
 
-def needless(candidates: Sequence[Candidate], judged: Sequence[Judged], choice: Choice) -> Mapping[str, str]:
+def needless(
+    candidates: Sequence[Candidate], plan: Plan, judged: Sequence[Judged], choice: Choice
+) -> Mapping[str, str]:
     """Those of `candidates`, which wait, that cannot ship, and why: what they cannot outrun is too slow, or keeps every
     budget itself and leaves nothing to search for. `judged` has the baseline first."""
     by_name = {one.name: one for one in judged}
@@ -33,17 +37,27 @@ def needless(candidates: Sequence[Candidate], judged: Sequence[Judged], choice: 
         best = judged[0]
     found = {}
     for candidate in candidates:
-        reference = by_name.get(candidate.no_faster_than)
-        if reference is None or reference.measurement is None:
-            continue
-        speedup = reference.measurement.speedup
-        if candidate.searches and reference.name in choice.eligible:
-            found[candidate.name] = f"there is nothing to search for: {reference.name} keeps every budget"
-        elif best and best.measurement and speedup.high * _DOUBT < _low(best):
-            found[candidate.name] = (
-                f"it is no faster than {reference.name}, which is slower ({times(speedup)}) than {best.name} "
-                f"({times(best.measurement.speedup)})"
-            )
+        references = [by_name[name] for name in _references(candidate, plan) if name in by_name]
+        if keeps := next((one.name for one in references if one.name in choice.eligible), ""):
+            if candidate.searches:
+                found[candidate.name] = f"there is nothing to search for: {keeps} keeps every budget"
+        elif references and references[0].measurement and best and best.measurement:
+            speedup = references[0].measurement.speedup
+            if speedup.high * _DOUBT < _low(best):
+                found[candidate.name] = (
+                    f"it is no faster than {references[0].name}, which is slower ({times(speedup)}) than {best.name} "
+                    f"({times(best.measurement.speedup)})"
+                )
+    return found
+
+
+def _references(candidate: Candidate, plan: Plan) -> list[str]:
+    """What it waits for, and what that waits for, nearest first."""
+    by_name = {one.name: one for one in plan.candidates}
+    found: list[str] = []
+    while (name := candidate.no_faster_than) in by_name and name not in found:
+        found.append(name)
+        candidate = by_name[name]
     return found
 
 

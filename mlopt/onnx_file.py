@@ -84,6 +84,13 @@ def read_by(node: Any) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
+def drop_unread(graph: Any) -> None:
+    """Remove the initializers that nothing reads any more: no node, none inside a sub-graph, no output."""
+    readers = readers_of(graph)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in readers]:
+        graph.initializer.remove(tensor)
+
+
 def attributes_of(node: Any) -> dict[str, Any]:
     """Its attributes by name, as Python values."""
     import onnx

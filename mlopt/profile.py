@@ -82,6 +82,11 @@ class Method:
         if self.warm_up < 0:
             raise ValueError("warm-up is less than 0")
 
+    @property
+    def query_batch(self) -> int:
+        """The samples of one query of the scenario."""
+        return self.offline_batch if self.scenario == "offline" else self.batch
+
 
 @dataclass(frozen=True, slots=True)
 class Margins:

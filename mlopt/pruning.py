@@ -5,73 +5,41 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from mlopt.artifact import Artifact
-from mlopt.assess import check_baseline, compared
+from mlopt.assess import check_baseline
 from mlopt.errors import BudgetInfeasible, Misused, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import allowed
-from mlopt.measurement import Accuracy, Interval
 from mlopt.plan import BASELINE, hopeless
 from mlopt.prepare import Prepared, prepare, split_samples
 from mlopt.progress import Progress
 from mlopt.request import Request
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.samples import digest_samples
+from mlopt.shares import Search, Trial, Way
 from mlopt.step import Step
 from mlopt.steps.fine_tune import EPOCHS, FineTune
 from mlopt.steps.prune_channels import PruneChannels
 from mlopt.units import format_percent, format_points
-from mlopt.widths import Layer, Size, followed, layers_of, size_of
-
-if TYPE_CHECKING:
-    from mlopt.prune.channels import Channels
+from mlopt.widths import followed
 
 RECIPE: Final = "pruned"
 _FEWEST: Final = 20  # samples to train on
 _TIMED_FEEDS: Final = 8
-SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What came of pruning a share and then following a recipe; 0 is the whole model. `speedup` over the exported
-    model, where it was timed."""
-
-    share: float
-    recipe: str
-    runtime: str
-    artifact: Artifact
-    accuracy: Accuracy
-    before: Size
-    after: Size
-    layers: tuple[Layer, ...]
-    speedup: Interval | None = None
-
-    @property
-    def gone(self) -> float:
-        """Of the multiply-accumulates; at least `share`, because widths are multiples."""
-        return 1 - self.after.work / self.before.work
-
-    @property
-    def name(self) -> str:
-        return f"{self.recipe} of {self.share:.0%}"
-
-    def keeps(self, max_drop: float) -> bool:
-        """Whether the drop is proven to be inside the budget."""
-        return self.accuracy.drop is not None and self.accuracy.drop.high <= max_drop
 
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """`chosen` of `trials`, which are in the order in which they were made. `max_drop` None: nothing was judged."""
+    """`chosen` of `trials`, which are in the order in which they were made. `max_drop` None: nothing was judged.
+    `dropped` says of recipes that could not be made or run at a share why."""
 
     prepared: Prepared
     chosen: Trial
     trials: tuple[Trial, ...]
     max_drop: float | None
+    dropped: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +57,20 @@ def prune_model(request: Request, progress: Progress, *, share: float | None, tu
     that keep the budget the one that is measured to be fastest is chosen. Shares are tried in rising order, and the
     first that is not proven ends it, for each recipe on its own. That is a test of hypotheses in a fixed sequence:
     however many there are, a share that loses too much passes with the error rate of one test (Maurer, Hothorn and
-    Lehmacher 1995). Raises `BudgetInfeasible` where nothing keeps the budget.
+    Lehmacher 1995). A recipe that cannot be made or run at one share ends there, and the others go on.
+    Raises `BudgetInfeasible` where nothing keeps the budget, and what the recipes died of where none was made.
     """
     search = _search(request, progress, tuning)
     prepared = search.prepared
     if share is not None:
-        trials = search.tried(share, search.ways)
+        trials = search.tried(share)
         budget = request.max_drop
     else:
         budget = _budget(prepared)
         check_baseline(prepared, progress)
         trials = tuple(itertools.chain.from_iterable(search.rising(budget)))
+    if not trials:
+        search.refuse()
     passed = [trial for trial in trials if budget is not None and trial.keeps(budget)]
     if not passed and share is None:
         assert budget is not None
@@ -110,75 +81,15 @@ def prune_model(request: Request, progress: Progress, *, share: float | None, tu
             next=f"--max-drop {_rounded_up(nearest)} would be kept by that one; or give more samples, for fitting "
             "(--calibration) and for proving; or name a --share and judge for yourself",
         )
+    dropped = {name: error.what for name, error in search.dropped.items()}
     if not request.recipes:
-        return Pruning(prepared, (passed or trials)[-1], trials, budget)
+        return Pruning(prepared, (passed or trials)[-1], trials, budget, dropped)
     timed = _timed(prepared, passed or trials, progress)
     trials = tuple(timed.get(trial.name, trial) for trial in trials)
-    return Pruning(prepared, max(timed.values(), key=_merit), trials, budget)
+    return Pruning(prepared, max(timed.values(), key=_merit), trials, budget, dropped)
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What is done once a model is pruned, and where it then runs."""
-
-    recipe: str
-    runtime: str
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """`then` comes after pruning and before every one of the `ways`."""
-
-    prepared: Prepared
-    progress: Progress
-    whole: Channels
-    step: PruneChannels
-    then: tuple[Step, ...]
-    ways: tuple[Way, ...]
-
-    def rising(self, budget: float) -> Iterator[tuple[Trial, ...]]:
-        """Trials that each prune more than the last ones, by the ways that kept the budget so far, until none does or
-        the model has no more to give. The whole model is where they begin, if there is anything to do to it."""
-        gone, ways = 0.0, self.ways
-        for share in ((0.0,) if ways[0].steps else ()) + SHARES:
-            if share and share <= gone:
-                continue  # the last one went as far, because widths are multiples
-            try:
-                trials = self.tried(share, ways)
-            except UnsupportedModel:
-                if not gone:
-                    raise
-                return
-            gone = trials[0].gone
-            yield trials
-            kept = {trial.recipe for trial in trials if trial.keeps(budget)}
-            ways = tuple(way for way in ways if way.recipe in kept)
-            if not ways:
-                return
-
-    def tried(self, share: float, ways: Sequence[Way]) -> tuple[Trial, ...]:
-        """One trial for each way."""
-        self.progress.about = f"{share:.0%}"
-        pruned = self.prepared.exported
-        for step in (dataclasses.replace(self.step, share=share), *self.then) if share else ():
-            pruned = self.prepared.store.run(step, pruned)
-        narrow = followed(pruned)
-        found = []
-        for way in ways:
-            self.progress.about = f"{share:.0%} {way.recipe if way.steps else ''}".rstrip()
-            artifact = pruned
-            for step in way.steps:
-                artifact = self.prepared.store.run(step, artifact)
-            accuracy = compared(self.prepared, artifact, way.recipe if way.steps else BASELINE)
-            sizes = size_of(self.whole), size_of(narrow)
-            layers = tuple(layers_of(self.whole, narrow))
-            found.append(Trial(share, way.recipe, way.runtime, artifact, accuracy, *sizes, layers))
-        self.progress.about = ""
-        return tuple(found)
-
-
-def _search(request: Request, progress: Progress, tuning: Tuning | None) -> _Search:
+def _search(request: Request, progress: Progress, tuning: Tuning | None) -> Search:
     asked = dataclasses.replace(request, recipes=(RECIPE, *request.recipes), ship=None, image=False)
     prepared = prepare(asked, progress)
     if prepared.split is None:
@@ -197,7 +108,7 @@ def _search(request: Request, progress: Progress, tuning: Tuning | None) -> _Sea
     if other := next((one for one in others if any(isinstance(s, PruneChannels) for s in one.steps)), None):
         raise Misused(f"{other.name} prunes by itself.", next="name recipes that are to follow pruning, as int8-static")
     ways = tuple(Way(one.name, one.runtime, one.steps) for one in others) or (Way(RECIPE, pruned.runtime, ()),)
-    return _Search(prepared, progress, followed(prepared.exported), step, _then(prepared, tuning), ways)
+    return Search(prepared, progress, followed(prepared.exported), step, _then(prepared, tuning), ways)
 
 
 def _timed(prepared: Prepared, trials: Sequence[Trial], progress: Progress) -> dict[str, Trial]:

@@ -3,7 +3,7 @@
 <root>/results/<key>/data/…        what the step wrote
 <root>/results/<key>/result.json   format, digest, sizes, lineage
 <root>/locks/<key>                 held while a key is being made; two processes may share a store
-<root>/unfinished/<key>/…          what a step that can go on has done so far; gone once its result is there
+<root>/unfinished/<key>/…          what a step that can go on has done so far; gone once its result is there (or by gc)
 <root>/scratch/…                   work in progress; swept when its process is gone
 """
 
@@ -72,10 +72,14 @@ class Store:
         origin = Origin(step.name, step.version, options_of(step), source.digest, tool_versions(step))
         key = _key(origin)
         if found := self._find(key):
+            if (self.root / "unfinished" / key).exists():  # a kill came just after the result
+                with suppress(StoreUnusable), self._locked(key):  # a store that is shared read-only still answers
+                    self._forget(key)
             self.observer(step, "cached", 0.0)
             return found
         with self._locked(key):
             if found := self._find(key):
+                self._forget(key)
                 self.observer(step, "cached", 0.0)
                 return found
             began = time.monotonic()
@@ -83,14 +87,12 @@ class Store:
             with self._scratch() as scratch:
                 (scratch / "data").mkdir()
                 if isinstance(step, Resumable):
-                    unfinished = self.root / "unfinished" / key
-                    unfinished.mkdir(parents=True, exist_ok=True)
-                    step.resume(source, scratch / "data", Attempt(unfinished, functools.partial(self.listener, step)))
+                    with self._unfinished(key) as folder:
+                        step.resume(source, scratch / "data", Attempt(folder, functools.partial(self.listener, step)))
                 else:
                     step.run(source, scratch / "data")
                 made = self._publish(scratch, key, step.produces, (*source.lineage, origin))
-            if isinstance(step, Resumable):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            self._forget(key)
             self.observer(step, "done", time.monotonic() - began)
             return made
 
@@ -163,6 +165,21 @@ class Store:
                 yield scratch
         finally:
             _remove(scratch)
+
+    @contextmanager
+    def _unfinished(self, key: str) -> Iterator[Path]:
+        """The folder where a step keeps what it has done; not there afterwards if it kept nothing."""
+        folder = self.root / "unfinished" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+    def _forget(self, key: str) -> None:
+        """What was kept on the way to a result that is there now; under its lock."""
+        shutil.rmtree(self.root / "unfinished" / key, ignore_errors=True)
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:

@@ -67,7 +67,8 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`memory` None: shared with the CPU. `dense` and `sparse` are peak rates by precision, as the vendor says."""
+    """`memory` None: shared with the CPU. `dense` and `sparse` are peak rates by precision, as the vendor says.
+    `driver_name` is a regular expression for all of the name that its driver gives it."""
 
     name: str
     compute_capability: str
@@ -76,12 +77,15 @@ class Gpu:
     bandwidth: BytesPerSecond | None = None
     sparsity: bool = False
     dla: int = 0
+    driver_name: str | None = None
     dense: Mapping[str, OpsPerSecond] = field(default_factory=dict)
     sparse: Mapping[str, OpsPerSecond] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9]{1,2}\.[0-9]", self.compute_capability):
             raise ValueError(f"compute-capability {self.compute_capability!r} is not like '8.7'")
+        if self.driver_name is not None:
+            _check_expression("driver-name", self.driver_name)
         for precision in self.precisions:
             if self.sm < PRECISION_SINCE.get(precision, (0, 0)):
                 least = ".".join(map(str, PRECISION_SINCE[precision]))
@@ -124,10 +128,7 @@ class Detect:
     device_tree: str
 
     def __post_init__(self) -> None:
-        try:
-            re.compile(self.device_tree)
-        except re.error as error:
-            raise ValueError(f"device-tree is not a regular expression: {error}") from error
+        _check_expression("device-tree", self.device_tree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,3 +289,10 @@ def _stack(one: jetpack.JetPack) -> Stack:
 def _aliases(path: Path) -> tuple[str, ...]:
     found: Any = load(path).get("aliases", ())
     return tuple(alias for alias in found if isinstance(alias, str)) if isinstance(found, list) else ()
+
+
+def _check_expression(key: str, value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{key} is not a regular expression: {error}") from error

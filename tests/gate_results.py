@@ -17,7 +17,7 @@ def made(verdict: Verdict = "fail", *, name: str = "net.onnx") -> GateResult:
         Check("min-cosine", "budget", "pass", "share", None, 0.9999, None, 0.99, "measured"),
     )
     side = Side(name, "d" * 64, "onnxruntime", 4000, {"Conv": 2})
-    timing = Timing("A CPU, 2 cores", "single-stream", 1, 1, 40, 2, 12.5, Interval(0.001, -0.01, 0.012, "m"), 0.012)
+    timing = Timing("A CPU, 2 cores", "single-stream", 1, 1, 8, 40, 2, 12.5, Interval(0.001, -0.01, 0.012, "m"), 0.012)
     measured = {"latency-p50": 0.00112, "throughput": 812.5, "peak-memory": 6e7, "file-size": 4000.0, "top1": 0.81}
     return GateResult(
         schema=1,
@@ -32,6 +32,7 @@ def made(verdict: Verdict = "fail", *, name: str = "net.onnx") -> GateResult:
         measured=measured,
         timing=timing,
         not_compared=(NotCompared("latency-p95", "no margin <here> & there"),),
+        samples="e" * 64,
         answers=None,
         seconds=14.0,
     )

@@ -96,6 +96,40 @@ def matmul_net(*, width: int = 64) -> onnx.ModelProto:
     return _model(nodes, initializers, ("x", ["N", width]), ("y", ["N", CLASSES]))
 
 
+def branching_net(*, width: int = 64) -> onnx.ModelProto:
+    """MatMul, Gemm, and an If whose branches alone read two of the weights; a third is an output of the graph."""
+    branches = [
+        helper.make_graph(
+            [helper.make_node("Add", ["g", name], [f"{name}_added"], name=f"add_{name}")],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_added", TensorProto.FLOAT, ["N", 10])],
+        )
+        for name in ("up", "down")
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        helper.make_node("Gemm", ["h", "w2", "b2"], ["g"], name="second", transB=1),
+        helper.make_node("ReduceSum", ["g"], ["sum"], name="sum", keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"], name="positive"),
+        helper.make_node("If", ["positive"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    held = [weights("w1", width, width, scale=width**-0.5), weights("w2", 10, width, scale=width**-0.5)]
+    held += [weights(name, 10) for name in ("b2", "up", "down")] + [weights("told", 3)]
+    held.append(numpy_helper.from_array(np.array(0, np.float32), "zero"))
+    graph = helper.make_graph(
+        nodes,
+        "branching",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", width])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10]),
+            helper.make_tensor_value_info("told", TensorProto.FLOAT, [3]),
+        ],
+        held,
+    )
+    return _checked(graph)
+
+
 def two_sided_net(*, width: int = 8) -> onnx.ModelProto:
     """Two inputs, one of them whole numbers, to three outputs of three types: [N, width] and [N] in."""
     nodes = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -65,8 +66,13 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
     if do == "eat":
         Path(str(wanted["meminfo"])).write_text("MemTotal: 8000000 kB\nMemAvailable: 50000 kB\n")
         time.sleep(600)
+    if do == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     if do == "full":
         return refuse("Saving engine to file failed: No space left on device")
+    if do == "quota":
+        return refuse("Saving engine to file failed: Disk quota exceeded")
     print("[11/26/2026-10:00:00] [W] [TRT] Skipping tactic 0 due to insufficient memory on requested size of 9 bytes")
     if do == "no-memory":
         return refuse("Cuda failure: out of memory")

@@ -21,8 +21,7 @@ HEAVY = (
 )  # fmt: skip
 
 # Programs that run in a process of their own, and the server of the images, import at the top what they need.
-OWN_PROCESS = {"mlopt/measure/worker.py"}
-OWN_PROCESS_FOLDERS = ("mlopt/serve/", "mlopt/convert/")
+OWN_PROCESS = ("mlopt/serve/", "mlopt/convert/")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -89,12 +88,12 @@ def test_modules_import_heavy_libraries_only_inside_functions(root: Path) -> Non
     assert len(files) > 100
     for file in files:
         name = file.relative_to(root).as_posix()
-        if name not in OWN_PROCESS and not name.startswith(OWN_PROCESS_FOLDERS):
+        if not name.startswith(OWN_PROCESS):
             assert not top_imports(file) - allowed, name
 
 
 def test_the_scan_of_imports_sees_them(root: Path) -> None:
-    assert "numpy" in top_imports(root / "mlopt" / "measure" / "worker.py")
+    assert "numpy" in top_imports(root / "mlopt" / "serve" / "openvino.py")
 
 
 @pytest.mark.parametrize(

@@ -148,15 +148,16 @@ def test_what_waits_is_made_and_timed_beside_its_rivals_or_left_out_with_the_rea
     given = ("compile", "net.onnx", "--samples", "samples.npz", "-p", "./fast.toml")
     planned = json.loads(run(place, *given, "--dry-run", "--json").stdout)
     waits_for = {one["name"]: one["waits_for"] for one in planned["candidates"] if one["waits_for"]}
-    assert waits_for["int8-repaired"] == waits_for["int8-mixed"] == "int8-static"
+    assert (waits_for["int8-mixed"], waits_for["int8-repaired"]) == ("int8-repaired", "int8-static")
     report, _ = compiled(place, "--samples", "samples.npz", out=tmp_path)
     made = {one["name"]: one for one in report["candidates"]}
     left = {one["recipe"]: one["reason"] for one in report["left_out"]}
     timed = [one for one in report["steps"] if one["step"] == "measure"]
-    assert len(timed) == (2 if any(made[name]["measurement"] for name in waits_for.keys() & made.keys()) else 1)
-    for name, reference in waits_for.items():
+    assert 1 <= len(timed) <= 3, "one for each wave that brought something new"
+    assert (len(timed) > 1) == any(made[name]["measurement"] for name in waits_for.keys() & made.keys())
+    for name in waits_for:
         assert (name in made) != (name in left)
-        assert name in made or reference in left[name]
+        assert name in made or any(reference in left[name] for reference in waits_for.values())
 
 
 def test_all_are_made_where_speed_is_not_the_goal(place: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ def board(name: str) -> Target:
     return find_target(str(paths.folder("targets") / f"{name}.toml"))
 
 
-def test_releases_are_there_from_4_6_on_in_rising_order() -> None:
+def test_releases_are_there_from_4_6_1_on_in_rising_order() -> None:
     names = list(releases())
     assert names == sorted(names, key=number)
-    assert {"4.6", "5.1", "6.0", "6.2", "7.0", "7.2", "7.2.2"} <= set(names)
+    assert {"4.6.1", "5.1", "6.0", "6.2", "7.0", "7.2", "7.2.2"} <= set(names)
     assert sources()
 
 
@@ -58,7 +58,8 @@ def test_super_mode_and_tensorrt_11_are_kept_to_where_they_exist() -> None:
     ("l4t", "jetpack"),
     [
         *(("36.4.3", "6.2"), ("36.4.0", "6.1"), ("36.5.0", "6.2.2"), ("36.3.0", "6.0"), ("35.4.1", "5.1")),
-        *(("35.6.1", "5.1"), ("32.7.4", "4.6"), ("39.2.0", "7.2"), ("39.2.1", "7.2.1"), ("38.4", "7.1")),
+        *(("35.6.1", "5.1"), ("32.7.4", "4.6.1"), ("39.2.0", "7.2"), ("39.2.1", "7.2.1"), ("38.4", "7.1")),
+        ("32.6.1", None),  # JetPack 4.6, which has another TensorRT
         *(("36.4.9", None), ("34.1", None), ("365.3", None), ("", None)),
     ],
 )
@@ -68,15 +69,15 @@ def test_a_boards_release_is_known_by_its_jetson_linux(l4t: str, jetpack: str | 
 
 
 def test_a_release_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
-    text = (paths.folder("targets") / "jetson-nano.toml").read_text().replace('["4.6"]', '["4.7"]')
+    text = (paths.folder("targets") / "jetson-nano.toml").read_text().replace('["4.6.1"]', '["4.7"]')
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(ConfigInvalid, match=r"JetPack 4\.7 is not known") as caught:
         find_target(str(tmp_path / "mine.toml"))
     assert "mine.toml: jetpacks" in caught.value.where
-    assert "4.6, 5.1" in caught.value.next
+    assert "4.6.1, 5.1" in caught.value.next
 
 
 def test_a_board_of_ones_own_may_still_write_out_its_stack(tmp_path: Path) -> None:
     text = (paths.folder("targets") / "jetson-nano.toml").read_text()
     (tmp_path / "mine.toml").write_text(text + '\n[[stack]]\njetpack = "4.5"\ntensorrt = "7.1.3"\n')
-    assert [stack.jetpack for stack in find_target(str(tmp_path / "mine.toml")).stacks] == ["4.6", "4.5"]
+    assert [stack.jetpack for stack in find_target(str(tmp_path / "mine.toml")).stacks] == ["4.6.1", "4.5"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from judgements import BASELINE, MUCH, PROFILE, judged, speed
 
 from mlopt.choose import Judged, choose, judge
-from mlopt.needless import needless, waiting
+from mlopt.needless import needless, waves
 from mlopt.plan import Candidate, Plan
 from mlopt.profile import Budgets, Profile
 from mlopt.recipe import all_recipes
@@ -30,14 +29,14 @@ def candidate(name: str, reference: str = "", *steps: Any) -> Candidate:
     return Candidate(name, "", "int8", "onnxruntime", steps, no_faster_than=reference)
 
 
-MIXED = candidate("mixed", "static", Searching())
+MIXED = candidate("mixed", "repaired", Searching())
 REPAIRED = candidate("repaired", "static")
 PLAN = Plan((candidate("baseline"), candidate("static"), MIXED, REPAIRED, candidate("lonely", "elsewhere")), ())
 
 
 def ruled_out(*others: Judged, baseline: Judged = BASELINE, profile: Profile = PROFILE) -> Mapping[str, str]:
     choice = choose(baseline, others, profile, ship=None, device="here")
-    return needless([MIXED, REPAIRED], (baseline, *others), choice)
+    return needless([MIXED, REPAIRED], PLAN, (baseline, *others), choice)
 
 
 def test_what_cannot_outrun_something_slow_is_not_made() -> None:
@@ -57,6 +56,13 @@ def test_a_tenth_may_be_chance() -> None:
 def test_where_all_int8_keeps_the_budgets_only_its_accuracy_is_left_to_better() -> None:
     found = ruled_out(judged("static", speed(2.3, 2.4, 2.5)))
     assert found == {"mixed": "there is nothing to search for: static keeps every budget"}
+
+
+def test_a_search_waits_for_repair_too() -> None:
+    static, repaired = judged("static", speed(2.3, 2.4, 2.5), MUCH), judged("repaired", speed(2.3, 2.4, 2.5))
+    assert ruled_out(static, repaired)["mixed"] == "there is nothing to search for: repaired keeps every budget"
+    found = ruled_out(static, dataclasses.replace(repaired, verdicts=static.verdicts))
+    assert not found, "neither keeps it: a mix may"
 
 
 def test_what_is_slower_than_the_original_rules_out_too() -> None:
@@ -80,17 +86,21 @@ def test_what_was_never_timed_rules_out_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minimize", "here", "late"), [("latency", True, True), ("latency", False, False), ("size", True, False)]
+    ("minimize", "here", "names"),
+    [
+        ("latency", True, [["baseline", "static", "lonely"], ["repaired"], ["mixed"]]),
+        ("latency", False, [["baseline", "static", "mixed", "repaired", "lonely"]]),
+        ("size", True, [["baseline", "static", "mixed", "repaired", "lonely"]]),
+    ],
 )
-def test_who_waits(minimize: Any, here: bool, late: bool) -> None:
+def test_who_waits(minimize: Any, here: bool, names: list[list[str]]) -> None:
     profile = dataclasses.replace(PROFILE, minimize=minimize)
-    assert waiting(PLAN, profile, on_this_machine=here) == (frozenset({"mixed", "repaired"}) if late else frozenset())
+    assert [[one.name for one in wave] for wave in waves(PLAN, profile, on_this_machine=here)] == names
 
 
-def test_recipes_wait_for_recipes_that_wait_for_none(root: Path) -> None:
+def test_recipes_wait_for_recipes_of_the_same_runtime() -> None:
     recipes = {one.name: one for one in all_recipes()}
     late = [one for one in recipes.values() if one.no_faster_than]
     assert late
     for one in late:
-        assert not recipes[one.no_faster_than].no_faster_than
         assert recipes[one.no_faster_than].runtime == one.runtime

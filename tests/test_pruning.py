@@ -135,6 +135,33 @@ def test_for_another_machine_the_most_that_keeps_the_budget(model: Path) -> None
     assert all(trial.speedup is None for trial in found.trials)
 
 
+NEVER = """schema = 1
+summary = "a head that is not there"
+precision = "int8"
+needs-samples = true
+
+[[step]]
+name = "quantize-static"
+op-types = ["LSTM"]
+"""
+
+
+def test_a_recipe_that_dies_leaves_the_others_to_go_on(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "never.toml").write_text(NEVER)
+    (tmp_path / "no.toml").write_text(NEVER)
+    never, no = (str(tmp_path / f"{name}.toml") for name in ("never", "no"))
+    found = pruned(model, max_drop=0.15, recipes=(never, "int8-static"), target="rpi5")
+    assert {trial.recipe for trial in found.trials} == {"int8-static"}
+    assert found.chosen.share > 0, "it is not taken for a model that has no more to give"
+    assert list(found.dropped) == ["never"]
+    assert pruned(model, share=0.2, recipes=(never, "int8-static"), target="rpi5").chosen.recipe == "int8-static"
+    with pytest.raises(UnsupportedModel) as alone:
+        pruned(model, max_drop=0.15, recipes=(never,), target="rpi5")
+    assert alone.value.what == found.dropped["never"]
+    with pytest.raises(UnsupportedModel, match=r"No recipe can follow pruning. never: .* no: "):
+        pruned(model, share=0.2, recipes=(never, no), target="rpi5")
+
+
 def test_recipes_that_cannot_follow_are_named(model: Path) -> None:
     with pytest.raises(Misused, match="pruned-int8 prunes by itself"):
         pruned(model, recipes=("pruned-int8",))

@@ -18,6 +18,7 @@ import pytest
 
 from mlopt.artifact import Artifact, Format, digest_of
 from mlopt.errors import NoSpaceLeft, StoreUnusable
+from mlopt.step import Attempt
 from mlopt.store import Store
 
 TEXT = Format("text")
@@ -47,6 +48,18 @@ class Shout:
             raise RuntimeError("on purpose")
         (into / "half").unlink()
         (into / "text").write_text(source.main.read_text().upper() * self.times)
+
+
+@dataclass(frozen=True, slots=True)
+class Slow(Shout):
+    """The same, and it goes on where it was stopped, if it kept anything."""
+
+    keeps: bool = True
+
+    def resume(self, source: Artifact, into: Path, attempt: Attempt) -> None:
+        if self.keeps:
+            (attempt.folder / "kept").write_text("half")
+        self.run(source, into)
 
 
 @pytest.fixture
@@ -211,3 +224,22 @@ def test_result_file_is_readable_evidence(store: Store, source: Artifact, mark: 
     result = json.loads((made.path.parent / "result.json").read_text())
     assert result["format"] == "text"
     assert result["lineage"][-1]["tools"].keys() == {"click"}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_step_that_kept_nothing_leaves_nothing_unfinished(
+    store: Store, source: Artifact, mark: Path, keeps: bool
+) -> None:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        store.run(Slow(str(mark), fail=True, keeps=keeps), source)
+    assert len(list((store.root / "unfinished").iterdir())) == keeps
+
+
+def test_what_a_kill_left_beside_a_result_goes(store: Store, source: Artifact, mark: Path) -> None:
+    made = store.run(Slow(str(mark)), source)
+    left = store.root / "unfinished" / made.path.parent.name
+    left.mkdir()
+    (left / "kept").write_text("half")
+    assert store.run(Slow(str(mark)), source) == made
+    assert not left.exists()
+    assert mark.read_text() == "ran\n", "it is not made again"

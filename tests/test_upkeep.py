@@ -207,3 +207,18 @@ def test_leftovers_of_dead_processes_go_and_live_ones_stay(root: Path, made: Art
         (root / "scratch" / f"{pid}-x").mkdir()
     clean(root)
     assert [path.name for path in (root / "scratch").iterdir()] == [f"{os.getpid()}-x"]
+
+
+def test_what_a_stopped_step_left_goes_when_it_is_old_and_nobody_goes_on_with_it(root: Path) -> None:
+    left = [root / "unfinished" / key for key in ("abandoned", "fresh", "going-on")]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_text("half")
+    for entry in entries(root):
+        age(entry, 0.5 if entry.key == "fresh" else 8)
+    (root / "locks").mkdir()
+    with (root / "locks" / "going-on").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cleaned = clean(root, older_than=OLD)
+    assert [entry.key for entry in cleaned.removed] == ["abandoned"]
+    assert [folder.exists() for folder in left] == [False, True, True]

@@ -93,7 +93,7 @@ def judgement(home: Path, store: Path, drop: float) -> Judgement:
     progress = Progress(quiet=True)
     prepared = prepare(request, progress)
     check_baseline(prepared, progress)
-    built = build(prepared, progress)
+    built = build(prepared, prepared.plan.candidates, progress)
     return Judgement(prepared, built.artifacts, assess(prepared, built.artifacts, built.failures, progress))
 
 

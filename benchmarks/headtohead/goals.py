@@ -16,6 +16,7 @@ SPEED: Final[Mapping[str, float]] = {
     "bert_base-shape": 3.9,
 }
 _WORST, _MEDIAN, _IMBALANCED, _BEHIND, _SQNR = 1.0, 0.2, 0.3, 0.97, 25.0
+_NNCF_LEAST: Final = 3
 IMBALANCED: Final = "mobilenetv1_imbalanced"
 
 
@@ -38,6 +39,7 @@ def goals(facts: Mapping[str, Any]) -> list[Goal]:
         _slower(models),
         _budget(models, facts["max_drop"]),
         *_times(models),
+        _evaluations(models),
         Goal(
             "no calibration data: ≥ 1.6× CNN, ≥ 1.9× transformer",
             "this benchmark always gives samples: [decision 18](../../docs/decisions/18-rounding-without-samples.md)",
@@ -165,6 +167,18 @@ def _times(models: Mapping[str, Any]) -> Iterator[Goal]:
         )
         reached = all(ours["seconds"] <= share * theirs for ours, theirs in ratios.values()) if ratios else None
         yield Goal(line, told or "no pair", reached)
+
+
+def _evaluations(models: Mapping[str, Any]) -> Goal:
+    """Where NNCF searched: with its least, three, it compared the model with all int8 and was content."""
+    line = "evaluations to a budget ≤ 1/4 of NNCF's accuracy control, where that searched"
+    pairs = {}
+    for name, model in models.items():
+        ours, theirs = row(model, "mlopt.budget"), row(model, "nncf_onnx.accuracy-control")
+        if ours and theirs and ours.get("evaluations") and (theirs.get("evaluations") or 0) > _NNCF_LEAST:
+            pairs[name] = (ours["evaluations"], theirs["evaluations"])
+    told = ", ".join(f"{name} {ours} against {theirs}" for name, (ours, theirs) in pairs.items())
+    return Goal(line, told or "no pair", all(4 * ours <= theirs for ours, theirs in pairs.values()) if pairs else None)
 
 
 def points(interval: Mapping[str, float]) -> str:

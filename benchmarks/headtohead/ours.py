@@ -68,10 +68,12 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
 
 def _evaluations(mixed: Mapping[str, Any] | None) -> int | None:
     """How often the search ran the model or a variant on all calibration samples; where all int8 does, that was twice.
-    None where it found nothing that keeps the budget, and left no model to say it."""
-    if mixed is None or mixed["failure"]:
+    None where it failed before it searched."""
+    if mixed is None:
         return None
-    said = re.search(r"\((\d+) evaluations", " ".join(mixed["notes"]))
+    said = re.search(r"\((\d+) evaluations", " ".join([*mixed["notes"], mixed["failure"]]))
+    if mixed["failure"] and not said:
+        return None
     return int(said[1]) if said else 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlopt.artifact import Artifact
 from mlopt.intervals import paired_difference, proportion
-from mlopt.measurement import Accuracy, Grade
+from mlopt.measurement import Accuracy, Grade, Interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,16 @@ def compare(
         agreement=proportion(int(same[0]), total) if classifies else None,
         cosine=min(value / total for value in cosine),
         sqnr=min(_decibel(s, n) for s, n in zip(signal, noise, strict=True)),
+    )
+
+
+def of_itself(accuracy: Accuracy) -> Accuracy:
+    """A model against itself is no estimate: it is the same model, however few the samples are."""
+    same = "the same model"
+    return dataclasses.replace(
+        accuracy,
+        drop=Interval(0.0, 0.0, 0.0, same) if accuracy.drop else None,
+        agreement=Interval(1.0, 1.0, 1.0, same) if accuracy.agreement else None,
     )
 
 

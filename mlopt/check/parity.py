@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlopt.array_files import load_arrays
 from mlopt.artifact import Artifact
 from mlopt.check.differences import Difference, difference
 from mlopt.check.parting import first_parting
-from mlopt.convert.arrays import load_arrays
 from mlopt.convert.batch import free_size_of
 from mlopt.convert.process import Limits
 from mlopt.convert.session import batch_axes

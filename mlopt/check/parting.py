@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.array_files import load_arrays
 from mlopt.artifact import Artifact
 from mlopt.check.differences import difference
-from mlopt.convert.arrays import load_arrays, split_rows
+from mlopt.convert.rows import split_rows
 from mlopt.convert.session import OrtFailed, Session
 from mlopt.errors import MloptError
 from mlopt.sniff import TORCHSCRIPT

@@ -56,8 +56,9 @@ def command(
 ) -> None:
     """Take MODEL to a measured, judged image.
 
-    Exports to ONNX, makes every candidate that is legal on the target, checks and measures them side by
-    side, and ships the best one that is inside every budget of the profile; the baseline if none is.
+    Exports to ONNX, makes the candidates that are legal on the target, checks and measures them side by
+    side, and ships the best one that is inside every budget of the profile; the baseline if none is. What is
+    no faster than a candidate that is too slow already is not made, unless --recipe names it.
 
     \b
       mlopt compile model.onnx --target host --samples images/
@@ -141,11 +142,12 @@ def print_bundle(bundle: Bundle, *, color: bool) -> None:
 
 
 def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
-    from mlopt.needless import waiting
+    from mlopt.needless import waves
     from mlopt.step import options_of
 
     plan = prepared.plan
-    late = waiting(plan, prepared.profile, on_this_machine=prepared.on_this_machine)
+    _, *later = waves(plan, prepared.profile, on_this_machine=prepared.on_this_machine)
+    late = {one.name for wave in later for one in wave}
     if as_json:
         facts = {
             "model": prepared.name,

@@ -84,10 +84,11 @@ def command(
     order until the margins of the profile are decided or the time is over; what fails is measured once more in
     fresh processes. With --samples that have labels the answers are compared one by one.
     """
-    from mlopt.gate.gate import Asked, gate
+    from mlopt.gate.gate import gate
     from mlopt.gate.outputs import write
     from mlopt.gate.result import GateResult
     from mlopt.gate.text import headline, to_terminal
+    from mlopt.gate.walk import Asked
     from mlopt.profile import find_profile
     from mlopt.report.report import to_json
     from mlopt.request import Request
@@ -116,14 +117,19 @@ def command(
         seed=seed or 0,
     )
     result: GateResult = gate(asked, progress_for(quiet=quiet, verbose=verbose))
-    files = {"junit": junit, "markdown": markdown, "sarif": sarif, "benchmark_json": benchmark_json}
-    write(result, {**files, "bencher": bencher, "openmetrics": openmetrics, "csv": csv})
     if as_json:
         click.echo(json.dumps(to_json(result), indent=1))
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         color = sys.stdout.isatty() and click.get_current_context().color is not False
         click.echo(to_terminal(result, width=width, color=color))
+    files = {"junit": junit, "markdown": markdown, "sarif": sarif, "benchmark_json": benchmark_json}
+    unwritten = write(result, {**files, "bencher": bencher, "openmetrics": openmetrics, "csv": csv})
+    last = unwritten.pop() if unwritten and result.verdict == "pass" else None
+    for error in unwritten:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    if last:
+        raise last
     _end(result.verdict, headline(result))
 
 

@@ -22,7 +22,9 @@ _LIMIT = "0.2%"
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--on", "names", metavar="SET,…", help="Instruction sets.  [all that can be run here]")
 @click.option("--count", type=click.IntRange(1), default=_COUNT, show_default=True, help="Samples: emulation is slow.")
-@click.option("--limit", default=_LIMIT, show_default=True, help="How far top-1 may be apart.")
+@click.option(
+    "--limit", default=_LIMIT, show_default=True, help="How far top-1 may be apart; without classes, outputs."
+)
 @click.option("--runtime", metavar="NAME", help="Runs MODEL.  [a bundle's own, else onnxruntime]")
 @click.option("--qemu", is_flag=True, help="In qemu-user also what this processor could do itself.")
 @sampling
@@ -40,7 +42,7 @@ def command(
     """
     from mlopt.emulate.compare import on_each
     from mlopt.emulate.sets import find_sets, possible_sets
-    from mlopt.errors import BudgetMissed
+    from mlopt.errors import BudgetMissed, MissingDependency
     from mlopt.image.fetch import inputs_from_environment
     from mlopt.measure.bench import model_file, own_runtime
     from mlopt.prepare import evaluation_samples
@@ -49,6 +51,13 @@ def command(
 
     file, progress = model_file(model), progress_for(quiet=quiet, verbose=verbose)
     wanted = find_sets(name.strip() for name in names.split(",")) if names else possible_sets(qemu=qemu)
+    if not wanted:
+        raise MissingDependency(
+            "No other instruction set can be run here: this processor's cannot be hidden (no cpuid_fault), and there "
+            "is no qemu-user that is new enough.",
+            next="apt install qemu-user (10 or newer: Debian 13), or run this on x86 with Linux on the bare machine; "
+            "--on SET says what one of them needs",
+        )
     asked = Request(model=model, samples=samples, calibration=calibration, seed=seed)
     given, labels = evaluation_samples(asked, file, count)
     found = []
@@ -72,8 +81,10 @@ def command(
     else:
         _print(found)
     if apart := [one.instructions for one in found if one.outcome == "apart"]:
+        classes = found[0].accuracy.agreement is not None
         raise BudgetMissed(
-            f"The answers are more than {limit} apart on {', '.join(apart)}.",
+            f"The answers are more than {limit} {'' if classes else 'of the largest output '}apart on "
+            f"{', '.join(apart)}.",
             where=str(model),
             next='quantize it again: the scheme "auto" keeps sums of products inside 16 bits',
         )

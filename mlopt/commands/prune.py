@@ -11,7 +11,8 @@ import click
 from mlopt.commands.options import max_drop_option, model_argument, progress_for, reading, sampling, storing, talking
 
 if TYPE_CHECKING:
-    from mlopt.pruning import Pruning, Trial
+    from mlopt.pruning import Pruning
+    from mlopt.shares import Trial
 
 
 @click.command(name="prune")
@@ -134,6 +135,7 @@ def _as_json(found: Pruning, written: Path) -> dict[str, object]:
             }
             for t in found.trials
         ],
+        "dropped": dict(found.dropped),
     }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.convert.arrays import join_rows, split_rows
 from mlopt.convert.rewrite import fixed_batch, with_dynamic_batch, with_fixed_batch
+from mlopt.convert.rows import join_rows, split_rows
 from mlopt.convert.session import OrtFailed, Session, constant_inputs
 from mlopt.errors import ModelUnreadable, UnsupportedModel
 from mlopt.onnx_file import load_graph, save

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlopt.convert.arrays import join_rows, load_arrays, save_arrays, split_rows
+from mlopt.array_files import load_arrays, save_arrays
 from mlopt.convert.program import Request
+from mlopt.convert.rows import join_rows, split_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,10 +10,12 @@ TensorRT that the device has: trtexec, or else the Python module, which builds a
 import argparse
 import array
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import math
+import mmap
 import os
 import platform
 import re
@@ -29,6 +31,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 MIB = 1 << 20
 # Exit codes: one for each thing that a person does something else about.
 WRONG_DEVICE, NO_TENSORRT, UNSUPPORTED, OUT_OF_MEMORY, DISK_FULL, REFUSED, DAMAGED = 10, 11, 12, 13, 14, 15, 16
+NO_LINKS = 17
 # Found on no device, so an estimate: what a CUDA context and TensorRT's libraries take before they begin.
 RUNTIME_MEMORY = 400 * MIB
 LEAST_AVAILABLE = 128 * MIB  # with less the system starts to kill, and it may choose somebody else
@@ -36,16 +39,19 @@ POLL_SECONDS = 0.1
 WARM_UP_MS, RUN_SECONDS = 500, 5
 TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "opt/tensorrt/bin/trtexec")
 OLDEST_MODULE = (8, 5)  # since then it has all the names that are used here
+PIECE = 1 << 16  # bytes of text that are made into numbers at a time
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MADE = ("model.engine", "engine.json", "timing.cache", "layers.json", "times.json", "build.log")
 FLOATS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "int8": "b", "uint8": "B", "bool": "B"}
 
 
 class Failure(Exception):
-    """What a person can act on: the exit code, what happened, where, and what to do next."""
+    """What a person can act on: the exit code, what happened, where, and what to do next: `next` is for who is at this
+    program, `afar` for who had mlopt start it over ssh, where that is something else."""
 
-    def __init__(self, code: int, what: str, where: str = "", next: str = "") -> None:
+    def __init__(self, code: int, what: str, where: str = "", next: str = "", afar: str = "") -> None:
         super().__init__(what)
-        self.code, self.what, self.where, self.next = code, what, where, next
+        self.code, self.what, self.where, self.next, self.afar = code, what, where, next, afar or next
 
 
 class Stopped(BaseException):
@@ -54,6 +60,10 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+class TooWide(Exception):
+    """A sample that this TensorRT cannot be given: the engine is whole all the same."""
 
 
 class Log:
@@ -65,9 +75,12 @@ class Log:
     def say(self, text: str) -> None:
         self._line({"say": text}, text)
 
+    def made(self, name: str, text: str) -> None:
+        self._line({"made": name, "say": "%s: %s" % (name, text)}, "%s: %s" % (name, text))
+
     def fail(self, failure: Failure, name: str = "") -> None:
         told = {"build": name, "code": failure.code, "what": failure.what}
-        told.update({"where": failure.where, "next": failure.next})
+        told.update({"where": failure.where, "next": failure.next, "afar": failure.afar})
         text = "%serror: %s" % (name + ": " if name else "", failure.what)
         text += "\n  where: " + failure.where if failure.where else ""
         text += "\n  next:  " + failure.next if failure.next else ""
@@ -197,6 +210,14 @@ def check_device(expect: Dict[str, Any], facts: Dict[str, Any], target: str) -> 
             where=facts["gpu"],
             next="compile for the card that this is",
         )
+    called = expect.get("gpu")  # cards of one compute capability are not one card
+    if called and facts["gpu"] and not re.match("(?:%s)$" % called, facts["gpu"]):
+        raise Failure(
+            WRONG_DEVICE,
+            "The GPU here is not that of %s: its driver calls it %r." % (target, facts["gpu"]),
+            where="compute capability " + found,
+            next="compile for the card that this is",
+        )
 
 
 # ---- room --------------------------------------------------------------------------------------------------------
@@ -215,6 +236,7 @@ def check_room(folder: str, builds: Sequence[Dict[str, Any]], root: str, quota: 
             "The engines need about %s of disk, and %s is free." % (size(disk), size(free)),
             where=folder,
             next="free some space, or build in a folder on another disk: --cache DIR",
+            afar="free some space there",
         )
     available, swap = meminfo(root, "MemAvailable"), meminfo(root, "SwapFree")
     least = largest + RUNTIME_MEMORY
@@ -489,11 +511,12 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
         )
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return out_of_memory("the system killed it, as it does when memory ends")
-    if "No space left on device" in said:
+    if "No space left on device" in said or "Disk quota exceeded" in said:
         return Failure(
             DISK_FULL,
             "The disk of the device became full while TensorRT was building.",
             next="free some space, or build on another disk: --cache DIR",
+            afar="free some space there",
         )
     for pattern in NODE:
         found = pattern.search(said)
@@ -513,7 +536,8 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
         REFUSED,
         "TensorRT %s %s: %s" % (version, how, last[:400]),
         where=log,
-        next="type python3 build.py in the bundle's device/, there, and read that log",
+        next="read that log",
+        afar="compile without --device, copy the bundle's device/ there, type python3 build.py in it, and read its log",
     )
 
 
@@ -523,6 +547,7 @@ def out_of_memory(how: str) -> Failure:
         "There is not enough memory on this device to build or run the engine: %s." % how,
         where="/proc/meminfo",
         next="stop what else runs there, add swap, or give TensorRT less: --workspace MIB",
+        afar="stop what else runs there, add swap, or give TensorRT less: workspace (in MiB) of [engine] in a recipe",
     )
 
 
@@ -530,30 +555,28 @@ def out_of_memory(how: str) -> Failure:
 
 
 def build_one(
-    build: Dict[str, Any], plan: Dict[str, Any], tool: Any, facts: Dict[str, Any], asked: argparse.Namespace, log: Log
+    build: Dict[str, Any],
+    plan: Dict[str, Any],
+    tool: Any,
+    facts: Dict[str, Any],
+    key: Dict[str, Any],
+    asked: argparse.Namespace,
+    log: Log,
 ) -> Dict[str, Any]:
     """Engine, parity and times of one model, kept under its key: what is there already is not made again."""
-    workspace = asked.workspace * MIB if asked.workspace else build["workspace"] or facts["memory"] // 4 or 1024 * MIB
-    key = {
-        "model": build["digest"],
-        "tensorrt": "%s by %s" % (tool.version, tool.name),
-        "types": build["types"],
-        "shapes": build["shapes"],
-        "workspace": workspace,
-    }
-    key.update({name: facts[name] for name in IDENTITY})
-    name = "%s-%s" % (build["name"], digest(key)[:16])
-    place = os.path.join(asked.cache, name)
+    place = place_of(build, key, asked)
+    name = os.path.basename(place)
     kept = intact(place)
     if kept:
         log.say("%s: kept, nothing that decides it has changed" % build["name"])
     else:
         shutil.rmtree(place, ignore_errors=True)
-        check_model(plan["folder"], build)
+        check_model(plan, build)
         scratch = tempfile.mkdtemp(prefix=".new-", dir=asked.cache)
         try:
-            kept = make(build, plan, tool, facts, key, workspace, scratch, asked, log)
+            kept = make(build, plan, tool, facts, key, scratch, asked, log)
             write_json(os.path.join(scratch, "engine.json"), kept)
+            os.chmod(scratch, 0o755)  # noqa: S103  mkdtemp lets nobody else read
             os.rename(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -567,13 +590,45 @@ def build_one(
 IDENTITY = ("board", "l4t", "machine", "cuda", "driver-cuda", "compute-capability", "gpu")
 
 
+def key_of(
+    build: Dict[str, Any], plan: Dict[str, Any], tool: Any, facts: Dict[str, Any], asked: argparse.Namespace
+) -> Dict[str, Any]:
+    """All that decides an engine, its times, and what its answers are held against."""
+    workspace = asked.workspace * MIB if asked.workspace else build["workspace"] or facts["memory"] // 4 or 1024 * MIB
+    key = {
+        "model": build["digest"],
+        "tensorrt": "%s by %s" % (tool.version, tool.name),
+        "types": build["types"],
+        "shapes": build["shapes"],
+        "workspace": workspace,
+        "power-mode": facts["power-mode"],
+        "samples": samples_digest(plan, build),
+    }
+    key.update({name: facts[name] for name in IDENTITY})
+    return key
+
+
+def place_of(build: Dict[str, Any], key: Dict[str, Any], asked: argparse.Namespace) -> str:
+    return os.path.join(asked.cache, "%s-%s" % (build["name"], digest(key)[:16]))
+
+
+def samples_of(plan: Dict[str, Any], build: Dict[str, Any]) -> List[str]:
+    """The files of the samples, and of the answers that this build must give for them."""
+    names = [name for files in plan["samples"]["feeds"] + build["expected"] for name in files]
+    return [os.path.join(plan["folder"], name) for name in names]
+
+
+def samples_digest(plan: Dict[str, Any], build: Dict[str, Any]) -> str:
+    paths = samples_of(plan, build)
+    return digest([plan["samples"], [sha256_of(path) if os.path.exists(path) else "" for path in paths]])
+
+
 def make(
     build: Dict[str, Any],
     plan: Dict[str, Any],
     tool: Any,
     facts: Dict[str, Any],
     key: Dict[str, Any],
-    workspace: int,
     scratch: str,
     asked: argparse.Namespace,
     log: Log,
@@ -588,7 +643,7 @@ def make(
         "layers": os.path.join(scratch, "layers.json"),
         "types": build["types"],
         "shapes": build["shapes"],
-        "workspace": workspace,
+        "workspace": key["workspace"],
     }
     for known in (shared, os.path.join(plan["folder"], "timing", os.path.basename(shared))):
         if os.path.exists(known):
@@ -629,7 +684,10 @@ def make(
     try:
         made.update(tried(job, build, plan, tool, scratch, asked))
         made["state"] = "measured on " + (made["board"] or "this device")
-    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+    except TooWide as error:
+        made["why-not-run"] = str(error)
+        log.say("%s: %s" % (build["name"], made["why-not-run"]))
+    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:
         # Of another version, perhaps: the engine is whole all the same.
         made["why-not-run"] = "what trtexec wrote of its run could not be read (%s: %s)" % (type(error).__name__, error)
         log.say("%s: %s" % (build["name"], made["why-not-run"]))
@@ -656,17 +714,17 @@ def tried(
     samples, guard = plan["samples"], Guard(asked.root)
     job = dict(job, shapes=sample_shapes(job["shapes"], samples["inputs"]))
     answers, said = os.path.join(scratch, "answers.json"), os.path.join(scratch, "run.log")
-    pairs = []  # type: List[Tuple[Sequence[float], Sequence[float]]]
+    found = []  # type: List[Optional[Tuple[float, float, bool]]]
     once = ["--iterations=1", "--duration=0", "--warmUp=0", "--exportOutput=" + answers]
     for number, files in enumerate(samples["feeds"]):
         feed = inputs_of(plan["folder"], samples["inputs"], files, tool.version, scratch)
         code = tool.run(job, feed, guard, said, once)
         if code:
             raise why_failed(code, guard, kept_log(asked, build, said), tool.version)
-        found = answers_in(answers)
+        given = answers_in(answers)
         for output, expected in zip(samples["outputs"], build["expected"][number]):
             wanted = read_array(os.path.join(plan["folder"], expected), "float32")
-            pairs.append((wanted, found.get(output, ())))
+            found.append(compared(wanted, given.get(output, ())))
     times, before = os.path.join(scratch, "times.json"), meminfo(asked.root, "MemAvailable")
     long = ["--warmUp=%d" % WARM_UP_MS, "--duration=%d" % RUN_SECONDS, "--exportTimes=" + times]
     code = tool.run(job, feed, guard, said, long)
@@ -674,7 +732,7 @@ def tried(
         raise why_failed(code, guard, kept_log(asked, build, said), tool.version)
     os.remove(answers)
     return {
-        "parity": parity(pairs, len(samples["feeds"])),
+        "parity": parity(found, len(samples["feeds"])),
         "latency": latency(times),
         "memory": {"peak-rss": guard.peak_rss, "of-the-board": max(0, before - guard.least_available)},
     }
@@ -693,7 +751,13 @@ def inputs_of(
     for number, (tensor, file) in enumerate(zip(inputs, files)):
         path = os.path.join(folder, file)
         if tensor["dtype"] == "int64" and major(version) < 10:
-            narrow = array.array("i", read_array(path, "int64"))
+            try:
+                narrow = array.array("i", read_array(path, "int64"))
+            except OverflowError as error:
+                raise TooWide(
+                    "input %s of its samples has numbers of more than 32 bits, and TensorRT %s reads no such"
+                    % (tensor["name"], version)
+                ) from error
             path = os.path.join(scratch, "input-%d.bin" % number)
             with open(path, "wb") as stream:
                 narrow.tofile(stream)
@@ -704,44 +768,78 @@ def inputs_of(
 def read_array(path: str, dtype: str) -> Sequence[Any]:
     values = array.array(FLOATS[dtype])
     with open(path, "rb") as stream:
-        values.frombytes(stream.read())
+        values.fromfile(stream, os.path.getsize(path) // values.itemsize)
     return values
 
 
-def answers_in(path: str) -> Dict[str, List[float]]:
-    """What --exportOutput wrote, by output. C++ prints nan and inf as JSON does not."""
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        text = stream.read()
-    text = re.sub(r"(?<=[\[,\s])-?nan(\([^)]*\))?(?=[\],\s])", "NaN", text)
-    text = re.sub(r"(?<=[\[,\s])(-?)inf(?=[\],\s])", r"\1Infinity", text)
-    return {one["name"]: [float(value) for value in one["values"]] for one in json.loads(text)}
+HEAD = re.compile(rb'"name"\s*:\s*"(?P<name>[^"]*)"|"values"\s*:\s*\[')
 
 
-def parity(pairs: Sequence[Tuple[Sequence[float], Sequence[float]]], samples: int) -> Dict[str, Any]:
+def answers_in(path: str) -> Dict[str, Sequence[float]]:
+    """What --exportOutput wrote, by output. Raises `ValueError`.
+
+    Read in pieces into packed numbers: as Python's own they take eight times the memory, which the GPU of a board
+    shares. And C++ prints nan and inf as JSON does not.
+    """
+    found, name, position = {}, "", 0  # type: Dict[str, Sequence[float]], str, int
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        while True:
+            head = HEAD.search(text, position)
+            if head is None:
+                break
+            position = head.end()
+            if head.group("name") is not None:
+                name = head.group("name").decode("utf-8", "replace")
+                continue
+            end_of_values = text.find(b"]", position)
+            found[name] = numbers_in(text, position, end_of_values)
+            position = end_of_values
+    if not found:
+        raise ValueError("it has no values")
+    return found
+
+
+def numbers_in(text: Any, position: int, last: int) -> Sequence[float]:
+    """The numbers between commas in that part of `text`; `last` below zero: the part has no end."""
+    if last < 0:
+        raise ValueError("its values have no end")
+    values = array.array("f")
+    while position < last:
+        comma = text.find(b",", min(position + PIECE, last), last)
+        stop = comma if comma >= 0 else last
+        piece = re.sub(rb"\([^)]*\)", b"", text[position:stop])  # of nan(0x...)
+        values.extend(map(float, piece.split(b",") if piece.strip() else ()))
+        position = stop + 1
+    return values
+
+
+def compared(wanted: Sequence[float], found: Sequence[float]) -> Optional[Tuple[float, float, bool]]:
+    """Cosine, largest difference, and whether the first answer is the same; None of what is no answer to compare."""
+    if len(wanted) != len(found) or not all(map(math.isfinite, found)):
+        return None
+    dot = sum(a * b for a, b in zip(wanted, found))
+    norm = math.sqrt(sum(a * a for a in wanted)) * math.sqrt(sum(b * b for b in found))
+    cosine = dot / norm if norm else 1.0 if not any(wanted) and not any(found) else 0.0
+    largest = max((abs(a - b) for a, b in zip(wanted, found)), default=0.0)
+    return cosine, largest, largest_at(wanted) == largest_at(found)
+
+
+def parity(found: Sequence[Optional[Tuple[float, float, bool]]], samples: int) -> Dict[str, Any]:
     """The least cosine over samples and outputs, the largest difference, and how many first answers stay."""
-    cosines, largest, same, finite = [], 0.0, 0, True
-    for position, (wanted, found) in enumerate(pairs):
-        if len(wanted) != len(found) or not all(map(math.isfinite, found)):
-            finite = False
-            continue
-        dot = sum(a * b for a, b in zip(wanted, found))
-        norm = math.sqrt(sum(a * a for a in wanted)) * math.sqrt(sum(b * b for b in found))
-        cosines.append(dot / norm if norm else 1.0 if not any(wanted) and not any(found) else 0.0)
-        largest = max([largest] + [abs(a - b) for a, b in zip(wanted, found)])
-        if position % (len(pairs) // samples) == 0:
-            same += largest_at(wanted) == largest_at(found)
+    whole = [one for one in found if one is not None]
+    complete = len(whole) == len(found)
     return {
         "samples": samples,
         "against": "the ONNX model in ONNX Runtime",
-        "complete": finite,
-        "cosine": min(cosines) if cosines and finite else None,
-        "max-absolute": largest if finite else None,
-        "same-largest-answer": same,
+        "complete": complete,
+        "cosine": min(one[0] for one in whole) if whole and complete else None,
+        "max-absolute": max(one[1] for one in whole) if whole and complete else None,
+        "same-largest-answer": sum(one[2] for one in found[:: len(found) // samples] if one is not None),
     }
 
 
 def largest_at(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+    return max(range(len(values)), key=values.__getitem__, default=-1)
 
 
 def latency(path: str) -> Dict[str, Any]:
@@ -774,13 +872,17 @@ def intact(place: str) -> Optional[Dict[str, Any]]:
         return None
 
 
-def check_model(folder: str, build: Dict[str, Any]) -> None:
+def check_model(plan: Dict[str, Any], build: Dict[str, Any]) -> None:
     """Raises `Failure` when a file is not what the plan says: nothing else is built."""
-    for name in sorted(build["files"]):
-        path = os.path.join(folder, name)
-        if not os.path.exists(path) or sha256_of(path) != build["files"][name]:
+    models = {os.path.join(plan["folder"], name): build["files"][name] for name in build["files"]}
+    for path in sorted(models) + samples_of(plan, build):
+        if not os.path.exists(path) or (path in models and sha256_of(path) != models[path]):
             raise Failure(
-                DAMAGED, "A file of this folder is missing or was changed.", where=path, next="copy the folder again"
+                DAMAGED,
+                "A file of this folder is missing or was changed.",
+                where=path,
+                next="copy the folder again",
+                afar="run it again",
             )
 
 
@@ -802,7 +904,29 @@ def point(link: str, name: str) -> None:
     if os.path.lexists(fresh):
         os.remove(fresh)
     os.symlink(name, fresh)
+    if os.path.isdir(link) and not os.path.islink(link):  # as scp -r copies a link
+        shutil.rmtree(link)
     os.replace(fresh, link)
+
+
+def check_links(folder: str) -> None:
+    """Raises `Failure` where `point` could not: that is to be known before hours are spent on an engine."""
+    trial = os.path.join(folder, ".link")
+    try:
+        if os.path.lexists(trial):  # of a run that was killed
+            os.remove(trial)
+        os.symlink("nowhere", trial)
+        os.remove(trial)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise Failure(
+            NO_LINKS,
+            "This disk takes no symbolic links, by which engines are found: %s." % error.strerror,
+            where=folder,
+            next="copy the folder to a disk with links, or --cache DIR",
+            afar="log in to an account whose home lies on a disk with links",
+        ) from error
 
 
 def write_json(path: str, value: Any) -> None:
@@ -844,24 +968,28 @@ def build_all(asked: argparse.Namespace, log: Log) -> int:
     check_device(plan["expect"], facts, plan["target"])
     tool = find_tensorrt(asked.root)
     os.makedirs(asked.cache, exist_ok=True)
-    check_room(asked.cache, plan["builds"], asked.root, asked.disk_quota, log)
     results = {"device": facts, "builds": {}, "failures": {}}  # type: Dict[str, Any]
     code = 0
     with locked(os.path.join(asked.cache, ".lock"), log):
         for left in os.listdir(asked.cache):
             if left.startswith(".new-"):  # of a build that was killed
                 shutil.rmtree(os.path.join(asked.cache, left), ignore_errors=True)
-        for build in plan["builds"]:
+        check_links(asked.cache)
+        keys = [key_of(build, plan, tool, facts, asked) for build in plan["builds"]]
+        lacking = [one for one, key in zip(plan["builds"], keys) if not intact(place_of(one, key, asked))]
+        if lacking:
+            check_room(asked.cache, lacking, asked.root, asked.disk_quota, log)
+        for build, key in zip(plan["builds"], keys):
             try:
-                results["builds"][build["name"]] = build_one(build, plan, tool, facts, asked, log)
+                made = build_one(build, plan, tool, facts, key, asked, log)
+                results["builds"][build["name"]] = made
+                log.made(build["name"], summary(made))
             except Failure as failure:
                 log.fail(failure, build["name"])
                 results["failures"][build["name"]] = {"code": failure.code, "what": failure.what}
                 code = code or failure.code
         write_json(os.path.join(asked.cache, "result.json.new"), results)
         os.replace(os.path.join(asked.cache, "result.json.new"), os.path.join(asked.cache, "result.json"))
-    for name in sorted(results["builds"]):
-        log.say("%s: %s" % (name, summary(results["builds"][name])))
     return code
 
 
@@ -918,7 +1046,7 @@ def main(arguments: Sequence[str]) -> int:
         log.fail(failure)
         return failure.code
     except OSError as error:
-        if error.errno != 28:  # ENOSPC
+        if error.errno not in FULL:
             raise
         log.fail(Failure(DISK_FULL, "The disk of this device is full.", where=asked.cache, next="free some space"))
         return DISK_FULL

@@ -69,7 +69,7 @@ def pack(
         "schema": 1,
         "model": model,
         "target": target.name,
-        "expect": _expect(target),
+        "expect": expected_of(target),
         "builds": entries,
         "samples": {
             "inputs": [
@@ -93,13 +93,14 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-") or "engine"
 
 
-def _expect(target: Target) -> dict[str, Any]:
+def expected_of(target: Target) -> dict[str, Any]:
     """What the device must say of itself to be the target."""
     return {
         "board": target.detect.device_tree if target.detect else None,
         "l4t": [stack.l4t for stack in target.stacks if stack.l4t],
         "memory": target.memory if target.detect else None,
         "compute-capability": target.gpu.compute_capability if target.gpu else None,
+        "gpu": target.gpu.driver_name if target.gpu else None,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -46,9 +47,9 @@ def build_on(device: Device, packed: Packed, into: Path, say: Callable[[str], No
         say(f"{device}: copying {sum(one.stat().st_size for one in files(packed.folder)) / 1e6:.1f} MB")
         device.send(packed.folder, there)
         home = f"{there}/{packed.folder.name}"
-        failures = _run(device, home, say)
+        failures = _run(device, home, packed, say)
         made = [name for name in packed.names if packed.names[name] not in failures]
-        if not made or "" in failures:
+        if not made:
             raise next(iter(failures.values()))
         with tempfile.TemporaryDirectory(prefix="mlopt-device-") as scratch:
             for name in made:
@@ -89,13 +90,15 @@ def _check_disk(device: Device, there: str, folder: Path) -> None:
         )
 
 
-def _run(device: Device, home: str, say: Callable[[str], None]) -> dict[str, MloptError]:
-    """Run the program there and pass on what it says. The failures it told of, by build; "" is one of them all.
+def _run(device: Device, home: str, packed: Packed, say: Callable[[str], None]) -> dict[str, MloptError]:
+    """Run the program there and pass on what it says. Every build that it did not say it made has its failure.
 
     It ends when its input does: so it is stopped by Ctrl-C here, and by a connection that breaks. ssh itself is kept
     out of this terminal's interrupts, so that there is time for that.
     """
-    command = device.command("python3", f"{home}/build.py", "--json", "--watch-input")
+    program = shlex.join(("python3", f"{home}/build.py", "--json", "--watch-input"))
+    # The shell stays: ssh says of a program that a signal ended what it says of a connection that broke.
+    command = device.command("sh", "-c", f"{program}; exit $?")
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -107,7 +110,7 @@ def _run(device: Device, home: str, say: Callable[[str], None]) -> dict[str, Mlo
             start_new_session=True,
         )
         try:
-            failures = _listen(process, device, say)
+            made, failures = _listen(process, device, say)
             code = process.wait()
         finally:
             _stop(process)
@@ -115,15 +118,18 @@ def _run(device: Device, home: str, say: Callable[[str], None]) -> dict[str, Mlo
         said = log.read().decode(errors="replace")
     if code == 255:
         raise device.lost(said)
-    if code and not failures:
-        last = (said.strip().splitlines() or ["it printed nothing"])[-1]
-        failures[""] = DeviceBuildFailed(
-            f"The program on the device ended with exit code {code}: {last[:300]}", where=str(device)
-        )
-    return failures
+    last = _plain((said.strip().splitlines() or ["it printed nothing"])[-1][:300])
+    died = DeviceBuildFailed(f"The program on the device ended with exit code {code}: {last}", where=str(device))
+    of_all = failures.pop("", died)
+    untold = [name for name in packed.names.values() if name not in made and name not in failures]
+    return failures | dict.fromkeys(untold, of_all)
 
 
-def _listen(process: subprocess.Popen[str], device: Device, say: Callable[[str], None]) -> dict[str, MloptError]:
+def _listen(
+    process: subprocess.Popen[str], device: Device, say: Callable[[str], None]
+) -> tuple[set[str], dict[str, MloptError]]:
+    """Which builds it told that it made, and the failures it told of, by build; "" is one of all that is left."""
+    made: set[str] = set()
     failures: dict[str, MloptError] = {}
     stream: IO[str] | None = process.stdout
     assert stream
@@ -135,12 +141,14 @@ def _listen(process: subprocess.Popen[str], device: Device, say: Callable[[str],
         if failed := told.get("failed"):
             kind = _KINDS.get(failed["code"], DeviceBuildFailed)
             name = str(failed["build"])
-            where = f"{device}: {failed['where']}" if failed["where"] else str(device)
-            failures[name] = kind(_plain(failed["what"]), where=_plain(where), next=_plain(failed["next"]))
+            gone = not failed["where"] or _FOLDER.search(failed["where"])  # a file there, removed when this is read
+            where = str(device) if gone else f"{device}: {failed['where']}"
+            failures[name] = kind(_plain(failed["what"]), where=_plain(where), next=_plain(failed["afar"]))
             say(f"{device}: {name + ': ' if name else ''}{failures[name].what}")
         elif "say" in told:
+            made |= {str(told["made"])} if "made" in told else set()
             say(f"{device}: {_plain(told['say'])}")
-    return failures
+    return made, failures
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

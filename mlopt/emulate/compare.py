@@ -40,7 +40,8 @@ _SAID: Final = 3  # last lines of what failed
 class Answers:
     """How a model answers on one set against this processor: `accuracy.drop` is of its top-1, `largest` the largest
     difference of any output as a part of the largest output. `outcome`: all classes the `same`; `within` the limit;
-    over it, `unproven` where so few samples may show that by chance, else `apart`."""
+    over it, `unproven` where so few samples may show that by chance, else `apart`. What is no classifier has no
+    classes: there the limit is of `largest`."""
 
     instructions: str
     way: str
@@ -80,7 +81,8 @@ def on_each(
             there = _outcomes(folder / one.name, start, model, runtime, hidden=way.hidden)
             device = f"{one.name} ({way.said})"
             accuracy = compare(here, there, labels=truth, generated=generated, device=device, grade="emulated")
-            yield Answers(one.name, way.said, accuracy, _largest(here, there), _judged(accuracy, limit))
+            largest = _largest(here, there)
+            yield Answers(one.name, way.said, accuracy, largest, judged(accuracy, largest, limit))
 
 
 def _write_queries(file: Path, model: Path, samples: Samples | GeneratedSamples, count: int) -> int:
@@ -88,12 +90,15 @@ def _write_queries(file: Path, model: Path, samples: Samples | GeneratedSamples,
     import onnx
 
     graph = onnx.load(str(model), load_external_data=False).graph
-    arrays = {"outputs": np.array([output.name for output in graph.output])}
+    arrays: list[np.ndarray] = []
+    inputs: list[str] = []
     taken = 0
     for feeds in itertools.islice(samples.feeds(batch=1), count):
-        arrays |= {f"{taken}/{name}": value for name, value in feeds.items()}
+        inputs = list(feeds)
+        arrays += feeds.values()
         taken += 1
-    np.savez(file, allow_pickle=False, **arrays)
+    # By place: np.savez has parameters of its own, and a tensor may have the name of one.
+    np.savez(file, np.array([output.name for output in graph.output]), np.array(inputs), *arrays)
     return taken
 
 
@@ -119,12 +124,12 @@ def _outcomes(folder: Path, start: Command, model: Path, runtime: str, *, hidden
             next="try it with fewer samples, or without that set",
         )
     with np.load(file) as arrays:
-        for place, name in enumerate(arrays.files):
-            value = arrays[name]
+        names, *outputs = (arrays[key] for key in arrays.files)
+        for place, value in enumerate(outputs):
             # A query has one sample: its batch dimension goes, as `Evaluate` leaves it.
             rows = value[:, 0] if value.ndim > 1 and value.shape[1] == 1 else value
             np.save(folder / f"{place}.npy", rows.astype(np.float32))
-        (folder / "outcomes.json").write_text(json.dumps({"outputs": arrays.files}))
+        (folder / "outcomes.json").write_text(json.dumps({"outputs": names.tolist()}))
     return Artifact(OUTCOMES, Digest(""), folder)
 
 
@@ -138,9 +143,12 @@ def _largest(one: Artifact, other: Artifact) -> float:
     return found
 
 
-def _judged(accuracy: Accuracy, limit: float) -> Outcome:
-    """By top-1 where there are labels; by how many classes changed where there are none."""
-    if accuracy.agreement is None or accuracy.agreement.value == 1.0:
+def judged(accuracy: Accuracy, largest: float, limit: float) -> Outcome:
+    """By top-1 where there are labels; by how many classes changed where there are none; by the largest difference
+    where there are no classes."""
+    if accuracy.agreement is None:
+        return "same" if largest == 0 else "within" if largest <= limit else "apart"
+    if accuracy.agreement.value == 1.0:
         return "same"
     if accuracy.drop is not None:
         low, high = sorted((accuracy.drop.low, accuracy.drop.high))

@@ -2,7 +2,9 @@
 
     python program.py RUNTIME MODEL QUERIES.npz ANSWERS.npz [HIDDEN,…]
 
-It needs NumPy, the runtime and `mlopt.serve`, which are what an image holds. Queries are arrays named `number/input`.
+It needs NumPy, the runtime and `mlopt.serve`, which are what an image holds. Queries are arrays
+in order: the names of the outputs, those of the inputs, then every input of the first query, of the second, ….
+Answers: the names of the outputs, then each of them.
 """
 
 from __future__ import annotations
@@ -23,15 +25,12 @@ def main(runtime: str, model: str, queries: str, answers: str, hidden: str = "")
 
     run = RUNTIMES[runtime](Path(model), threads=1)
     with np.load(queries) as arrays:
-        names = [str(name) for name in arrays["outputs"]]
-        feeds: dict[int, dict[str, np.ndarray]] = {}
-        for key in arrays.files:
-            number, _, name = key.partition("/")
-            if name:
-                feeds.setdefault(int(number), {})[name] = arrays[key]
-        results = [run(names, feeds[number]) for number in sorted(feeds)]
-    stacked = {name: np.stack([each[place] for each in results]) for place, name in enumerate(names)}
-    np.savez(answers, allow_pickle=False, **stacked)
+        outputs, inputs, *given = (arrays[key] for key in arrays.files)
+    names, width = [str(name) for name in outputs], len(inputs)
+    feeds = [dict(zip(inputs.tolist(), given[at : at + width], strict=True)) for at in range(0, len(given), width)]
+    results = [run(names, feed) for feed in feeds]
+    # By place: np.savez has parameters of its own, and an output may have the name of one.
+    np.savez(answers, outputs, *[np.stack([each[place] for each in results]) for place in range(len(names))])
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from mlopt.gate.memory import Peaks
-from mlopt.gate.result import Check, NotCompared, Side, Stored, Unit, Verdict
+from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Verdict
 from mlopt.gate.timed import clock_margins
-from mlopt.measurement import Accuracy, Measurement, Outcome
+from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
 from mlopt.units import format_bytes
 
 if TYPE_CHECKING:
     from mlopt.profile import Budgets, Margins
 
 _VERDICTS: Final[dict[Outcome, Verdict]] = {"met": "pass", "missed": "fail", "unmeasured": "inconclusive"}
+_OF_ANSWERS: Final = ("max-drop", "min-agreement", "min-cosine", "min-sqnr")
+_UNPROVEN: Final = "the value itself keeps it, the end of its 95 % interval does not"
 
 
 def files(margins: Margins, candidate: Side, baseline: Side) -> Iterator[Check]:
@@ -53,7 +55,7 @@ def same(margins: Margins) -> Iterator[Check]:
 def stored_memory(
     margins: Margins, stored: Stored, measurement: Measurement, *, cpu: str
 ) -> Check | NotCompared | None:
-    """Peak memory against a stored one, if both are of one runtime on one kind of machine."""
+    """Peak memory against a stored one, if both ran alike, in one runtime on one kind of machine."""
     if margins.peak_memory is None:
         return None
     before, now = stored.values.get("peak-memory"), versions(measurement.runtime)
@@ -64,8 +66,9 @@ def stored_memory(
         return NotCompared("peak-memory", ran)
     if stored.machine.get("cpu") != cpu:
         return NotCompared("peak-memory", f"the stored baseline ran on {stored.machine.get('cpu')}")
-    if (stored.threads, stored.batch) != (measurement.threads, measurement.batch):
-        return NotCompared("peak-memory", "the stored baseline ran with other threads or another batch")
+    if others := [name for name in METHOD if stored.method[name] != getattr(measurement, name)]:
+        told = ", ".join(f"{name.replace('_', '-')} {stored.method[name] or '(unknown)'}" for name in others)
+        return NotCompared("peak-memory", f"the stored baseline ran with {told}")
     return Peaks([int(before)], [measurement.peak_memory]).check(margins.peak_memory)
 
 
@@ -78,23 +81,57 @@ def versions(runtime: str) -> dict[str, str]:
     return {name: version(name) for name in registry.load("mlopt.runners", runtime).distributions}
 
 
-def budgets(given: Budgets, candidate: Side, accuracy: Accuracy | None, measurement: Measurement) -> Iterator[Check]:
-    """The profile's limits, as `mlopt compile` judges them; the gate's baseline is what answers are compared to."""
+def budgets(
+    given: Budgets, candidate: Side, accuracy: Accuracy | None, measurement: Measurement
+) -> Iterator[Check | NotCompared]:
+    """The profile's limits, as `mlopt compile` judges them; the gate's baseline is what answers are compared to.
+
+    A limit that only the end of an interval misses is neither kept nor broken: `inconclusive`. Every limit of the
+    answers that nothing judges is named. `accuracy` is None where the baseline's outputs are not there.
+    """
     from mlopt.choose import judge
 
+    judged = set()
     for one in judge(given, file_size=candidate.file_size, accuracy=accuracy, measurement=measurement):
+        judged.add(one.budget)
+        if one.budget == "image-size":
+            yield NotCompared(one.budget, "a gate makes no image")
+            continue
+        open_ = one.outcome == "missed" and _within(one, accuracy, measurement)
         yield Check(
             one.budget,
             "budget",
-            _VERDICTS[one.outcome],
+            "inconclusive" if open_ else _VERDICTS[one.outcome],
             _unit(one.budget),
             None,
             one.actual,
             None,
             one.limit,
             f"{one.grade}, against the profile",
-            one.note,
+            one.note or (_UNPROVEN if open_ else ""),
         )
+    for budget in _OF_ANSWERS:
+        if budget not in judged and getattr(given, budget.replace("-", "_")) is not None:
+            yield NotCompared(budget, _why_not(budget, accuracy))
+
+
+def _within(one: BudgetVerdict, accuracy: Accuracy | None, measurement: Measurement) -> bool:
+    """Whether the value itself keeps the limit that the end of its interval misses."""
+    if one.budget == "max-drop" and accuracy and accuracy.drop:
+        return accuracy.drop.value <= one.limit
+    if one.budget == "min-agreement" and accuracy and accuracy.agreement:
+        return accuracy.agreement.value >= one.limit
+    return one.budget == "latency-p50" and measurement.latency.p50 <= one.limit
+
+
+def _why_not(budget: str, accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "a stored baseline holds no outputs: give the baseline's model"
+    if budget == "max-drop":
+        return "there are no labels, or the model is no classifier"
+    if accuracy.drop is not None:
+        return "the samples have labels: what is lost of the right answers is judged instead"
+    return "the model is no classifier"
 
 
 def _counted(metric: str, unit: Unit, candidate: int, baseline: int, margin: float, note: str) -> Check:
@@ -112,7 +149,7 @@ def _spelled(machine: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _unit(budget: str) -> Unit:
-    if budget in ("peak-memory", "file-size"):
+    if budget in ("peak-memory", "file-size", "image-size"):
         return "bytes"
     if budget.startswith("latency") or budget == "load-time":
         return "seconds"

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlopt.artifact import Artifact
 from mlopt.gate import compare, timed
-from mlopt.gate.answers import Right, check_numbers, compare_answers, count_nan, right_of
-from mlopt.gate.result import KIND, SCHEMA, Check, GateResult, NotCompared, Stored, Timing, verdict_of
-from mlopt.gate.subjects import Opened, Reading, check_inputs, open_baseline, open_candidate
-from mlopt.measure.interleave import Subject, check_scenario, measure_together
+from mlopt.gate.answers import Right
+from mlopt.gate.evaluated import compare_both
+from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
+from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
+from mlopt.gate.walk import Asked, Walk
+from mlopt.measure.interleave import Subject, check_scenario, measure_together, rows_of
 from mlopt.measurement import Accuracy, Measurement
 
 if TYPE_CHECKING:
-    from mlopt.host import Machine
-    from mlopt.profile import Profile
     from mlopt.progress import Progress
-    from mlopt.request import Request
     from mlopt.samples.generated import GeneratedSamples
-    from mlopt.samples.samples import Samples
 
-PROFILE: Final = "ci-gate"
 _GENERATED: Final = 128
 _FEEDS: Final = 8
 _AT_ANOTHER_TIME: Final = (
@@ -34,36 +28,11 @@ _AT_ANOTHER_TIME: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """`request` says how the candidate is read and what it is evaluated on; `seed` draws the order of visits."""
-
-    request: Request
-    baseline: Path
-    profile: Profile
-    runtime: str | None = None
-    seed: int = 0
-
-
-@dataclass(slots=True)
-class _Walk:
-    asked: Asked
-    progress: Progress
-    machine: Machine
-    candidate: Opened
-    baseline: Opened | Stored
-    samples: Samples | GeneratedSamples
-    checks: list[Check] = field(default_factory=list)
-    left: list[NotCompared] = field(default_factory=list)
-
-    @property
-    def device(self) -> str:
-        return f"{self.machine.cpu}, {self.machine.cores} cores"
-
-
 def gate(asked: Asked, progress: Progress) -> GateResult:
-    """The verdict. Raises what reading models and samples raises, and `WorkerFailed` for a runtime that dies."""
+    """The verdict. Raises what reading models and samples raises, `LabelsMismatch`, and `WorkerFailed` for a runtime
+    that dies."""
     from mlopt.host import detect
+    from mlopt.prepare import split_samples
 
     began = time.monotonic()
     check_scenario(asked.profile.method)
@@ -71,12 +40,16 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
     candidate, baseline = open_candidate(asked.request.model, reading), open_baseline(asked.baseline, reading)
     if isinstance(baseline, Opened):
         check_inputs(candidate, baseline)
-    walk = _Walk(asked, progress, detect(), candidate, baseline, _samples(asked, reading, candidate))
+    split = split_samples(asked.request, reading.project, candidate.signature)
+    samples = split.evaluation if split else _generated(asked, reading, candidate, baseline)
+    offset = reading.project.samples.label_offset
+    walk = Walk(asked, progress, detect(), candidate, baseline, samples, split, offset)
     margins = asked.profile.gate
     walk.checks += compare.files(margins, candidate.side, baseline.side)
-    accuracy, right = _compare_answers(walk)
+    accuracy, right = compare_both(walk)
     measurement, timing = _compare_clocks(walk)
-    walk.checks += compare.budgets(asked.profile.budgets, candidate.side, accuracy, measurement)
+    for found in compare.budgets(asked.profile.budgets, candidate.side, accuracy, measurement):
+        walk.note(found)
     return GateResult(
         schema=SCHEMA,
         kind=KIND,
@@ -90,6 +63,7 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
         measured=_measured(measurement, candidate, accuracy, right),
         timing=timing,
         not_compared=tuple(walk.left),
+        samples=walk.samples.digest,
         answers=right.stored() if right else None,
         seconds=time.monotonic() - began,
     )
@@ -128,79 +102,27 @@ def _reading(asked: Asked, progress: Progress) -> Reading:
     )
 
 
-def _samples(asked: Asked, reading: Reading, candidate: Opened) -> Samples | GeneratedSamples:
+def _generated(asked: Asked, reading: Reading, candidate: Opened, baseline: Opened | Stored) -> GeneratedSamples:
     from mlopt.convert.batch import free_size_of
-    from mlopt.prepare import split_samples
     from mlopt.samples.generated import GeneratedSamples
 
     project = reading.project
-    if split := split_samples(asked.request, project, candidate.signature):
-        return split.evaluation
     free = free_size_of(candidate.artifact.main, project.inputs)
-    return GeneratedSamples(candidate.signature, _GENERATED, asked.seed, project.inputs, free)
+    each = fixed_batch(candidate) or fixed_batch(baseline) or 1
+    count = -(-_GENERATED // each) * each  # whole queries: a model that fixes its batch takes no less
+    return GeneratedSamples(candidate.signature, count, asked.seed, project.inputs, free)
 
 
-def _evaluated(walk: _Walk, opened: Opened) -> Artifact:
-    from mlopt.steps.evaluate import Evaluate
-    from mlopt.store import Store, default_root
-
-    method = walk.asked.profile.method
-    walk.progress.about = opened.side.name
-    step = Evaluate(
-        samples=walk.samples,
-        runtime=opened.side.runtime,
-        device=walk.device,
-        threads=walk.machine.cores,
-        batch=_batch(opened, method.offline_batch),
-    )
-    outcomes = Store(walk.asked.request.store or default_root(), walk.progress.on_step).run(step, opened.artifact)
-    walk.progress.about = ""
-    return outcomes
-
-
-def _compare_answers(walk: _Walk) -> tuple[Accuracy | None, Right | None]:
-    from mlopt.check import accuracy as answers_compared
-
-    margin = walk.asked.profile.gate.top1
-    labels, digest = walk.samples.labels, walk.samples.digest
-    outcomes = _evaluated(walk, walk.candidate)
-    right = right_of(outcomes, labels, digest)
-    accuracy = None
-    if isinstance(walk.baseline, Opened):
-        before = _evaluated(walk, walk.baseline)
-        was = right_of(before, labels, digest)
-        walk.checks.append(check_numbers(count_nan(before), count_nan(outcomes), len(walk.samples)))
-        accuracy = answers_compared.compare(
-            before, outcomes, labels=labels, generated=labels is None, device=walk.device, grade="measured"
-        )
-    else:
-        was = Right.of(walk.baseline.answers) if walk.baseline.answers else None
-        walk.checks.append(check_numbers(0, count_nan(outcomes), len(walk.samples)))
-    if margin is not None:
-        _note(walk, compare_answers(was, right, margin))
-    return accuracy, right
-
-
-def _note(walk: _Walk, found: Check | NotCompared | None) -> None:
-    if isinstance(found, Check):
-        walk.checks.append(found)
-    elif found:
-        walk.left.append(found)
-
-
-def _compare_clocks(walk: _Walk) -> tuple[Measurement, Timing | None]:
+def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
     method, margins = walk.asked.profile.method, walk.asked.profile.gate
     feeds = _feeds(walk)
     if isinstance(walk.baseline, Stored):
         measurement = _alone(walk, feeds)
         walk.left += [NotCompared(metric, _AT_ANOTHER_TIME) for metric in timed.clock_margins(margins)]
         memory = compare.stored_memory(margins, walk.baseline, measurement, cpu=walk.machine.cpu)
-        _note(walk, memory)
+        walk.note(memory)
         return measurement, _timing_alone(measurement)
-    if (walk.candidate.artifact.digest, walk.candidate.side.runtime) == (
-        walk.baseline.artifact.digest,
-        walk.baseline.side.runtime,
-    ):
+    if walk.same:
         walk.checks += compare.same(margins)
         measurement = _alone(walk, feeds)
         return measurement, _timing_alone(measurement)
@@ -213,27 +135,20 @@ def _compare_clocks(walk: _Walk) -> tuple[Measurement, Timing | None]:
     walk.checks += timed.checks_of(found, margins)
     runtime = walk.candidate.side.runtime
     measurement = timed.measurement_of(found, feeds, method, runtime=runtime, device=walk.device)
-    return measurement, timed.timing_of(found, method, walk.device)
+    return measurement, timed.timing_of(found, feeds, method, walk.device)
 
 
-def _feeds(walk: _Walk) -> timed.Feeds:
+def _feeds(walk: Walk) -> timed.Feeds:
     method = walk.asked.profile.method
-    batch = _batch(walk.candidate, method.offline_batch)
-    single = list(itertools.islice(walk.samples.feeds(batch=_batch(walk.candidate, method.batch)), _FEEDS))
+    batch = walk.batch(method.offline_batch)
+    single = list(itertools.islice(walk.samples.feeds(batch=walk.batch(method.batch)), _FEEDS))
     offline = next(iter(walk.samples.feeds(batch=batch)))
     if method.scenario == "offline":
         single = [offline]
-    return timed.Feeds(single, offline, len(offline[next(iter(offline))]))
+    return timed.Feeds(single, offline, rows_of(single[0], method.batch), rows_of(offline, method.offline_batch))
 
 
-def _batch(opened: Opened, wanted: int) -> int:
-    """`wanted`, unless the model's batch dimension is fixed."""
-    leading = [tensor.shape[0] for tensor in opened.signature.inputs if tensor.shape]
-    fixed = [dim for dim in leading if isinstance(dim, int)]
-    return fixed[0] if fixed and opened.signature.batch is None else wanted
-
-
-def _alone(walk: _Walk, feeds: timed.Feeds) -> Measurement:
+def _alone(walk: Walk, feeds: timed.Feeds) -> Measurement:
     side = walk.candidate.side
     method = walk.asked.profile.method
     with walk.progress.phase("measure", side.name):
@@ -254,6 +169,7 @@ def _timing_alone(measurement: Measurement) -> Timing:
         scenario=measurement.scenario,
         threads=measurement.threads,
         batch=measurement.batch,
+        offline_batch=measurement.offline_batch,
         pairs=0,
         runs=0,
         seconds=0.0,

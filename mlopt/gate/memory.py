@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PROBES: Final = 4  # processes of each, from which on no more are started
 _STEADY: Final = 0.005  # copies of one model that differ by less leave nothing to ask
-_CLEAR: Final = 0.01  # so far from the margin one process is as good as five
+_CLEAR: Final = 0.01  # so far from the margin one process is as good as four
 
 
 @dataclass(slots=True)

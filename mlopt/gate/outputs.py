@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlopt.gate import text
 from mlopt.gate.junit import to_junit
 from mlopt.gate.markdown import to_markdown
 from mlopt.gate.openmetrics import to_openmetrics
-from mlopt.gate.result import GateResult
+from mlopt.gate.result import Check, GateResult
 from mlopt.gate.sarif import to_sarif
 from mlopt.report.text import cleaned
 
@@ -35,6 +36,7 @@ _UNITS: Final = {
     "throughput": "samples/s",
 }
 _LARGER_IS_BETTER: Final = frozenset({"throughput", "top1", "agreement"})
+_STREAMS: Final = (1, 2)
 _MEASURES: Final = {"latency-p50": "latency", "throughput": "throughput", "file-size": "file-size"}
 
 
@@ -52,11 +54,11 @@ def to_csv(result: GateResult) -> str:
     return stream.getvalue()
 
 
-def to_benchmark_json(result: GateResult, *, larger_is_better: bool = False) -> str:
-    """What github-action-benchmark reads: of the tool `customSmallerIsBetter`, or of `customBiggerIsBetter`."""
+def to_benchmark_json(result: GateResult) -> str:
+    """What github-action-benchmark calls `customSmallerIsBetter`: without what is better when larger."""
     entries = []
     for metric, value in result.measured.items():
-        if (metric in _LARGER_IS_BETTER) is not larger_is_better:
+        if metric in _LARGER_IS_BETTER:
             continue
         unit = _UNITS.get(metric, "share")
         check = next((one for one in result.checks if one.metric == metric and one.change), None)
@@ -67,16 +69,26 @@ def to_benchmark_json(result: GateResult, *, larger_is_better: bool = False) -> 
 
 
 def to_bencher(result: GateResult) -> str:
-    """Bencher Metric Format: latency in nanoseconds with the bounds of the change, the rest as it is."""
+    """Bencher Metric Format: latency in nanoseconds, the rest as it is; bounds where there is an interval."""
     measures: dict[str, dict[str, float]] = {}
     for metric, value in result.measured.items():
         scale = 1e9 if _UNITS.get(metric) == "ms" else 1.0
         found = measures[_MEASURES.get(metric, metric)] = {"value": value * scale}
-        check = next((one for one in result.checks if one.metric == metric and one.baseline and one.change), None)
-        if check and check.change and check.baseline and check.change.low > -1 and check.change.high < 10:
-            low, high = (check.baseline * (1 + end) * scale for end in (check.change.low, check.change.high))
+        if ends := next((_ends(one) for one in result.checks if one.metric == metric and one.change), None):
+            low, high = (end * scale for end in ends)
             found |= {"lower_value": min(low, value * scale), "upper_value": max(high, value * scale)}
     return json.dumps({result.candidate.name: measures}, indent=1) + "\n"
+
+
+def _ends(check: Check) -> tuple[float, float] | None:
+    """What the candidate's value lies between, by its change; None where that is no bound."""
+    if check.baseline is None or check.change is None:
+        return None
+    if check.unit == "share":  # the change is the share of answers lost, so the worst end is the lower one
+        return check.baseline - check.change.high, check.baseline - check.change.low
+    if check.change.low <= -1 or check.change.high >= 10:
+        return None
+    return check.baseline * (1 + check.change.low), check.baseline * (1 + check.change.high)
 
 
 FORMATS: Final[Mapping[str, Callable[[GateResult], str]]] = {
@@ -90,30 +102,58 @@ FORMATS: Final[Mapping[str, Callable[[GateResult], str]]] = {
 }
 
 
-def write(result: GateResult, files: Mapping[str, Path | None]) -> None:
+def write(result: GateResult, files: Mapping[str, Path | None]) -> list[MloptError]:
     """Each format into its file, whole or not at all; and the Markdown into what GitHub shows of a step.
 
-    Raises `NoSpaceLeft`, `StoreUnusable`.
+    Returns what could not be written: one output that cannot be must not lose the others, or the verdict.
     """
+    failed = []
     for name, path in files.items():
         if path is not None:
-            _put(path, FORMATS[name](result))
+            try:
+                _put(path, FORMATS[name](result))
+            except OSError as error:
+                failed.append(_unwritable(path, error))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(summary).open("a", encoding="utf-8") as stream:
                 stream.write(to_markdown(result) + "\n")
         except OSError as error:
-            raise _unwritable(Path(summary), error) from error
+            failed.append(_unwritable(Path(summary), error))
+    return failed
 
 
 def _put(path: Path, content: str) -> None:
+    """Streams and devices take it as it comes; a file is replaced, where a link leads."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        _replace(Path(os.path.realpath(path)), content)
+        return
+    if (stream := _stream_of(there)) is not None:  # /dev/stdout may be a file that holds the verdict already
+        with open(stream, "w", encoding="utf-8", closefd=False) as opened:
+            opened.write(content)
+    elif stat.S_ISREG(there.st_mode):
+        _replace(Path(os.path.realpath(path)), content)
+    else:
+        path.write_text(content, encoding="utf-8")
+
+
+def _stream_of(there: os.stat_result) -> int | None:
+    """Which of stdout and stderr this is."""
+    for stream in _STREAMS:
+        with suppress(OSError):  # closed
+            if os.path.samestat(there, os.fstat(stream)):
+                return stream
+    return None
+
+
+def _replace(path: Path, content: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(content, encoding="utf-8")
         os.replace(scratch, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):  # renamed already, or its folder is none
             scratch.unlink()

@@ -14,6 +14,10 @@ from mlopt.measurement import Interval
 SCHEMA: Final = 1
 KIND: Final = "mlopt-gate"
 
+METHOD: Final = ("scenario", "threads", "batch", "offline_batch")
+"""What peak memory depends on besides model, machine and runtime."""
+NAN: Final = "answers-nan"
+
 Verdict = Literal["pass", "fail", "inconclusive"]
 Unit = Literal["seconds", "bytes", "count", "share"]
 
@@ -68,6 +72,7 @@ class Timing:
     scenario: str
     threads: int
     batch: int
+    offline_batch: int
     pairs: int
     runs: int
     seconds: float
@@ -84,7 +89,8 @@ class NotCompared:
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """`verdict` is `fail` when a check fails, else `inconclusive` when one is, else `pass`. `measured` are the
-    candidate's own numbers by metric: seconds, bytes, samples per second, shares."""
+    candidate's own numbers by metric: seconds, bytes, samples per second, shares. `samples` is the digest of what both
+    answered."""
 
     schema: int
     kind: Literal["mlopt-gate"]
@@ -98,6 +104,7 @@ class GateResult:
     measured: Mapping[str, float]
     timing: Timing | None
     not_compared: tuple[NotCompared, ...]
+    samples: str
     answers: Answers | None
     seconds: float
 
@@ -111,14 +118,16 @@ def verdict_of(checks: tuple[Check, ...]) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A result that an earlier gate wrote with --json: its candidate is the baseline now."""
+    """A result that an earlier gate wrote with --json: its candidate is the baseline now. `method` holds what of
+    `METHOD` is known, `nan` the samples of the digest `samples` with a NaN in an answer."""
 
     path: Path
     side: Side
     machine: Mapping[str, str]
-    threads: int | None
-    batch: int | None
+    method: Mapping[str, str | int | None]
     values: Mapping[str, float]
+    samples: str | None
+    nan: int | None
     answers: Answers | None
 
 
@@ -149,12 +158,14 @@ _GIVE: Final = "give a model, a bundle, or what mlopt gate printed with --json"
 
 def _stored(path: Path, found: Mapping[str, Any]) -> Stored:
     timing = found["timing"] or {}
+    nan = next((check["candidate"] for check in found["checks"] if check["metric"] == NAN), None)
     return Stored(
         path=path,
         side=Side(**found["candidate"]),
         machine=found["machine"],
-        threads=timing.get("threads"),
-        batch=timing.get("batch"),
+        method={name: timing.get(name) for name in METHOD},
         values={name: float(value) for name, value in found["measured"].items()},
+        samples=found.get("samples"),
+        nan=None if nan is None else int(nan),
         answers=Answers(**found["answers"]) if found["answers"] else None,
     )

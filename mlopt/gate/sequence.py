@@ -48,7 +48,9 @@ class Sequence:
         return statistics.median(self._ordered)
 
     def side_of(self, limit: float) -> Side:
-        """Where the median is proven to lie."""
+        """Where the median is proven to lie. Bounds that exclude each other show that it moved, and prove nothing."""
+        if self.low > self.high:
+            return "open"
         if self.low > limit:
             return "above"
         return "below" if self.high < limit else "open"

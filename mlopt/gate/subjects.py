@@ -77,7 +77,7 @@ def open_baseline(path: Path, reading: Reading) -> Opened | Stored:
 
 
 def check_inputs(candidate: Opened, baseline: Opened) -> None:
-    """Raises `UnsupportedModel` when the two do not take the same inputs."""
+    """Raises `UnsupportedModel` when the two do not take the same inputs, or not as many at a time."""
     one, other = ([(t.name, t.dtype, t.shape[1:]) for t in side.signature.inputs] for side in (candidate, baseline))
     if [(name, dtype, _fixed(shape)) for name, dtype, shape in one] != [
         (name, dtype, _fixed(shape)) for name, dtype, shape in other
@@ -87,6 +87,20 @@ def check_inputs(candidate: Opened, baseline: Opened) -> None:
             "same ones.",
             next="give the baseline of this model",
         )
+    batches = fixed_batch(candidate), fixed_batch(baseline)
+    if None not in batches and len(set(batches)) > 1:
+        raise UnsupportedModel(
+            f"{candidate.side.name} takes {batches[0]} samples at a time and {baseline.side.name} {batches[1]}, so "
+            "they cannot be compared on the same queries.",
+            next="export one of them again, with the batch of the other or a free one",
+        )
+
+
+def fixed_batch(opened: Opened | Stored) -> int | None:
+    """The batch that a model's file fixes, if it does."""
+    if isinstance(opened, Stored) or opened.signature.batch is not None:
+        return None
+    return next((dim for tensor in opened.signature.inputs for dim in tensor.shape[:1] if isinstance(dim, int)), None)
 
 
 def operators_of(artifact: Artifact) -> Mapping[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from mlopt.gate.result import Check, GateResult
+from mlopt.gate.result import NAN, Check, GateResult
 from mlopt.measurement import Interval
 from mlopt.report import text
 
@@ -18,7 +18,7 @@ _COLORS: Final = {"pass": "32", "fail": "31;1", "inconclusive": "33"}
 def headline(result: GateResult) -> str:
     """One sentence that says it all.
 
-    `FAIL: net.onnx is worse than base.onnx: latency-p50 +11.8 %.`
+    `FAIL: net.onnx against base.onnx: latency-p50 +11.8 %`
     """
     one, other = result.candidate.name, result.baseline.name
     if result.verdict == "pass":
@@ -112,7 +112,7 @@ def allowed(check: Check) -> str:
         return f"{'≥' if least else '≤'} {value(check, check.margin)}"
     if check.unit == "share":
         return f"{check.margin * 100:g} pt"
-    return "none more" if check.metric == "answers-nan" else f"+{check.margin * 100:g} %"
+    return "none more" if check.metric == NAN else f"+{check.margin * 100:g} %"
 
 
 def signed(share: float) -> str:

@@ -28,6 +28,7 @@ class Feeds:
 
     single: Sequence[Mapping[str, Any]]
     offline: Mapping[str, Any]
+    batch: int
     offline_batch: int
 
 
@@ -104,14 +105,15 @@ def checks_of(found: Timed, margins: Margins) -> Iterator[Check]:
         yield found.peaks.check(margins.peak_memory)
 
 
-def timing_of(found: Timed, method: Method, device: str) -> Timing:
+def timing_of(found: Timed, feeds: Feeds, method: Method, device: str) -> Timing:
     last = found.runs[-1]
     clock = last.clocks[0] if last.clocks else None
     return Timing(
         device=found.facts["device"] or device,
         scenario=method.scenario,
         threads=method.threads,
-        batch=method.offline_batch if method.scenario == "offline" else method.batch,
+        batch=feeds.batch,
+        offline_batch=feeds.offline_batch,
         pairs=sum(run.pairs for run in found.runs),
         runs=len(found.runs),
         seconds=sum(run.seconds for run in found.runs),
@@ -141,7 +143,7 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         runtime=runtime,
         scenario=method.scenario,
         threads=method.threads,
-        batch=method.offline_batch if method.scenario == "offline" else method.batch,
+        batch=feeds.batch,
         latency=Latency(
             percentile(times, 50),
             percentile(times, 90),

@@ -97,8 +97,13 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error.what
                     runs.remove(run)
-        size = len(offline[next(iter(offline))]) if offline else method.offline_batch
-        return {run.subject.name: _measurement(run, runs[0], method, device, size) for run in runs}, failures
+        batches = rows_of(single[0], method.batch), rows_of(offline, method.offline_batch)
+        return {run.subject.name: _measurement(run, runs[0], method, device, batches) for run in runs}, failures
+
+
+def rows_of(feeds: Mapping[str, Any], otherwise: int) -> int:
+    """The samples of one query: a model that fixes its batch takes not what the method says."""
+    return len(feeds[next(iter(feeds))]) if feeds else otherwise
 
 
 def check_scenario(method: Method) -> None:
@@ -140,7 +145,8 @@ def _plan_visits(runs: list[_Run], method: Method) -> int:
     return visits
 
 
-def _measurement(run: _Run, baseline: _Run, method: Method, device: str, offline_batch: int) -> Measurement:
+def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches: tuple[int, int]) -> Measurement:
+    batch, offline_batch = batches
     times = sorted(second for seconds in run.rounds for second in seconds)
     medians, of_baseline = ([statistics.median(seconds) for seconds in one.rounds] for one in (run, baseline))
     speedup = ratio(of_baseline, medians)
@@ -152,7 +158,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, offline
         runtime=run.subject.runtime,
         scenario=method.scenario,
         threads=method.threads,
-        batch=offline_batch if method.scenario == "offline" else method.batch,
+        batch=batch,
         latency=Latency(
             p50=percentile(times, 50),
             p90=percentile(times, 90),

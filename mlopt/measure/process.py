@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
+from mlopt.array_files import save_arrays
 from mlopt.errors import WorkerFailed
 
 _LIMIT: Final = 600.0
@@ -92,9 +93,6 @@ class Worker:
 
 def write_feeds(folder: Path, feeds: list[dict[str, Any]]) -> Path:
     """Feeds as one .npz each: how a worker is given its inputs."""
-    import numpy as np
-
-    folder.mkdir(parents=True)
     for number, feed in enumerate(feeds):
-        np.savez(folder / f"{number:04}.npz", **feed)
+        save_arrays(folder, number, feed)
     return folder

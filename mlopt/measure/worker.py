@@ -16,9 +16,8 @@ from typing import IO, Any, Final
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import numpy as np
-
 from mlopt import registry
+from mlopt.array_files import load_arrays
 from mlopt.errors import MloptError
 from mlopt.runners.runner import OnDevice, Runner
 
@@ -43,7 +42,7 @@ class Loaded:
         sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
         for distribution in kind.distributions:
             __import__(_MODULES.get(distribution, distribution).replace("-", "_"))
-        self.single, self.offline = _feeds(single), _feeds(offline)
+        self.single, self.offline = list(load_arrays(Path(single))), list(load_arrays(Path(offline)))
         after_import = memory("VmRSS")
         began = time.perf_counter()
         self.runner = kind(Path(model), threads=threads).__enter__()
@@ -116,14 +115,6 @@ def memory(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * _KIB
     raise OSError(f"/proc/self/status has no {field}")
-
-
-def _feeds(folder: str) -> list[dict[str, np.ndarray]]:
-    found = []
-    for path in sorted(Path(folder).glob("*.npz")):
-        with np.load(path) as arrays:
-            found.append({name: arrays[name] for name in arrays.files})
-    return found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlopt.onnx_file import attributes_of
+from mlopt.onnx_file import attributes_of, drop_unread
 
 
 def pool_means(graph: Any) -> bool:
@@ -56,10 +56,11 @@ def gemm_to_matmul(graph: Any) -> None:
         if node.op_type != "Gemm" or node.input[1] not in weights or not plain:
             continue
         array = numpy_helper.to_array(weights[node.input[1]])
-        name = f"{node.input[1]}_as_matmul"
-        turned = np.ascontiguousarray(array.T if scalars.get("transB", 0) else array)
+        turned = bool(scalars.get("transB", 0))
+        # Which way it lies is in the name: two Gemms may read one weight, each in its own way.
+        name = f"{node.input[1]}_{'turned' if turned else 'plain'}_as_matmul"
         if name not in weights:
-            weights[name] = numpy_helper.from_array(turned, name)
+            weights[name] = numpy_helper.from_array(np.ascontiguousarray(array.T if turned else array), name)
             graph.initializer.append(weights[name])
         biased = len(node.input) == 3 and node.input[2]
         product = f"{node.output[0]}_product" if biased else node.output[0]
@@ -69,6 +70,4 @@ def gemm_to_matmul(graph: Any) -> None:
         graph.node.remove(node)
         for offset, part in enumerate(parts):
             graph.node.insert(position + offset, part)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
+    drop_unread(graph)

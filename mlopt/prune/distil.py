@@ -147,8 +147,8 @@ class Student:
         lesson = self.lesson
         random = np.random.default_rng((lesson.seed, self.done))
         batches = list(self._batches(random.permutation(lesson.learnt).tolist()))
-        if len(batches) > 1 and 2 * len(batches[-1]) < lesson.batch:
-            batches.pop()  # so few say little of how large what layers write is
+        if len(batches) > 1 and len(batches[-1]) < max(2, lesson.batch / 2):
+            batches.pop()  # so few say little of how large what layers write is, and one says nothing
         self._norms.training = True
         for number, numbers in enumerate(batches):
             part = (self.done + (number + 1) / len(batches)) / (lesson.epochs + 1)

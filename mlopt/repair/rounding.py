@@ -95,8 +95,7 @@ def _compensated(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray
     columns = wanted.shape[-1]
     order = np.argsort(-np.einsum("gcc->gc", gram).sum(axis=0), kind="stable")
     left = np.ascontiguousarray(wanted[:, :, order])
-    inverse = np.linalg.inv(gram[:, order][:, :, order])
-    upper = np.swapaxes(np.linalg.cholesky((inverse + np.swapaxes(inverse, 1, 2)) / 2), 1, 2)
+    upper = _inverse_root(gram[:, order][:, :, order])
     codes = np.empty_like(left)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
@@ -111,6 +110,33 @@ def _compensated(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray
     back = np.empty_like(codes)
     back[:, :, order] = codes
     return back
+
+
+def _inverse_root(gram: np.ndarray) -> np.ndarray:
+    """Upper triangular U with U^T U the inverse of each G [columns, columns].
+
+    G with rows and columns turned round is L L^T, so that G is R R^T for R, L turned round, which is upper triangular;
+    and U is the inverse of R. A third of the work of inverting G and factorising that.
+    """
+    import numpy as np
+
+    lower = np.linalg.cholesky(gram[:, ::-1, ::-1])
+    return _inverted(np.ascontiguousarray(lower[:, ::-1, ::-1]))
+
+
+def _inverted(upper: np.ndarray) -> np.ndarray:
+    """The inverse of upper triangular matrices, by halves: what lies between two of them is two products."""
+    import numpy as np
+
+    columns = upper.shape[-1]
+    if columns <= _BLOCK:
+        return np.linalg.inv(upper)
+    half = columns // 2
+    result = np.zeros_like(upper)
+    result[:, :half, :half] = first = _inverted(upper[:, :half, :half])
+    result[:, half:, half:] = last = _inverted(upper[:, half:, half:])
+    result[:, :half, half:] = -first @ upper[:, :half, half:] @ last
+    return result
 
 
 def _fitted(codes: np.ndarray, wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> Grid:

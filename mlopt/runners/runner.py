@@ -18,7 +18,7 @@ class Runner(Protocol):
 
     `name` is what recipes and reports call the runtime; `distributions` are the packages whose versions
     decide what it computes. One whose `infer` several threads may call at once, and that is faster so, says
-    `concurrent = True`.
+    `concurrent = True`: then each of them computes, and `threads - 1` that the runner has help them all.
     """
 
     name: ClassVar[str]

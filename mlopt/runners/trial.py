@@ -1,6 +1,6 @@
 """The first query of a model runs in a process of its own: a runtime that crashes ends that process, not the run.
 
-`python -m mlopt.runners.trial RUNTIME MODEL FEEDS.npz` loads the model, infers once, and says nothing.
+`python -m mlopt.runners.trial RUNTIME MODEL FEEDS` loads the model, infers once, and says nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlopt import registry
+from mlopt.array_files import load_arrays, save_arrays
 from mlopt.errors import UnsupportedModel, WorkerFailed
 
 if TYPE_CHECKING:
@@ -32,12 +33,9 @@ def survive(runtime: str, model: Path, feeds: Mapping[str, np.ndarray]) -> None:
 
     Raises `UnsupportedModel` when the runtime refuses it, `WorkerFailed` when the runtime dies of it or hangs.
     """
-    import numpy as np
-
     with tempfile.TemporaryDirectory(prefix="mlopt-trial-") as scratch:
-        file = Path(scratch) / "feeds.npz"
-        np.savez(file, allow_pickle=False, **dict(feeds))
-        command = [sys.executable, "-m", "mlopt.runners.trial", runtime, str(model), str(file)]
+        save_arrays(Path(scratch), 0, feeds)
+        command = [sys.executable, "-m", "mlopt.runners.trial", runtime, str(model), scratch]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT, check=False)
         except subprocess.TimeoutExpired:
@@ -54,11 +52,8 @@ def survive(runtime: str, model: Path, feeds: Mapping[str, np.ndarray]) -> None:
 def main(runtime: str, model: str, feeds: str) -> int:
     """Exit code 0 when it answered, `_REFUSED` with the reason on stderr when the runtime said no."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import numpy as np
-
     kind: type[Runner] = registry.load("mlopt.runners", runtime)
-    with np.load(feeds) as arrays:
-        given = {name: arrays[name] for name in arrays.files}
+    (given,) = load_arrays(Path(feeds))
     try:
         with kind(Path(model), threads=1) as runner:
             runner.infer(given)

@@ -34,7 +34,7 @@ class GeneratedSamples:
 
     @property
     def digest(self) -> Digest:
-        said = f"generated {self.signature} {self.count} {self.seed} {self.free}"
+        said = f"generated {self.signature.inputs} {self.count} {self.seed} {self.free}"
         given = [f"{name} {spec}" for name, spec in sorted(self.given.items())]
         return Digest(hashlib.sha256("\n".join([said, *given]).encode()).hexdigest())
 

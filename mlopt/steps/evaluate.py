@@ -26,13 +26,13 @@ class Evaluate:
     """Run `samples` through `runtime` and write one float32 .npy of shape [samples, …] per output.
 
     `device` is part of the key: integer kernels differ between CPUs, so outcomes of one are not
-    those of another. A runtime that takes several queries at once shares the `threads` among them: that is faster than
-    all of them in one query. Outputs go to disk as they come; memory does not grow with their number.
+    those of another. A runtime that takes several queries at once is given some, on `threads` threads in all: that is
+    faster than all of them in one query. Outputs go to disk as they come; memory does not grow with their number.
     Raises `WorkerFailed` when the runtime crashes on the model, which it does in another process first.
     """
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = OUTCOMES
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime", "pillow")
@@ -51,7 +51,8 @@ class Evaluate:
         done = 0
         survive(self.runtime, source.main, next(iter(self.samples.feeds(batch=self.batch))))
         at_once = min(self.threads, workers()) if getattr(runner, "concurrent", False) else 1
-        with runner(source.main, threads=self.threads // at_once) as model:
+        # Queries that run at once share one pool, which counts whoever asks as one of its threads.
+        with runner(source.main, threads=self.threads - at_once + 1) as model:
 
             def answered(feeds: Mapping[str, np.ndarray]) -> tuple[int, list[np.ndarray]]:
                 return len(feeds[next(iter(feeds))]), model.infer(feeds)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.errors import MissingDependency, UnsupportedModel
+from mlopt.errors import MissingDependency, SamplesInvalid, UnsupportedModel
 from mlopt.onnx_file import notes_in
 from mlopt.prune.distil import Lesson, Score, Student
 from mlopt.prune.torch_graph import NoGradient
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlopt.samples.samples import Samples
 
 EPOCHS: Final = 20
+_FEWEST: Final = 3  # samples: one judges what the others train, and a batch that is normalised by itself has two
 _SAME: Final = 1e-3  # between two runtimes, of the largest answer
 
 
@@ -36,11 +37,12 @@ class FineTune:
     With `vary` pictures are moved, turned over and mixed, and the teacher answers what the student sees. One sample in
     ten is kept out, and the weights that do best on those stay, which can be the ones from before. What was done is
     kept after each pass, so that training which was stopped goes on, and comes to the same weights. Raises
-    `UnsupportedModel` for an operator that gradients cannot pass.
+    `UnsupportedModel` for an operator that gradients cannot pass, `SamplesInvalid` for fewer samples than train
+    anything.
     """
 
     name: ClassVar[str] = "fine-tune"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "torch")
@@ -53,6 +55,11 @@ class FineTune:
     seed: int = 0
     vary: bool = True
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError`."""
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}, and must be at least 2: a batch is normalised by itself")
+
     def run(self, source: Artifact, into: Path) -> None:
         """All at once: what is done is lost when it is stopped."""
         with tempfile.TemporaryDirectory(prefix="mlopt-tune-") as folder:
@@ -62,6 +69,12 @@ class FineTune:
         if installed("torch") is None:
             raise MissingDependency(
                 "Fine-tuning needs torch, which is not installed.", next="pip install 'mlopt[torch]'"
+            )
+        if len(self.training) < _FEWEST:
+            raise SamplesInvalid(
+                f"Fine-tuning needs at least {_FEWEST} samples, and there are {len(self.training)}.",
+                where=self.training.source.where,
+                next="give --finetune more samples, or leave it out: pruning fits the layers without it",
             )
         import onnx
 

@@ -25,7 +25,7 @@ class QuantizeDynamic:
     """
 
     name: ClassVar[str] = "quantize-dynamic"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")

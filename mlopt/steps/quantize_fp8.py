@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.convert.finish import converted
+from mlopt.onnx_file import drop_unread
 from mlopt.steps.calibrated import Calibrated
 from mlopt.steps.qdq import Scheme
 from mlopt.steps.quantizer import prepared, saved
@@ -79,9 +80,7 @@ def _to_fp8(graph: Any) -> None:
         said = {entry.name: entry.i for entry in node.attribute}
         graph.initializer.append(_rounded(numpy_helper.to_array(weight), scale, said.get("axis", 1), node.output[0]))
         graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
+    drop_unread(graph)
 
 
 def _rounded(weight: Any, scale: Any, axis: int, name: str) -> Any:

@@ -99,10 +99,10 @@ class QuantizeMixed(Calibrated):
             if seen.within(self.allowed):
                 return Mix(kept, seen, tries.evaluations), weights
         if mix is None:
-            raise self._infeasible(repaired, source)
+            raise self._infeasible(repaired, source, tries.evaluations)
         return mix, plain
 
-    def _infeasible(self, nearest: Noise, source: Artifact) -> BudgetInfeasible:
+    def _infeasible(self, nearest: Noise, source: Artifact, evaluations: int) -> BudgetInfeasible:
         """`nearest` is what all int8 brings at best."""
         would = []
         if self.allowed.drop is not None and nearest.changes and (drop := self.allowed.drop_for(nearest.changes)):
@@ -113,7 +113,8 @@ class QuantizeMixed(Calibrated):
         if self.allowed.sqnr is not None and nearest.sqnr < self.allowed.sqnr:
             would.append(f"min-sqnr = {math.floor(10 * nearest.sqnr) / 10:g} in the profile")
         return BudgetInfeasible(
-            f"No mix of int8 and floating point is likely to keep the budget; all int8 gives {_seen(nearest)}.",
+            f"No mix of int8 and floating point is likely to keep the budget ({evaluations} evaluations); all int8 "
+            f"gives {_seen(nearest)}.",
             where=str(source.main),
             next=f"all int8 would likely keep {' and '.join(would)}; or give more samples" if would else "",
         )
@@ -122,7 +123,8 @@ class QuantizeMixed(Calibrated):
 @dataclass(slots=True)
 class _Tries:
     """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers.
-    `evaluations` counts the passes over all of `calibration`, the model's own among them."""
+    `evaluations` counts the passes over all of `calibration`, the model's own among them, and those over a few samples
+    by their share."""
 
     qdq: Qdq
     model: Any
@@ -159,6 +161,7 @@ class _Tries:
     def sensitivities(self, groups: tuple[Group, ...], samples: int) -> Iterator[Sensitivity]:
         """On the first few samples."""
         feeds = list(itertools.islice(self.calibration.feeds(batch=1), samples))
+        self.evaluations += math.ceil(len(groups) * len(feeds) / len(self.calibration))
         return sensitivities(self.qdq, self.model, self.ranges, groups, self.exact, feeds, self.trial)
 
 

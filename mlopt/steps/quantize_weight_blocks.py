@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.convert.finish import converted
 from mlopt.errors import UnsupportedModel
-from mlopt.onnx_file import save
+from mlopt.onnx_file import drop_unread, save
 from mlopt.precision.rewrites import gemm_to_matmul
 from mlopt.steps.quantizer import prepared, saved
 
@@ -32,7 +32,7 @@ class QuantizeWeightBlocks:
     """
 
     name: ClassVar[str] = "quantize-weight-blocks"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -85,9 +85,7 @@ class QuantizeWeightBlocks:
             read = [done[name], f"{done[name]}_scale"]
             pair = helper.make_node("DequantizeLinear", read, [wide], name=wide, axis=0, block_size=self.block_size)
             graph.node.insert(position, pair)
-        used = {name for node in graph.node for name in node.input}
-        for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-            graph.initializer.remove(tensor)
+        drop_unread(graph)
         return bool(done)
 
     def _blocks(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ class QuantizeWeightsInt4:
     """
 
     name: ClassVar[str] = "quantize-weights-int4"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from mlopt.array_files import save_arrays
 from mlopt.artifact import ONNX, Artifact, Digest, Format
-from mlopt.convert.arrays import save_arrays
 from mlopt.convert.process import Limits, Program, convert
 from mlopt.factory import Factory
 from mlopt.sniff import (

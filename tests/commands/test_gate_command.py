@@ -64,6 +64,22 @@ def test_the_exit_code_is_the_verdict(models: dict[str, Path]) -> None:
     assert "next: " in open_.stdout
 
 
+def test_an_output_that_cannot_be_written_loses_no_verdict(models: dict[str, Path], tmp_path: Path) -> None:
+    base, wider = models["base"], models["wider"]
+    models["profile"].write_text('schema = 1\nsummary = "size only"\n[gate]\nfile-size = "50%"\nseconds = "0.001s"\n')
+    (tmp_path / "file").write_text("")
+    missing = ("--junit", tmp_path / "file" / "junit.xml", "--csv", tmp_path / "gate.csv")
+    failed = run(wider, "-b", base, "-p", models["profile"], *missing)
+    assert failed.returncode == 1
+    assert failed.stdout.startswith("FAIL: ")
+    assert failed.stderr.count("error: ") == 2
+    assert "cannot be written" in failed.stderr
+    assert (tmp_path / "gate.csv").exists()
+    passed = run(base, "-b", base, "-p", models["profile"], *missing)
+    assert passed.returncode == 21, "what was asked for is not there"
+    assert passed.stdout.startswith("PASS: ")
+
+
 def test_bad_input_is_one_error(models: dict[str, Path], tmp_path: Path) -> None:
     absent = run(models["base"], "-b", tmp_path / "absent.onnx")
     assert absent.returncode == 10

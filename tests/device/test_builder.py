@@ -7,13 +7,18 @@ fast, and how much memory a real build takes. mlopt was run on no Jetson.
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jetsons
@@ -24,7 +29,9 @@ from jetsons import Jetson, alive, packed, waiting
 
 from mlopt.artifact import digest_of
 from mlopt.device import builder
+from mlopt.device.pack import expected_of
 from mlopt.step import installed
+from mlopt.target import find_target
 
 SOURCE = Path(builder.__file__)
 # Of the standard library, but newer than Python 3.6.
@@ -50,9 +57,12 @@ def folder(tmp_path: Path) -> Path:
     return packed(tmp_path).folder
 
 
-def built(folder: Path, board: Jetson, *flags: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def built(
+    folder: Path, board: Jetson, *flags: str, code: int = 0, more: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(folder / "build.py"), *flags]
-    ended = subprocess.run(command, env=board.env, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    env = {**board.env, **more}
+    ended = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == code, ended.stdout + ended.stderr
     return ended
 
@@ -155,6 +165,60 @@ def test_what_else_decides_an_engine_is_in_its_key(folder: Path, board: Jetson, 
     assert len([call for call in board.calls() if call[0].startswith("--onnx")]) == 2
 
 
+@pytest.mark.parametrize("change", ["power", "sample", "expected"])
+def test_what_decides_times_and_parity_is_in_the_key(folder: Path, board: Jetson, change: str) -> None:
+    built(folder, board)
+    if change == "power":
+        jetsons.program(board.folder / "bin" / "nvpmodel", "print('NV Power Mode: 7W')\n")
+    else:
+        found = folder / ("samples/0-0.bin" if change == "sample" else "tensorrt-fp32/expected/0-0.bin")
+        found.write_bytes((np.fromfile(found, dtype=np.float32) * 2).tobytes())
+    assert "kept" not in built(folder, board).stdout
+    assert engine(folder)["device"]["power-mode"] == ("7W" if change == "power" else "15W")
+
+
+def test_a_sample_that_is_missing_is_told_as_a_model_is(folder: Path, board: Jetson) -> None:
+    (folder / "samples" / "0-0.bin").unlink()
+    assert "missing or was changed" in built(folder, board, code=builder.DAMAGED).stdout
+    assert not board.calls()
+
+
+def test_a_folder_that_lies_where_the_link_goes_is_replaced(folder: Path, board: Jetson) -> None:
+    built(folder, board)
+    link = folder / "engines" / "tensorrt-fp32"
+    kept = link.resolve()
+    link.unlink()
+    shutil.copytree(kept, link)  # as scp -r does
+    assert "kept" in built(folder, board).stdout
+    assert link.is_symlink()
+    assert link.resolve() == kept
+
+
+def refusing_links(place: Path, number: int) -> dict[str, str]:
+    """What a disk refuses, put into every Python that is started with these variables."""
+    place.mkdir()
+    source = f"import os\ndef refuse(*paths, **more):\n    raise OSError({number}, os.strerror({number}))\n"
+    (place / "sitecustomize.py").write_text(source + "os.symlink = refuse\n")
+    return {"PYTHONPATH": str(place)}
+
+
+def test_a_disk_without_links_is_told_before_anything_is_built(folder: Path, board: Jetson, tmp_path: Path) -> None:
+    more = refusing_links(tmp_path / "vfat", errno.EPERM)
+    said = built(folder, board, code=builder.NO_LINKS, more=more).stdout
+    assert "copy the folder to a disk with links, or --cache DIR" in said
+    assert not board.calls()
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk(folder: Path, board: Jetson, tmp_path: Path) -> None:
+    more = refusing_links(tmp_path / "quota", errno.EDQUOT)
+    assert "The disk of this device is full" in built(folder, board, code=builder.DISK_FULL, more=more).stdout
+
+
+def test_other_accounts_may_read_an_engine(folder: Path, board: Jetson) -> None:
+    built(folder, board)
+    assert (folder / "engines" / "tensorrt-fp32").stat().st_mode & 0o777 == 0o755
+
+
 def test_an_engine_that_was_changed_is_not_used_again(folder: Path, board: Jetson) -> None:
     built(folder, board)
     (folder / "engines" / "tensorrt-fp32" / "model.engine").write_bytes(b"ENGINE of somebody else")
@@ -184,6 +248,28 @@ def test_another_board_another_jetpack_and_no_tensorrt_are_each_one_error(folder
     assert "sudo apt install" in said
 
 
+@pytest.mark.parametrize(
+    ("target", "gpu", "fits"),
+    [
+        *(("h100", "NVIDIA H100 80GB HBM3", True), ("h100", "NVIDIA H200", False), ("h200", "NVIDIA H200", True)),
+        *(("h100", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", False), ("l4", "NVIDIA L40S", False)),
+        *(("a10", "NVIDIA A100-SXM4-80GB", False), ("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", False)),
+        ("h100", "", True),  # no driver says anything
+    ],
+)
+def test_a_card_is_told_from_others_of_its_compute_capability(target: str, gpu: str, fits: bool) -> None:
+    wanted = find_target(target)
+    assert wanted.gpu
+    facts = {"board": "", "l4t": "", "memory": 0, "compute-capability": wanted.gpu.compute_capability, "gpu": gpu}
+    expect = expected_of(wanted)
+    if fits:
+        builder.check_device(expect, facts, target)
+        return
+    with pytest.raises(builder.Failure, match="its driver calls it") as caught:
+        builder.check_device(expect, facts, target)
+    assert caught.value.code == builder.WRONG_DEVICE
+
+
 def test_trtexec_is_found_where_jetpack_puts_it(folder: Path, board: Jetson) -> None:
     jetsons.installed_at_the_vendors_place(board)
     built(folder, board)
@@ -198,11 +284,24 @@ def test_too_little_memory_or_disk_ends_it_before_it_begins(folder: Path, board:
     assert not board.calls()
 
 
+def test_what_is_kept_needs_no_room(tmp_path: Path, board: Jetson) -> None:
+    folder = packed(tmp_path).folder
+    built(folder, board)
+    assert "kept" in built(folder, board, "--disk-quota", "1000000").stdout
+
+
+def test_what_a_killed_build_left_is_swept_before_room_is_looked_for(folder: Path, board: Jetson) -> None:
+    (folder / "engines" / ".new-left").mkdir(parents=True)
+    built(folder, board, "--disk-quota", "1000000", code=builder.DISK_FULL)
+    assert not (folder / "engines" / ".new-left").exists()
+
+
 @pytest.mark.parametrize(
     ("build", "code", "said"),
     [
         ("killed", builder.OUT_OF_MEMORY, "the system killed it"),
         ("full", builder.DISK_FULL, "became full"),
+        ("quota", builder.DISK_FULL, "became full"),
         ("node-8", builder.UNSUPPORTED, "does not take node 'r1' (Relu)"),
         ("node-10", builder.UNSUPPORTED, "does not take node 'relu1' (Relu)"),
         ("no-memory", builder.OUT_OF_MEMORY, "Cuda failure: out of memory"),
@@ -249,7 +348,9 @@ def test_answers_that_part_and_answers_that_are_no_numbers_are_told(
     assert engine(folder)["parity"]["complete"] is False
 
 
-@pytest.mark.parametrize("writes", ["", "no JSON", '[{"name": "logits"}]'])
+@pytest.mark.parametrize(
+    "writes", ["", "no JSON", '[{"name": "logits"}]', '[{"name": "logits", "values": [1, 2', '[{"values": [1, x]}]']
+)
 def test_an_engine_is_kept_when_what_trtexec_wrote_of_it_cannot_be_read(
     folder: Path, board: Jetson, writes: str
 ) -> None:
@@ -347,6 +448,39 @@ def test_inputs_of_64_bits_are_narrowed_for_tensorrt_8_alone(tmp_path: Path) -> 
     assert np.fromfile(old["ids"], dtype=np.int32).tolist() == [5, -7, 11]
     new = builder.inputs_of(str(tmp_path), tensors, ["ids.bin"], "10.3.0", str(tmp_path))
     assert np.fromfile(new["ids"], dtype=np.int64).tolist() == [5, -7, 11]
+
+
+def test_numbers_of_more_than_32_bits_leave_the_engine(tmp_path: Path, board: Jetson) -> None:
+    folder = jetsons.packed_words(tmp_path).folder
+    plan = json.loads((folder / "build.json").read_text())
+    position = [tensor["dtype"] for tensor in plan["samples"]["inputs"]].index("int64")
+    ids = folder / plan["samples"]["feeds"][0][position]
+    np.full(ids.stat().st_size // 8, 1 << 40, dtype=np.int64).tofile(ids)
+    board.behave(version="8502")
+    assert "numbers of more than 32 bits" in built(folder, board).stdout
+    made = engine(folder)
+    assert made["state"] == "built, not run"
+    assert "parity" not in made
+
+
+def test_answers_are_read_in_pieces_and_packed(tmp_path: Path) -> None:
+    """As Python's numbers in a list they take 32 bytes each, and the text as much again."""
+    values = np.random.default_rng(0).standard_normal(500_000).astype(np.float32)
+    values[[0, 70_000, 499_999]] = [np.nan, np.inf, -np.inf]
+    text = " , ".join(map(str, values)).replace("nan", "-nan(0x1)")
+    text = f'[\n  {{ "name" : "a:0"\n  , "dimensions" : "1x5"\n  , "values" : [ {text} ]\n  }}\n, {{ "name" : "none"'
+    (tmp_path / "answers.json").write_text(text + ' , "values" : [  ]\n  }\n]')
+    tracemalloc.start()
+    found = builder.answers_in(str(tmp_path / "answers.json"))
+    compared = builder.compared(found["a:0"][1:1000], found["a:0"][1:1000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(np.asarray(found["a:0"]), values)
+    assert list(found["none"]) == []
+    assert compared
+    assert compared[0] == pytest.approx(1)
+    assert compared[1:] == (0.0, True)
+    assert peak < 5 * len(values)
 
 
 def test_versions_as_trtexec_prints_them() -> None:

@@ -152,6 +152,43 @@ def test_one_that_fails_is_told_and_the_others_come_back(there: Loopback, board:
     assert "not enough memory" in returned.failures["tensorrt-fp16"]
 
 
+def test_what_was_made_comes_back_when_the_program_there_dies(there: Loopback, board: Jetson, tmp_path: Path) -> None:
+    board.behave(build={"tensorrt-fp32": "orphan"})
+    parts = packed(tmp_path / "packed", names=("tensorrt-fp16", "tensorrt-fp32"))
+    returned = build_on(Device.parse(there.address), parts, tmp_path / "engines", print)
+    assert set(returned.engines) == {"tensorrt-fp16"}
+    assert "ended with exit code 137" in returned.failures["tensorrt-fp32"]
+    assert not left_behind()
+
+
+def test_a_failure_before_the_program_there_dies_is_not_all_that_failed(
+    there: Loopback, board: Jetson, tmp_path: Path
+) -> None:
+    board.behave(build={"tensorrt-fp16": "node-10", "tensorrt-fp32": "orphan"})
+    parts = packed(tmp_path / "packed", names=("tensorrt-fp16", "tensorrt-fp32"))
+    with pytest.raises(UnsupportedModel, match="relu1"):
+        build_on(Device.parse(there.address), parts, tmp_path / "engines", print)
+
+
+@pytest.mark.parametrize(
+    ("build", "advice"),
+    [
+        ("killed", "workspace (in MiB) of [engine] in a recipe"),
+        ("full", "free some space there"),
+        ("other", "compile without --device"),
+    ],
+)
+def test_advice_is_what_somebody_here_can_type(
+    there: Loopback, board: Jetson, tmp_path: Path, build: str, advice: str
+) -> None:
+    board.behave(build=build)
+    error = refused(there.address, tmp_path, MloptError)
+    assert advice in error.next
+    assert "--cache" not in error.next
+    assert "--workspace" not in error.next
+    assert "mlopt-build." not in error.where  # gone by now
+
+
 def test_a_full_disk_there_is_seen_before_anything_is_copied(there: Loopback, board: Jetson, tmp_path: Path) -> None:
     says = "print('Filesystem 1024-blocks Used Available Capacity Mounted on')\nprint('/dev/a 9 8 1 99% /')\n"
     jetsons.program(board.folder / "bin" / "df", says)

@@ -3,21 +3,24 @@ not. No fake kernels: the libraries themselves run."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net
+from nets import conv_net, save
 from saturating import full
 from trials import calibration, run, source
 
-from mlopt.emulate.compare import Answers, on_each
+from mlopt.emulate.compare import Answers, _outcomes, _own, _write_queries, judged, on_each
 from mlopt.emulate.sets import SETS, find_sets, way_for
 from mlopt.errors import MissingDependency, UnknownName, WorkerFailed
 from mlopt.image.fetch import Inputs
+from mlopt.measurement import Accuracy, Interval
 from mlopt.repair.pairs import overflowing
+from mlopt.samples.generated import GeneratedSamples
 from mlopt.signature import signature_of
 from mlopt.steps.qdq import Scheme
 from mlopt.steps.quantize_static import QuantizeStatic
@@ -154,3 +157,34 @@ def test_a_model_that_does_not_run_is_named(tmp_path: Path) -> None:
     onnx.save(broken, str(model))
     with pytest.raises(WorkerFailed, match="does not run on here"):
         each(model, ["avx2"])
+
+
+def accuracy(agreement: Interval | None) -> Accuracy:
+    return Accuracy("avx2", "emulated", 64, False, False, None, None, None, agreement, 0.29, 0.0)
+
+
+def test_what_has_no_classes_is_judged_by_its_largest_difference() -> None:
+    found = [judged(accuracy(None), largest, 0.002) for largest in (0.0, 0.002, 0.0021, 0.9)]
+    assert found == ["same", "within", "apart", "apart"]
+    assert judged(accuracy(Interval(1.0, 0.95, 1.0, "wilson")), 0.9, 0.002) == "same", "no class changed"
+
+
+def test_tensors_may_have_any_name(tmp_path: Path) -> None:
+    """Those of np.savez's own parameters among them; queries and answers go through files."""
+    node = onnx.helper.make_node("Add", ["args/0", "allow_pickle"], ["file"], name="sum")
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 2, 3])
+        for name in ("args/0", "allow_pickle", "file")
+    ]
+    graph = onnx.helper.make_graph([node], "names", values[:2], values[2:])
+    given = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = save(given, tmp_path / "model.onnx")
+    samples = GeneratedSamples(signature_of(model), 3, 0)
+    taken = _write_queries(tmp_path / "queries.npz", model, samples, 3)
+    assert taken == 3
+    found = _outcomes(tmp_path / "here", _own(()), model, "onnxruntime")
+    wanted = np.stack([feeds["args/0"] + feeds["allow_pickle"] for feeds in samples.feeds(batch=1)])[:, 0]
+    np.testing.assert_array_equal(np.load(found.path / "0.npy"), wanted)
+    assert json.loads((found.path / "outcomes.json").read_text()) == {"outputs": ["file"]}
+    with np.load(tmp_path / "queries.npz") as arrays:
+        assert len(arrays.files) == 2 + 3 * 2, "nothing but names and queries"

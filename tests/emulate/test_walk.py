@@ -12,6 +12,9 @@ import pytest
 import walks
 from saturating import full
 
+from mlopt.commands import parity
+from mlopt.emulate import sets
+from mlopt.errors import MissingDependency
 from mlopt.image.fetch import Inputs
 from mlopt.image.layout import manifests_of
 from mlopt.repair.pairs import overflowing
@@ -89,3 +92,15 @@ def test_parity_prints_how_far_answers_are_apart_and_fails_where_they_are(place:
     assert told.returncode == 18
     assert "Did you mean" in told.stderr
     assert walks.mlopt("parity", "none.onnx", cwd=place).returncode == 10
+
+
+def test_where_no_set_can_be_run_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nets.save(nets.matmul_net(), tmp_path / "net.onnx")
+    (tmp_path / "cpuinfo").write_text("flags\t\t: avx2\n")
+    monkeypatch.setattr(sets, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("AARCH64", "X86_64"):
+        monkeypatch.delenv(f"MLOPT_QEMU_{name}", raising=False)
+    with pytest.raises(MissingDependency, match="No other instruction set can be run here") as told:
+        parity.command.main([str(model)], standalone_mode=False)
+    assert "apt install qemu-user" in told.value.next

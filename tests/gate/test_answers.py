@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlopt.gate.answers import Right, compare_answers, mcnemar
+from mlopt.gate.answers import Right, check_numbers, compare_answers, mcnemar
 from mlopt.gate.result import Check, NotCompared
 
 BINOMIAL = {(0, 0): 1.0, (1, 0): 0.5, (10, 2): 0.019287109375, (20, 20): 0.562685, (3, 9): 0.980712890625}
@@ -76,6 +76,16 @@ def test_answers_survive_being_stored() -> None:
     again = Right.of(before.stored())
     assert again.samples == "s"
     assert (again.right == before.right).all()
+
+
+def test_answers_that_are_no_numbers_count_against_what_is_known_of_the_baseline() -> None:
+    known = {(one, other): check_numbers(one, other, 9).verdict for one in (0, 2) for other in (0, 1, 2, 3)}
+    assert {pair for pair, verdict in known.items() if verdict == "fail"} == {(0, 1), (0, 2), (0, 3), (2, 3)}
+    assert set(known.values()) == {"pass", "fail"}
+    assert check_numbers(None, 0, 9).verdict == "pass"
+    open_ = check_numbers(None, 1, 9)
+    assert open_.verdict == "inconclusive"
+    assert "other samples" in open_.note
 
 
 def test_what_cannot_be_paired_is_said() -> None:

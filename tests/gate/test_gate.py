@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import os
-import signal
 from pathlib import Path
 
 import jsonschema
@@ -14,15 +11,20 @@ import numpy as np
 import onnx
 import pytest
 from nets import conv_net, matmul_net, save
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import ConfigInvalid, Misused, ModelNotFound, ModelUnreadable, UnsupportedModel, WorkerFailed
+from mlopt.errors import (
+    ConfigInvalid,
+    LabelsMismatch,
+    Misused,
+    ModelNotFound,
+    ModelUnreadable,
+    UnsupportedModel,
+)
 from mlopt.gate import json_schema
-from mlopt.gate.gate import Asked, gate
+from mlopt.gate.gate import gate
 from mlopt.gate.result import GateResult, read_stored
-from mlopt.gate.rounds import ROLES, SideBySide
-from mlopt.measure.interleave import Subject
+from mlopt.gate.walk import Asked
 from mlopt.profile import Budgets, Margins, Method, Profile
 from mlopt.progress import Progress
 from mlopt.report.report import to_json
@@ -115,6 +117,19 @@ def test_the_same_file_is_not_timed(base: Path) -> None:
     assert "same bytes" in next(check.note for check in result.checks if check.metric == "latency-p50")
 
 
+def test_the_same_file_keeps_budgets_of_answers_however_few_the_samples(
+    base: Path, samples: Path, tmp_path: Path
+) -> None:
+    known = np.load(samples)
+    np.savez(tmp_path / "few.npz", x=known["x"][:75], y=known["y"][:75])
+    strict = dataclasses.replace(PROFILE, budgets=Budgets(max_drop=Fraction(0.01)))
+    found = {
+        (check.metric, check.kind): check.verdict
+        for check in judged(base, base, strict, samples=str(tmp_path / "few.npz")).checks
+    }
+    assert found["max-drop", "budget"] == "pass"
+
+
 def test_lost_answers_fail(base: Path, samples: Path, tmp_path: Path) -> None:
     model = conv_net(width=32, side=64)
     for tensor in model.graph.initializer:
@@ -122,6 +137,14 @@ def test_lost_answers_fail(base: Path, samples: Path, tmp_path: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.linspace(-50, 50, 10, dtype=np.float32), "b3"))
     result = judged(save(model, tmp_path / "biased.onnx"), base, samples=str(samples))
     assert verdicts(result)["top1"] == "fail"
+
+
+def test_labels_that_are_strangers_to_the_answers_are_no_pass(base: Path, samples: Path, tmp_path: Path) -> None:
+    """Shifted by one, both are as seldom right: nothing would be lost."""
+    known = np.load(samples)
+    np.savez(tmp_path / "shifted.npz", x=known["x"], y=(known["y"] + 1) % 10)
+    with pytest.raises(LabelsMismatch, match="labels do not fit"):
+        judged(base, base, samples=str(tmp_path / "shifted.npz"))
 
 
 def test_a_candidate_that_answers_nan_fails(base: Path, tmp_path: Path) -> None:
@@ -132,6 +155,13 @@ def test_a_candidate_that_answers_nan_fails(base: Path, tmp_path: Path) -> None:
     result = judged(save(model, tmp_path / "nan.onnx"), base)
     assert verdicts(result)["answers-nan"] == "fail"
     json.dumps(to_json(result), allow_nan=False)
+    before = stored(result, tmp_path / "nan.json")
+    assert verdicts(judged(tmp_path / "nan.onnx", before))["answers-nan"] == "pass", "its own baseline answers as much"
+    wider = save(conv_net(width=48, side=64), tmp_path / "wider.onnx")
+    known = next(check for check in judged(wider, before).checks if check.metric == "answers-nan")
+    assert known.baseline == 128, "the same inputs are generated for every model that takes them"
+    other = stored(result, tmp_path / "other.json", samples="f" * 64)
+    assert verdicts(judged(tmp_path / "nan.onnx", other))["answers-nan"] == "inconclusive"
 
 
 def test_too_little_time_is_inconclusive(base: Path, rebuilt: Path) -> None:
@@ -165,6 +195,9 @@ def test_a_stored_result_is_compared_on_what_is_comparable(
     assert result.verdict == "pass"
     assert set(verdicts(result)) == {"file-size", "answers-nan", "top1", "peak-memory"}
     assert {one.metric for one in result.not_compared} == {"latency-p50", "cpu-time"}
+    asked = dataclasses.replace(PROFILE, budgets=Budgets(min_cosine=0.99))
+    left = judged(rebuilt, tmp_path / "before.json", asked).not_compared
+    assert "no outputs" in next(one.reason for one in left if one.metric == "min-cosine")
     elsewhere = stored(before, tmp_path / "else.json", machine={**before.machine, "cpu": "Another CPU"})
     result = judged(rebuilt, elsewhere)
     reasons = {one.metric: one.reason for one in result.not_compared}
@@ -197,6 +230,53 @@ def test_bad_baselines_are_one_clear_error(base: Path, tmp_path: Path) -> None:
         judged(base, save(matmul_net(), tmp_path / "other.onnx"))
 
 
+def test_answers_of_two_shapes_are_one_clear_error(base: Path, tmp_path: Path) -> None:
+    more = conv_net(width=32, side=64)
+    more.graph.output.append(helper.make_tensor_value_info("f", onnx.TensorProto.FLOAT, ["N", 32]))
+    with pytest.raises(UnsupportedModel, match=r"2 outputs \(10, 32\).* 1 output \(10\)"):
+        judged(save(more, tmp_path / "more.onnx"), base)
+    fewer = conv_net(width=32, side=64)
+    for tensor in fewer.graph.initializer:
+        if tensor.name in ("w3", "b3"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:5], tensor.name))
+    fewer.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    with pytest.raises(UnsupportedModel, match=r"1 output \(5\).* 1 output \(10\)"):
+        judged(save(fewer, tmp_path / "fewer.onnx"), base)
+
+
+def test_the_side_that_fixes_its_batch_decides_for_both(base: Path, tmp_path: Path) -> None:
+    fixed = save(conv_net(width=32, side=64, batch=5), tmp_path / "fixed.onnx")
+    hurried = dataclasses.replace(PROFILE, gate=dataclasses.replace(LOOSE, seconds=Seconds(0.001), peak_memory=None))
+    for one, other in ((base, fixed), (fixed, base)):
+        result = judged(one, other, hurried)
+        assert "130" in next(check.method for check in result.checks if check.metric == "answers-nan")
+        assert result.timing
+        assert (result.timing.batch, result.timing.offline_batch) == (5, 5), "as it was, not as it was asked"
+    with pytest.raises(UnsupportedModel, match="takes 4 samples at a time"):
+        judged(save(conv_net(width=32, side=64, batch=4), tmp_path / "four.onnx"), fixed, hurried)
+
+
+def test_answers_come_at_the_batch_of_the_scenario_as_in_compile(base: Path, tmp_path: Path) -> None:
+    """A query of the scenario is what will be served: this model answers NaN to any batch but one."""
+    single = conv_net(width=32, side=64)
+    single.graph.node[-1].output[0] = "plain"
+    single.graph.node.extend(
+        [
+            helper.make_node("Shape", ["image"], ["shape"], start=0, end=1),
+            helper.make_node("Cast", ["shape"], ["count"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Sub", ["one", "count"], ["below"]),
+            helper.make_node("Sqrt", ["below"], ["spoiled"]),
+            helper.make_node("Add", ["plain", "spoiled"], ["logits"]),
+        ]
+    )
+    single.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    model = save(single, tmp_path / "single.onnx")
+    hurried = dataclasses.replace(PROFILE, gate=dataclasses.replace(LOOSE, seconds=Seconds(0.001), peak_memory=None))
+    assert verdicts(judged(model, base, hurried))["answers-nan"] == "pass"
+    offline = dataclasses.replace(hurried, method=dataclasses.replace(hurried.method, scenario="offline"))
+    assert verdicts(judged(model, base, offline))["answers-nan"] == "fail"
+
+
 def test_a_scenario_that_is_not_measured_is_said_at_once(base: Path, rebuilt: Path) -> None:
     server = dataclasses.replace(PROFILE, method=dataclasses.replace(PROFILE.method, scenario="server"))
     with pytest.raises(Misused, match="not measured yet"):
@@ -209,37 +289,6 @@ def test_the_offline_scenario_times_batches(base: Path, rebuilt: Path) -> None:
     result = judged(rebuilt, base, offline)
     assert result.timing
     assert (result.timing.scenario, result.timing.batch) == ("offline", 8)
-
-
-def side_by_side(base: Path, **given: float) -> SideBySide:
-    artifact = Artifact(ONNX, digest_of(base), base)
-    feeds = {"image": np.zeros((1, 3, 64, 64), np.float32)}
-    candidate, baseline = (Subject(f"the {name}", artifact, "onnxruntime") for name in ("candidate", "baseline"))
-    return SideBySide(candidate, baseline, [feeds], feeds, Method(), 0, **given)  # type: ignore[arg-type]
-
-
-def test_a_crash_in_a_worker_names_it_and_the_signal(base: Path) -> None:
-    with side_by_side(base) as running:
-        next(running.pairs())
-        os.kill(running.process("candidate"), signal.SIGSEGV)
-        with pytest.raises(WorkerFailed, match="the candidate died with signal SIGSEGV"):
-            next(running.pairs())
-
-
-def test_a_hang_in_a_worker_is_stopped(base: Path) -> None:
-    with side_by_side(base, limit=2.0) as running:
-        os.kill(running.process("control"), signal.SIGSTOP)
-        with pytest.raises(WorkerFailed, match="the baseline did not answer 'query' within 2 s"):
-            next(running.pairs())
-
-
-def test_every_pair_is_mirrored_and_all_share_their_cores(base: Path) -> None:
-    with side_by_side(base) as running:
-        for pair in itertools.islice(running.pairs(), 5):
-            assert {role: len(visits) for role, visits in pair.seconds.items()} == dict.fromkeys(ROLES, 2)
-        cores = [os.sched_getaffinity(running.process(role)) for role in ROLES]
-        assert len({frozenset(one) for one in cores}) == 1
-        assert len(cores[0]) == 1
 
 
 def test_a_model_that_no_runtime_can_load_is_refused(base: Path, tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import jsonschema
 import pytest
 from gate_results import made
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from mlopt.errors import StoreUnusable
-from mlopt.gate.outputs import FORMATS, to_bencher, to_benchmark_json, to_csv, write
-from mlopt.gate.result import GateResult
+from mlopt.gate.outputs import FORMATS, to_bencher, to_benchmark_json, to_csv
+from mlopt.gate.result import Check, GateResult
+from mlopt.measurement import Interval
 
 NASTY = 'a"b\\c<&>\x1b[2J|`x`\n=1.onnx'
 
@@ -174,12 +174,10 @@ def test_sarif_follows_the_standard(result: GateResult) -> None:
 
 
 def test_benchmark_json_is_what_the_action_reads(result: GateResult) -> None:
-    smaller, larger = (json.loads(to_benchmark_json(result, larger_is_better=flag)) for flag in (False, True))
-    for found in (smaller, larger):
-        jsonschema.validate(found, BENCHMARK)
-    assert {one["name"] for one in smaller} == {"latency-p50", "peak-memory", "file-size"}
-    assert {one["name"] for one in larger} == {"throughput", "top1"}
-    assert next(one for one in smaller if one["name"] == "latency-p50")["value"] == pytest.approx(1.12)
+    found = json.loads(to_benchmark_json(result))
+    jsonschema.validate(found, BENCHMARK)
+    assert {one["name"] for one in found} == {"latency-p50", "peak-memory", "file-size"}, "smaller is better"
+    assert next(one for one in found if one["name"] == "latency-p50")["value"] == pytest.approx(1.12)
 
 
 def test_bencher_gets_its_metric_format(result: GateResult) -> None:
@@ -188,6 +186,14 @@ def test_bencher_gets_its_metric_format(result: GateResult) -> None:
     latency = found[result.candidate.name]["latency"]
     assert latency["value"] == pytest.approx(1.12e6), "nanoseconds"
     assert latency["lower_value"] <= latency["value"] <= latency["upper_value"]
+
+
+def test_bencher_bounds_answers_by_what_may_be_lost() -> None:
+    """Of 80 points 2 are lost, 1 to 3 by the interval: 77 to 79 are left."""
+    lost = Check("top1", "regression", "fail", "share", 0.8, 0.78, Interval(0.02, 0.01, 0.03, "m"), 0.005, "m")
+    result = dataclasses.replace(made(), checks=(lost,), measured={"top1": 0.78})
+    (found,) = json.loads(to_bencher(result)).values()
+    assert found["top1"] == pytest.approx({"value": 0.78, "lower_value": 0.77, "upper_value": 0.79})
 
 
 def test_openmetrics_is_parsed_by_prometheus(result: GateResult) -> None:
@@ -215,21 +221,3 @@ def test_markdown_is_a_table_that_names_cannot_break(result: GateResult) -> None
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<here>" not in shown
     assert "\x1b" not in shown
-
-
-def test_files_are_written_and_the_summary_of_the_step_is_added_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    summary = tmp_path / "summary.md"
-    summary.write_text("before\n")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    files = {name: tmp_path / "out" / name for name in FORMATS}
-    write(made(), {**files, "csv": None})
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FORMATS) - {"csv"}
-    assert summary.read_text().startswith("before\n## ❌")
-
-
-def test_a_file_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnusable, match="cannot be written"):
-        write(made(), {"junit": tmp_path / "file" / "junit.xml"})

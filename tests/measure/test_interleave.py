@@ -59,6 +59,13 @@ def test_a_larger_net_is_measured_as_slower(tmp_path: Path, method: Method) -> N
     assert slow.device == "test machine"
 
 
+def test_a_measurement_says_how_many_samples_a_query_had(tmp_path: Path, method: Method) -> None:
+    """A model that fixes its batch is fed that, whatever the method asks."""
+    baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
+    found, _ = measure_together(baseline, [], single=[feeds(3)], offline=feeds(6), method=method, device="d")
+    assert (found["baseline"].batch, found["baseline"].offline_batch) == (3, 6)
+
+
 def test_memory_is_the_worker_s_own(tmp_path: Path, method: Method) -> None:
     """A large parent does not show in its children (ru_maxrss would: it is inherited)."""
     ballast = bytearray(os.urandom(1 << 20) * 600)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import gated_net
+from nets import branching_net, gated_net, weights
 from onnx import TensorProto, helper, numpy_helper
 from trials import answers, source
 
-from mlopt.precision.rewrites import pool_means
+from mlopt.precision.rewrites import gemm_to_matmul, pool_means
 
 
 def test_means_over_the_picture_become_poolings(tmp_path: Path) -> None:
@@ -51,3 +51,28 @@ def _mean(axes: list[int], shape: list[str | int]) -> onnx.ModelProto:
         [numpy_helper.from_array(np.array(axes, np.int64), "axes")],
     )
     return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+
+
+def test_what_only_a_branch_or_the_caller_reads_stays(tmp_path: Path) -> None:
+    model = branching_net()
+    feed = {"x": np.random.default_rng(1).standard_normal((4, 64)).astype(np.float32)}
+    before = answers(source(tmp_path / "a", model), feed)
+    gemm_to_matmul(model.graph)
+    assert "Gemm" not in {node.op_type for node in model.graph.node}
+    held = {tensor.name for tensor in model.graph.initializer}
+    assert held == {"w1", "w2_turned_as_matmul", "b2", "up", "down", "told", "zero"}
+    np.testing.assert_allclose(answers(source(tmp_path / "b", model), feed), before, rtol=1e-5, atol=1e-5)
+
+
+def test_one_weight_read_both_ways_is_kept_both_ways(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], name="encode", transB=1),
+        helper.make_node("Gemm", ["h", "w"], ["y"], name="decode"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "tied", values[:1], values[1:], [weights("w", 8, 8)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    feed = {"x": np.random.default_rng(1).standard_normal((4, 8)).astype(np.float32)}
+    before = answers(source(tmp_path / "a", model), feed)
+    gemm_to_matmul(model.graph)
+    np.testing.assert_allclose(answers(source(tmp_path / "b", model), feed), before, rtol=1e-5, atol=1e-5)

@@ -211,7 +211,7 @@ def test_a_target_without_tensorrt_and_a_jetpack_that_a_board_does_not_run() -> 
         stack_of(find_target("rpi5"))
     with pytest.raises(Misused, match=r"jetson-nano does not run JetPack 6\.2") as caught:
         stack_of(find_target("jetson-nano"), "6.2")
-    assert caught.value.next == "it runs 4.6"
+    assert caught.value.next == "it runs 4.6.1"
 
 
 def test_what_holds_for_every_model_is_said_once() -> None:

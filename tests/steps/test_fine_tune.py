@@ -13,7 +13,7 @@ from graphs import GRAPHS
 from trials import answers, run, source
 
 from mlopt.artifact import Artifact, digest_of
-from mlopt.errors import UnsupportedModel
+from mlopt.errors import SamplesInvalid, UnsupportedModel
 from mlopt.onnx_file import notes_in
 from mlopt.samples.open import Asked, open_samples
 from mlopt.samples.samples import Samples
@@ -169,6 +169,24 @@ def test_an_operator_without_a_gradient_is_named(tmp_path: Path) -> None:
     whole = source(tmp_path / "m", GRAPHS["unknown"]())
     with pytest.raises(UnsupportedModel, match=r"Gradients cannot pass node sums \(CumSum\)"):
         run(FineTune(samples(tmp_path, whole, 20), whole), whole, tmp_path / "t")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_samples_than_train_anything_are_refused(count: int, tmp_path: Path) -> None:
+    whole = source(tmp_path / "m", GRAPHS["squeeze_excite"]())
+    with pytest.raises(SamplesInvalid, match=f"at least 3 samples, and there are {count}") as refused:
+        run(FineTune(samples(tmp_path, whole, count), whole, epochs=1), whole, tmp_path / "t")
+    assert refused.value.where == str(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(("count", "batch"), [(3, 64), (4, 2)])
+def test_no_batch_is_too_small_to_be_normalised(count: int, batch: int, tmp_path: Path) -> None:
+    """Of three samples two are left to train on, in one batch; of four, three: a pair and one."""
+    whole = source(tmp_path / "m", GRAPHS["squeeze_excite"]())
+    step = FineTune(samples(tmp_path, whole, count), whole, epochs=1, batch=batch)
+    assert notes_in(run(step, whole, tmp_path / "t").main)[-1].startswith(f"fine-tuned on {count - 1} samples")
+    with pytest.raises(ValueError, match="batch is 1, and must be at least 2"):
+        dataclasses.replace(step, batch=1)
 
 
 @pytest.mark.parametrize("kind", ["right", "strangers", "none"])

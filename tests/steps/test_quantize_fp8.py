@@ -87,3 +87,9 @@ def test_another_scheme_is_refused(tmp_path: Path) -> None:
     samples = GeneratedSamples(signature_of(nets.conv_net()), 4, 0, {}, 8)
     with pytest.raises(ValueError, match="fp8 pairs stand where"):
         QuantizeFp8(calibration=samples, scheme="u8s8")  # type: ignore[arg-type]
+
+
+def test_what_only_a_branch_or_the_caller_reads_stays(tmp_path: Path) -> None:
+    model = onnx.load(str(made(nets.branching_net(), tmp_path)[0].main))
+    onnx.checker.check_model(model)
+    assert {"up", "down", "told"} <= {tensor.name for tensor in model.graph.initializer}

@@ -133,3 +133,10 @@ def test_the_compiler_takes_it_from_its_gpu_on(precision: str, block: int, least
     assert engine.main.stat().st_size < 0.6 * whole.main.stat().st_size
     with pytest.raises(UnsupportedModel, match="HW-specific datatypes" if precision == "fp4" else "int4|HW-specific"):
         store.run(BuildTensorrtRtx(("8.9" if precision == "fp4" else "7.5",), **options), artifact)  # type: ignore[arg-type]
+
+
+def test_what_only_a_branch_or_the_caller_reads_stays(tmp_path: Path) -> None:
+    artifact = made(nets.branching_net(), QuantizeWeightBlocks(block_size=32), tmp_path)
+    assert len(pairs(onnx.load(str(artifact.main)).graph)) == 2
+    with OnnxRuntimeRunner(artifact.main, threads=1) as runner:
+        assert [value.shape for value in runner.infer({"x": np.ones((2, 64), np.float32)})] == [(2, 10), (3,)]

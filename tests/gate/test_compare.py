@@ -1,0 +1,136 @@
+"""Budgets in a gate: kept, broken, or neither; and none of them vanishes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mlopt.gate.compare import budgets, stored_memory, versions
+from mlopt.gate.result import Check, NotCompared, Side, Stored
+from mlopt.intervals import paired_difference, proportion
+from mlopt.measurement import Accuracy, Interval, Latency, Measurement
+from mlopt.profile import Budgets, Margins
+from mlopt.units import Fraction
+
+SIDE = Side("net.onnx", "d" * 64, "onnxruntime", 4000, {"Conv": 2})
+LATENCY = Latency(0.001, 0.002, 0.003, 0.001, 0.003, 3, (0.001, 0.002, 0.003), p50_high=0.0012)
+MEASURED = Measurement(
+    device="A CPU",
+    grade="measured",
+    runtime="onnxruntime",
+    scenario="single-stream",
+    threads=1,
+    batch=1,
+    latency=LATENCY,
+    speedup=Interval(1.0, 1.0, 1.0, "m"),
+    rounds=4,
+    throughput=1000.0,
+    offline_batch=8,
+    load_time=0.1,
+    first_inference=0.1,
+    peak_memory=10**8,
+    memory_after_import=10**7,
+    memory_after_load=10**7,
+)
+
+
+def memory_beside(**ran: object) -> Check | NotCompared | None:
+    method = {"scenario": "single-stream", "threads": 1, "batch": 1, "offline_batch": 8, **ran}
+    machine = {"cpu": "A CPU", **versions("onnxruntime")}
+    stored = Stored(Path("s.json"), SIDE, machine, method, {"peak-memory": 1e8}, None, None, None)  # type: ignore[arg-type]
+    return stored_memory(Margins(peak_memory=Fraction(0.03)), stored, MEASURED, cpu="A CPU")
+
+
+def test_stored_memory_is_compared_only_where_both_ran_alike() -> None:
+    alike = memory_beside()
+    assert isinstance(alike, Check)
+    assert alike.verdict == "pass"
+    others = {"scenario": "offline", "threads": 2, "batch": 4, "offline_batch": 64}
+    for name, value in others.items():
+        left = memory_beside(**{name: value})
+        assert isinstance(left, NotCompared), name
+        assert f"{name.replace('_', '-')} {value}" in left.reason
+    before = memory_beside(offline_batch=None)
+    assert isinstance(before, NotCompared)
+    assert "(unknown)" in before.reason
+
+
+def answered(*, lost: int = 0, samples: int = 75, labelled: bool = True) -> Accuracy:
+    return Accuracy(
+        device="A CPU",
+        grade="measured",
+        samples=samples,
+        labelled=labelled,
+        generated=not labelled,
+        top1=0.8 if labelled else None,
+        baseline_top1=0.8 if labelled else None,
+        drop=paired_difference(lost, 0, samples) if labelled else None,
+        agreement=proportion(samples - lost, samples),
+        cosine=1.0,
+        sqnr=60.0,
+    )
+
+
+def found(accuracy: Accuracy | None, **given: float) -> dict[str, Check | NotCompared]:
+    limits = Budgets(**given)  # type: ignore[arg-type]
+    return {one.metric: one for one in budgets(limits, SIDE, accuracy, MEASURED)}
+
+
+def verdict(accuracy: Accuracy, **given: float) -> str:
+    (one,) = found(accuracy, **given).values()
+    assert isinstance(one, Check)
+    return one.verdict
+
+
+def test_few_samples_break_no_limit() -> None:
+    (drop,) = found(answered(), max_drop=0.01).values()
+    assert isinstance(drop, Check)
+    assert drop.verdict == "inconclusive"
+    assert "samples would prove it" in drop.note
+    (agreement,) = found(answered(labelled=False, samples=50), min_agreement=0.97).values()
+    assert isinstance(agreement, Check)
+    assert agreement.verdict == "inconclusive"
+    assert agreement.note
+    assert verdict(answered(), latency_p50=0.0011) == "inconclusive"
+
+
+def test_what_misses_the_limit_itself_still_fails() -> None:
+    assert verdict(answered(lost=5), max_drop=0.01) == "fail"
+    assert verdict(answered(lost=5, labelled=False), min_agreement=0.97) == "fail"
+    assert verdict(answered(labelled=False), min_sqnr=70.0) == "fail"
+    assert verdict(answered(), latency_p50=0.0009) == "fail"
+    assert verdict(answered(), file_size=3999) == "fail"
+
+
+def test_what_is_proven_passes() -> None:
+    assert verdict(answered(samples=2000), max_drop=0.01) == "pass"
+    assert verdict(answered(samples=2000, labelled=False), min_agreement=0.97) == "pass"
+    assert verdict(answered(), latency_p50=0.0012) == "pass"
+
+
+@pytest.mark.parametrize("accuracy", [None, answered(), answered(labelled=False)], ids=["stored", "labels", "none"])
+def test_no_limit_of_the_answers_vanishes(accuracy: Accuracy | None) -> None:
+    limits = {"max_drop": 0.01, "min_agreement": 0.97, "min_cosine": 0.99, "min_sqnr": 20.0}
+    shown = found(accuracy, **limits)
+    assert set(shown) == {name.replace("_", "-") for name in limits}
+    left = {name: one.reason for name, one in shown.items() if isinstance(one, NotCompared)}
+    if accuracy is None:
+        assert set(left) == set(shown)
+        assert "no outputs" in left["min-cosine"]
+    else:
+        assert set(left) == ({"min-agreement", "min-cosine"} if accuracy.labelled else {"max-drop"})
+
+
+def test_what_is_no_classifier_says_so() -> None:
+    plain = dataclasses.replace(answered(labelled=False), agreement=None)
+    agreement = found(plain, min_agreement=0.97)["min-agreement"]
+    assert isinstance(agreement, NotCompared)
+    assert "no classifier" in agreement.reason
+
+
+def test_a_gate_makes_no_image() -> None:
+    image = found(answered(), image_size=10**6)["image-size"]
+    assert isinstance(image, NotCompared)
+    assert "makes no image" in image.reason
