@@ -28,6 +28,5 @@ def command(bundle: Path, key: Path) -> None:
     opened = private_key(key)
     for written in sign(bundle, opened):
         click.echo(f"signed  {written}")
-    click.echo(
-        f"by key {opened.public.name}, {opened.public.algorithm}; check it with: mlopt verify {bundle} --key PUB.pem"
-    )
+    click.echo(f"by key {opened.public.name[:16]}…, {opened.public.algorithm}")
+    click.echo(f"check it with: mlopt verify {bundle} --key PUB.pem")
