@@ -135,7 +135,7 @@ def _sboms(layout: Path, parts: Mapping[str, str]) -> str:
             if f"sha256:{subject_of(document)}" != one.subject:
                 raise _wrong("an SBOM is of another image than it is attached to", oci.blob_path(layout, one.blob))
             found.setdefault(kind, []).append(names[one.subject.removeprefix("sha256:")])
-    return "; ".join(f"{kind} of {', '.join(platforms)}" for kind, platforms in found.items())
+    return "; ".join(f"{kind} of {', '.join(sorted(platforms))}" for kind, platforms in found.items())
 
 
 def _provenance(layout: Path, digest: str, model: Path | None) -> list[dict[str, Any]]:
@@ -156,8 +156,8 @@ def _provenance(layout: Path, digest: str, model: Path | None) -> list[dict[str,
                 raise _wrong("the provenance is of another model", model.parent / name)
         made_by.append(statement)
     for one, _ in (*documents(layout, "spdx"), *documents(layout, "cyclonedx")):
-        if made_by and one.blob["digest"].removeprefix("sha256:") not in listed_in:
-            raise _wrong("the provenance does not list this SBOM", oci.blob_path(layout, one.blob))
+        if one.blob["digest"].removeprefix("sha256:") not in listed_in:
+            raise _wrong("no provenance lists this SBOM", oci.blob_path(layout, one.blob))
     return made_by
 
 

@@ -147,8 +147,19 @@ def test_an_sbom_that_came_later_is_found(bundle: Path, key: PrivateKey) -> None
     document["components"] = document["components"][:-1]
     content = canonical(document)
     attach(layout, [Attachment(subjects(layout)["linux/amd64"], content, "application/vnd.cyclonedx+json")])
-    with pytest.raises(NotVerified, match="does not list this SBOM"):
+    with pytest.raises(NotVerified, match="no provenance lists this SBOM"):
         checked(layout, key)
+
+
+def test_stripped_of_its_provenance_an_sbom_is_nobodys(bundle: Path, key: PrivateKey) -> None:
+    """The signature of the image alone is still right, and says nothing of what is in it."""
+    from mlopt.image.referrers import detach
+    from mlopt.supply.provenance import MEDIA_TYPE, PREDICATE
+
+    sign(bundle, key)
+    detach(bundle / "image", lambda one: one.media_type == MEDIA_TYPE or PREDICATE in one.annotations.values())
+    with pytest.raises(NotVerified, match="no provenance lists this SBOM"):
+        checked(bundle / "image", key)
 
 
 def test_a_link_is_no_file_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
