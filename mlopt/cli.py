@@ -31,7 +31,7 @@ VERBS: Final = {
     "serve": "Serve a bundle on this machine.",
     "verify": "Whether a bundle or an image is what it says, and whose.",
     "sign": "Sign a bundle, its image and its model.",
-    "image": "What is in an image; load it; renew what images are made of.",
+    "image": "Push, list, pick, promote images; what is in one; scan, load.",
     "targets": "The machines that can be built for.",
     "profiles": "The budgets that can be asked for.",
     "recipes": "The kinds of variant that can be made.",

@@ -181,6 +181,20 @@ class NotVerified(MloptError):
     summary = "a bundle or an image is not what it says, or its signature is not by that key; nothing was changed"
 
 
+class RegistryFailed(MloptError):
+    """It cannot be reached, refuses, or does not hold what was asked for."""
+
+    exit_code = 30
+    summary = "a registry cannot be reached, refuses, or has no such image; no tag was moved"
+
+
+class NotPromoted(MloptError):
+    """An alias stays where it is: no gate says that the image is not worse."""
+
+    exit_code = 31
+    summary = "mlopt image promote: no gate passed for the image, or one failed; the alias stays where it was"
+
+
 def kinds() -> tuple[type[MloptError], ...]:
     """All kinds of error by exit code, for the documentation and its test."""
     found = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, MloptError)]

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import click
 
+from mlopt.commands.variants import COMMANDS
+
 
 @click.group(name="image")
 def command() -> None:
-    """Show what is in the image of a bundle, scan it, load it; renew the locked packages that images are made of."""
+    """Push, list, compare, pick and promote images; show what is in one, scan, load; renew what they are made of."""
+
+
+for found in COMMANDS:
+    command.add_command(found)
 
 
 @command.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,17 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def max_drop_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--max-drop, as a fraction."""
-    option = _limit("--max-drop", "0.5%", "Fraction", "Top-1 that may be lost, proven at 95 % confidence.")
+    option = limit("--max-drop", "0.5%", "Fraction", "Top-1 that may be lost, proven at 95 % confidence.")
     return option(command)
 
 
 def budgets_asked(command: Callable[..., Any]) -> Callable[..., Any]:
     """What the winner must keep, whatever the profile says: a fraction, seconds, bytes."""
     for option in (
-        _limit("--max-image-size", "150MB", "Bytes", "Of the image, unpacked."),
-        _limit("--max-size", "2MB", "Bytes", "Of the model's file."),
-        _limit("--max-memory", "200MB", "Bytes", "Of the process that runs it, at its peak."),
-        _limit("--max-latency", "5ms", "Seconds", "Of one query: the median, proven at 95 % confidence."),
+        limit("--max-image-size", "150MB", "Bytes", "Of the image, unpacked."),
+        limit("--max-size", "2MB", "Bytes", "Of the model's file."),
+        limit("--max-memory", "200MB", "Bytes", "Of the process that runs it, at its peak."),
+        limit("--max-latency", "5ms", "Seconds", "Of one query: the median, proven at 95 % confidence."),
         max_drop_option,
     ):
         command = option(command)
@@ -86,8 +87,9 @@ def progress_for(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(quiet=quiet, verbose=verbose)
 
 
-def _limit(flag: str, example: str, kind: str, help: str) -> Decorator:
-    """An option whose value has a unit; `kind` names the one in `mlopt.units`, which is read when it is needed."""
+def limit(flag: str, example: str, kind: str, help: str, *, bare: bool = False) -> Decorator:
+    """An option whose value has a unit; `kind` names the one in `mlopt.units`, which is read when it is needed. `bare`
+    takes a share without a unit too, where nobody could mean percent by 0.7."""
 
     def read(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
         if not text:
@@ -95,9 +97,10 @@ def _limit(flag: str, example: str, kind: str, help: str) -> Decorator:
         from mlopt import units
 
         try:
-            return units.parse(getattr(units, kind), text)
+            plain = bare and re.fullmatch(r"[01]?\.[0-9]+", text)
+            return units.parse(getattr(units, kind), float(text) if plain else text)
         except ValueError as error:
-            more = ", or 0% for no drop at all" if kind == "Fraction" else ""
+            more = ", or 0% for no drop at all" if kind == "Fraction" and not bare else ""
             raise Misused(f"{flag}: {error}.", next=f"{flag} {example}{more}") from error
 
     return click.option(flag, metavar=example, callback=read, help=help)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from mlopt.image.layers import (
     application_layer,
     base_layer,
     model_bytes,
+    model_digest,
     model_layer,
     runtime_layer,
     source_date,
@@ -125,6 +127,7 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     """
     inputs = inputs or Inputs()
     by_platform = _layers(spec, inputs)
+    spec = dataclasses.replace(spec, annotations={**_found(spec), **spec.annotations})
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         with writing(into), tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
@@ -262,6 +265,13 @@ def _annotations(spec: ImageSpec) -> dict[str, str]:
         "io.mlopt.runtime": spec.runtime,
         **spec.annotations,
     }
+
+
+def _found(spec: ImageSpec) -> dict[str, str]:
+    """What the files themselves say, for those who see the image without its bundle."""
+    locked = read_lock(docker_folder() / "runtime.lock.json").of(spec.platforms[0])
+    versions = {package.name: package.version for package in locked}
+    return {"io.mlopt.model-digest": model_digest(spec.model), "io.mlopt.runtime-version": versions[spec.runtime]}
 
 
 def _created() -> str:

@@ -168,14 +168,21 @@ def model_bytes(model: Path, serving: bytes) -> int:
     return file_bytes(_model_tree(model, serving))
 
 
-def _model_tree(model: Path, serving: bytes) -> Tree:
+def model_digest(model: Path) -> str:
+    """The digest that the model has as an artifact, whatever the server is told of it: what gates and lineages mean."""
+    names = _model_files(model)
+    listed = "".join(f"{name}\0{_digest(path)}\n" for name, path in sorted(names.items()))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _model_files(model: Path) -> dict[str, Path]:
     paths = sorted(path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
     root = model if model.is_dir() else model.parent
-    tree: Tree = {
-        f"{MODEL_PATH}/{path.relative_to(root).as_posix()}": Entry("file", 0o644, path)
-        for path in paths
-        if path.name != "serving.json"
-    }
+    return {path.relative_to(root).as_posix(): path for path in paths if path.name != "serving.json"}
+
+
+def _model_tree(model: Path, serving: bytes) -> Tree:
+    tree: Tree = {f"{MODEL_PATH}/{name}": Entry("file", 0o644, path) for name, path in _model_files(model).items()}
     if not tree:
         raise ImageFailed("There is no model to put into the image.", where=str(model), next="mlopt compile MODEL")
     tree[f"{MODEL_PATH}/serving.json"] = Entry("file", 0o644, serving)

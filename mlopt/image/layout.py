@@ -106,6 +106,32 @@ def read_blob(layout: Path, descriptor: Mapping[str, Any]) -> bytes:
     return data
 
 
+def checked_blob(layout: Path, descriptor: Mapping[str, Any]) -> Path:
+    """A blob's file, however large, checked. Raises `ImageFailed` as `read_blob` does."""
+    path = blob_path(layout, descriptor)
+    try:
+        with path.open("rb") as stream:
+            digest, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+    except OSError as error:
+        raise _broken(path, f"the blob cannot be read: {error.strerror}") from error
+    if size != descriptor["size"] or f"sha256:{digest}" != descriptor["digest"]:
+        raise _broken(path, "a blob is not what its digest says")
+    return path
+
+
+def referring(layout: Path) -> tuple[Descriptor, ...]:
+    """The manifests that a layout holds beside its image and that are about it, or about one of its platforms: listed
+    in index.json itself, or where registries without a list of referrers have them, in an index tagged `sha256-…`."""
+    image = index_of(layout)
+    entries = json.loads((layout / "index.json").read_bytes())["manifests"]
+    lists = [one for one in entries if one["mediaType"] == INDEX and one["digest"] != image["digest"]]
+    below = [entry for one in lists for entry in json.loads(read_blob(layout, one))["manifests"]]
+    about = {image["digest"], *(entry["digest"] for entry in manifests_of(layout).values())}
+    found = [one for one in (*entries, *below) if one["mediaType"] == MANIFEST]
+    subjects = ((one, json.loads(read_blob(layout, one)).get("subject") or {}) for one in found)
+    return tuple(one for one, subject in subjects if subject.get("digest") in about)
+
+
 def blob_path(layout: Path, descriptor: Mapping[str, Any]) -> Path:
     """Where a blob lies. Raises `ImageFailed` for a digest that is none."""
     algorithm, _, digest = str(descriptor.get("digest")).partition(":")
@@ -186,7 +212,7 @@ def _verify_manifest(layout: Path, entry: Mapping[str, Any], blobs: set[str]) ->
         return
     config = json.loads(_verified(layout, manifest["config"], blobs))
     for blob in manifest["layers"]:
-        _verified(layout, blob, blobs)
+        blobs.add(checked_blob(layout, blob).relative_to(layout).as_posix())
     if manifest["config"]["mediaType"] == CONFIG:
         diff_ids = config["rootfs"]["diff_ids"]
         if len(diff_ids) != len(manifest["layers"]):
