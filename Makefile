@@ -9,8 +9,8 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets
-.PHONY: instruction-sets bench-engines bench-gpu bench-gate generate dist clean
+.PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-server hostile generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -57,12 +57,21 @@ test-engine: $(VENV)/.all  ## run the images in podman and docker (Debian: podma
 test-emulation: $(VENV)/.all  ## arm64 and AVX2 under qemu-user 10 or newer
 	$(BIN)/python -m pytest -m emulation
 
+test-registry: $(VENV)/.all  ## push to a real registry on 127.0.0.1 (Debian: docker-registry skopeo)
+	$(BIN)/python -m pytest -m registry
+
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
 
 # ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
 bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
 	$(BIN)/python benchmarks/gate.py $(ROUNDS)
+
+bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
+	$(BIN)/python benchmarks/server.py --out $(OUT)
+
+hostile: $(VENV)/.all  ## 100,000 hostile requests to the server; the tests send 2000
+	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)
@@ -85,6 +94,7 @@ generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-cod
 	$(BIN)/python -m mlopt.json_schema
 	$(BIN)/python -m mlopt.report.json_schema
 	$(BIN)/python -m mlopt.gate.json_schema
+	$(BIN)/python -m mlopt.measure.json_schema
 
 dist: $(VENV)/.all  ## wheel and sdist
 	$(BIN)/python -m build

@@ -12,12 +12,12 @@ PEERS: Final = Path(__file__).resolve().parents[1] / "peers"
 _LIMIT: Final = 3600.0
 
 
-def environment(peer: str, home: Path) -> tuple[Path | None, str]:
+def environment(peer: str, home: Path, *, peers: Path = PEERS) -> tuple[Path | None, str]:
     """The peer's interpreter, and the empty string; or None, and why it could not be installed.
 
     It is made anew when the requirements file changes; a refusal is remembered too, until then.
     """
-    requirements = PEERS / f"{peer}.txt"
+    requirements = peers / f"{peer}.txt"
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
     folder = home / peer
     python = folder / "bin" / "python"

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     help="What runs it: this Python, or the image in an engine; none: the image's own files, unpacked.",
 )
 def command(bundle: Path, port: int, engine: str) -> None:
-    """Serve BUNDLE on 127.0.0.1 until interrupted: Open Inference Protocol v2, /metrics, and a page at /.
+    """Serve BUNDLE on 127.0.0.1 until interrupted: Open Inference Protocol v2, the routes of TensorFlow Serving and
+    TorchServe, /metrics, and a page at /. MLOPT_SERVE_… in the environment sets batches, limits, API keys, TLS.
 
     \b
       mlopt serve out/squeezenet1_0/host

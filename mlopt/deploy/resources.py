@@ -22,7 +22,7 @@ _DEFAULT: Final = 256 * MIB
 _PER_MODEL_BYTE: Final = 3
 # What a node's own services need is never promised to a pod: a request for all there is would never be scheduled.
 _PROMISED: Final = 0.75
-# The server's own default of inferences at once: mlopt/serve/app.py, Limits.
+# The server's own default of inferences at once: mlopt/serve/settings.py, Limits.
 _AT_ONCE: Final = 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import os
 import socket
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from mlopt.errors import ImageFailed, MloptError
 from mlopt.image.inputs import host_platform
 from mlopt.image.load import Engine, load_image
 from mlopt.image.rootfs import server_command, unpack_rootfs
+from mlopt.serve.settings import PREFIX
 from mlopt.store import default_root
 
 Choice = Literal["auto", "podman", "docker", "none"]
@@ -140,7 +142,11 @@ def _unpacked(
         began = time.monotonic()
         try:
             process = subprocess.Popen(
-                command.arguments, env=dict(command.environment), cwd=model, stdout=log, stderr=subprocess.STDOUT
+                command.arguments,
+                env={**command.environment, **_settings()},
+                cwd=model,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         except OSError as error:
             raise ImageFailed(f"The image's server cannot be started: {error}", where=str(rootfs)) from error
@@ -159,6 +165,7 @@ def _contained(layout: Path, port: int, platform: str, engine: Engine, seconds: 
     command = [engine, "run", "--rm", "--name", name, "--network", "host", "--read-only", "--cap-drop", "ALL"]
     # Limits that need no right to raise: podman's own default fails in small virtual machines.
     command += ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
+    command += [word for setting in _settings() for word in ("--env", setting)]
     command += ["--security-opt", "no-new-privileges", reference, "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         began = time.monotonic()
@@ -169,6 +176,11 @@ def _contained(layout: Path, port: int, platform: str, engine: Engine, seconds: 
         finally:
             subprocess.run([engine, "stop", "--time", "20", name], capture_output=True, check=False)
             _stop(process)
+
+
+def _settings() -> dict[str, str]:
+    """What the server is told by the environment of whoever starts it (mlopt/serve/settings.py)."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIX)}
 
 
 def _wait_ready(port: int, process: subprocess.Popen[bytes], log: IO[bytes], seconds: float, layout: Path) -> None:

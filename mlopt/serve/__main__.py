@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Final
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import uvicorn
+from starlette.applications import Starlette
 
-from mlopt.serve.app import Limits, make_app
+from mlopt.serve.app import make_app
+from mlopt.serve.connection import connection_class
+from mlopt.serve.keys import read_keys
 from mlopt.serve.model import NotServable
 from mlopt.serve.observe import log_to_stdout
+from mlopt.serve.settings import PREFIX, Settings, read_settings
 
 _LOG: Final = logging.getLogger("mlopt.serve")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 after a graceful stop, 1 when the model cannot be served or the port is taken."""
-    asked = _parser().parse_args(arguments)
-    log_to_stdout(asked.log_level)
+    settings = read_settings(arguments)
+    log_to_stdout(settings.log_level)
     problems: list[str] = []
 
     def failed(reason: str) -> None:
         problems.append(reason)
         server.should_exit = True
 
-    limits = Limits(body=asked.max_body << 20, concurrency=asked.concurrency, waiting=asked.max_waiting)
     try:
-        app = make_app(asked.model_dir, limits=limits, failed=failed)
+        keys = read_keys(file=settings.api_keys_file, listed=os.environ.get(f"{PREFIX}API_KEYS"))
+        app = make_app(settings.model_dir, limits=settings.limits, failed=failed, keys=keys)
+        config = _config(app, settings)
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=asked.host,
-            port=asked.port,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=asked.grace,
-        )
-    )
+    server = uvicorn.Server(config)
     # While it runs uvicorn handles the signal; afterwards it raises it again, and a graceful stop must end with 0.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
@@ -66,24 +55,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlopt.serve", description="Serve one model (Open Inference Protocol v2).")
-    parser.add_argument("--model-dir", type=Path, required=True, help="folder with serving.json and the model")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--concurrency", type=_positive, default=2, help="inferences at once")
-    parser.add_argument("--max-waiting", type=int, default=32, help="more than these waiting get 503")
-    parser.add_argument("--max-body", type=_positive, default=64, metavar="MIB", help="largest request body")
-    parser.add_argument("--grace", type=_positive, default=20, metavar="SECONDS", help="time to finish on SIGTERM")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """Raises `NotServable` when certificate and key cannot be used."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="asyncio",
+        http=connection_class(most=settings.connections, arrival=settings.limits.arrival),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.grace,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise NotServable(f"{settings.tls_cert} and {settings.tls_key} cannot be used: {error}") from error
+    return config
 
 
 if __name__ == "__main__":

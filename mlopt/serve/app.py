@@ -1,4 +1,4 @@
-"""The routes of the server: Open Inference Protocol v2, metrics, and the page."""
+"""The routes of the server: Open Inference Protocol v2, TensorFlow Serving's, TorchServe's, metrics, and the page."""
 
 from __future__ import annotations
 
@@ -6,81 +6,87 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
+import numpy as np
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from mlopt.serve.classify import classify
+from mlopt.serve import tensorflow, torchserve
+from mlopt.serve.batching import Batching, why_not
+from mlopt.serve.call import Answer, Call
+from mlopt.serve.classify import read_picture
+from mlopt.serve.intake import Intake
+from mlopt.serve.keys import Keyed
+from mlopt.serve.line import Line
 from mlopt.serve.metrics import CONTENT_TYPE, Metrics
 from mlopt.serve.model import Model, NotServable, Serving, give_back_memory, read_serving
-from mlopt.serve.observe import Observed
+from mlopt.serve.observe import Observed, request_id
 from mlopt.serve.page import page, security_headers
-from mlopt.serve.protocol import Rejected, encode_infer, parse_infer
+from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, InferRequest, encode_infer, parse_infer
+from mlopt.serve.settings import Limits
+from mlopt.serve.tensors import Rejected
 
 SERVER_VERSION: Final = "0.1.0"
-_BODY_SECONDS: Final = 30.0
+_SMALL: Final = 16 << 10  # bytes of a body that is read in far less than a millisecond
 _LOG: Final = logging.getLogger("mlopt.serve")
-_T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server accepts: bytes of a body, inferences at once, and how many more may wait."""
-
-    body: int = 64 << 20
-    concurrency: int = 2
-    waiting: int = 32
-
-
-def make_app(folder: Path, *, limits: Limits, failed: Callable[[str], None]) -> Starlette:
+def make_app(folder: Path, *, limits: Limits, failed: Callable[[str], None], keys: tuple[str, ...] = ()) -> Starlette:
     """The server of one model folder. Raises `NotServable` when serving.json is unusable.
 
     The model loads while the app already answers liveness; `failed` is called with the reason if it cannot.
+    With `keys` only who sends one of them is served.
     """
-    return _Server(folder, read_serving(folder), limits, failed).app()
+    return _Server(folder, read_serving(folder), limits, failed).app(keys)
 
 
 class _Server:
     def __init__(self, folder: Path, serving: Serving, limits: Limits, failed: Callable[[str], None]) -> None:
         self._folder, self._serving, self._limits, self._failed = folder, serving, limits, failed
         self._metrics = Metrics(model=serving.name, version=serving.version)
-        self._pool = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="infer")
-        self._model: Model | None = None
-        self._busy = 0
+        self._intake = Intake(limits, self._metrics)
+        self._line: Line | None = None
 
-    def app(self) -> Starlette:
-        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-        routes = [
-            Route("/", self._page),
-            Route("/metrics", self._show_metrics),
-            Route("/v1/classify", self._classify, methods=["POST"]),
-            Route("/v2", self._server_metadata),
-            Route("/v2/health/live", self._live),
-            Route("/v2/health/ready", self._ready),
-        ]
-        for prefix in (model, version):
-            routes += [
-                Route(prefix, self._model_metadata),
-                Route(f"{prefix}/ready", self._ready),
-                Route(f"{prefix}/infer", self._infer, methods=["POST"]),
-            ]
+    def app(self, keys: tuple[str, ...]) -> Starlette:
         app = Starlette(
-            routes=routes,
+            routes=self._routes(),
             lifespan=self._lifespan,
             exception_handlers={Rejected: _rejected, HTTPException: _http_error, Exception: _fault},
         )
+        if keys:
+            app.add_middleware(Keyed, keys=keys)
         app.add_middleware(Observed, metrics=self._metrics)
         return app
+
+    def _routes(self) -> list[Route]:
+        """What is asked most stands first: routes are tried in this order."""
+        models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        tensorflow_models = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
+        predictions = ("/predictions/{model}", "/predictions/{model}/{version}")
+        return [
+            *(Route(f"{prefix}/infer", self._infer, methods=["POST"]) for prefix in models),
+            Route("/v1/classify", self._classify, methods=["POST"]),
+            *(Route(f"{prefix}:predict", self._predict, methods=["POST"]) for prefix in tensorflow_models),
+            *(Route(prefix, self._predictions, methods=["POST", "PUT"]) for prefix in predictions),
+            Route("/v2/health/live", self._live),
+            Route("/v2/health/ready", self._ready),
+            Route("/metrics", self._show_metrics),
+            Route("/", self._page),
+            Route("/ping", self._ping),
+            Route("/v2", self._server_metadata),
+            *(Route(prefix, self._model_metadata) for prefix in models),
+            *(Route(f"{prefix}/ready", self._ready) for prefix in models),
+            *(Route(prefix, self._model_status) for prefix in tensorflow_models),
+        ]
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -88,13 +94,14 @@ class _Server:
         yield
         self._metrics.ready.set(0)
         await loading
-        self._pool.shutdown(wait=True)
+        if self._line is not None:
+            await asyncio.to_thread(self._line.close)
 
     async def _become_ready(self) -> None:
         """Load in a thread; then become ready between two requests, so that the log never has one before `ready`."""
         began = time.perf_counter()
         try:
-            model = await asyncio.get_running_loop().run_in_executor(self._pool, self._load)
+            model, batching = await asyncio.to_thread(self._load)
         except NotServable as error:
             self._failed(str(error))
             return
@@ -103,23 +110,37 @@ class _Server:
             _LOG.error("fault", exc_info=error)
             self._failed(f"loading failed with {type(error).__name__}; the line above has the traceback")
             return
-        self._model = model
+        self._line = Line(model, limits=self._limits, batching=batching, metrics=self._metrics)
         self._metrics.ready.set(1)
         _LOG.info(
             "ready",
             extra={
                 "model": self._serving.name,
                 "threads": model.threads,
+                "batch": batching.largest if batching else 1,
                 "load_ms": round((time.perf_counter() - began) * 1e3, 1),
                 "pid": os.getpid(),
             },
         )
 
-    def _load(self) -> Model:
+    def _load(self) -> tuple[Model, Batching | None]:
         model = Model(self._folder, self._serving)
         model.warm_up()
+        batching = self._batching(model)
         give_back_memory()
-        return model
+        return model, batching
+
+    def _batching(self, model: Model) -> Batching | None:
+        """As the options say, else serving.json; none where the model does not take batches, as the log says."""
+        told = self._serving.batching
+        largest = self._limits.batch or (told.largest if told else 1)
+        delay = self._limits.delay if self._limits.delay is not None else (told.delay if told else 0.0)
+        if largest == 1:
+            return None
+        if reason := why_not(model):
+            _LOG.warning("no batching", extra={"reason": reason})
+            return None
+        return Batching(largest, delay)
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(page(self._serving), headers=security_headers())
@@ -128,86 +149,86 @@ class _Server:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
     async def _server_metadata(self, request: Request) -> Response:
-        return _json({"name": "mlopt", "version": SERVER_VERSION, "extensions": []})
+        return _json({"name": "mlopt", "version": SERVER_VERSION, "extensions": EXTENSIONS})
 
     async def _live(self, request: Request) -> Response:
         return _json({"live": True})
 
     async def _ready(self, request: Request) -> Response:
         self._check_name(request)
-        if self._model is None:
-            raise Rejected("the model is not loaded yet", status=503, retry_after=1)
+        self._ready_line()
         return _json({"name": self._serving.name, "ready": True})
+
+    async def _ping(self, request: Request) -> Response:
+        ready = self._line is not None
+        return _json({"status": "Healthy" if ready else "Unhealthy"}, status=200 if ready else 503)
 
     async def _model_metadata(self, request: Request) -> Response:
         self._check_name(request)
         return _json(self._serving.metadata())
 
+    async def _model_status(self, request: Request) -> Response:
+        self._check_name(request)
+        return _json(tensorflow.status(self._serving, ready=self._line is not None))
+
     async def _infer(self, request: Request) -> Response:
         self._check_name(request)
-        body = await self._body(request)
-        return Response(await self._threaded(lambda model: self._answer(model, body)), media_type="application/json")
+        header = request.headers.get(HEADER_LENGTH)
+        return await self._answer(request, lambda body: self._read_infer(body, header))
 
-    def _answer(self, model: Model, body: bytes) -> bytes:
-        """Parse, infer, encode: all of it in the inference thread, so that a large body never holds up health."""
-        serving, began = self._serving, time.perf_counter()
-        asked = parse_infer(body, inputs=serving.inputs, outputs=serving.outputs)
-        parsed = time.perf_counter()
-        arrays = model.infer(asked.feeds, outputs=asked.outputs)
-        done = time.perf_counter()
-        self._metrics.stage.labels("parse").observe(parsed - began)
-        self._metrics.stage.labels("infer").observe(done - parsed)
-        return encode_infer(arrays, model=serving.name, version=serving.version, outputs=serving.outputs, id=asked.id)
+    def _read_infer(self, body: bytes, header: str | None) -> Call:
+        serving = self._serving
+        asked = parse_infer(body, header=header, inputs=serving.inputs, outputs=serving.outputs)
+        return Call(asked.feeds, asked.outputs, lambda arrays, spent: self._encoded(arrays, asked))
+
+    def _encoded(self, arrays: Mapping[str, np.ndarray], asked: InferRequest) -> Answer:
+        serving = self._serving
+        body, header = encode_infer(
+            arrays, model=serving.name, version=serving.version, outputs=serving.outputs, asked=asked
+        )
+        if header is None:
+            return Answer(body)
+        return Answer(body, "application/octet-stream", {HEADER_LENGTH: str(header)})
 
     async def _classify(self, request: Request) -> Response:
         if not self._serving.classifies_pictures:
             raise Rejected("this model does not declare how a picture becomes its input; use infer", status=404)
         top = _whole(request.query_params.get("top", "5"), least=1, most=1000)
-        picture = await self._body(request)
-        answer = await self._threaded(lambda model: classify(model, picture, top=top))
-        self._metrics.stage.labels("prepare").observe(answer.prepare)
-        self._metrics.stage.labels("infer").observe(answer.infer)
-        return _json(answer.body)
+        return await self._answer(request, lambda body: read_picture(body, self._serving, top=top), picture=True)
+
+    async def _predict(self, request: Request) -> Response:
+        self._check_name(request)
+        return await self._answer(request, lambda body: tensorflow.read_predict(body, self._serving))
+
+    async def _predictions(self, request: Request) -> Response:
+        kind = request.headers.get("content-type", "")
+        try:
+            self._check_name(request)
+            read = partial(torchserve.read_prediction, content_type=kind, serving=self._serving)
+            return await self._answer(request, read, picture=True)
+        except Rejected as error:
+            return _json(torchserve.failure(error.message, error.status), status=error.status, headers=_headers(error))
+
+    async def _answer(self, request: Request, read: Callable[[bytes], Call], *, picture: bool = False) -> Response:
+        """Through the line. A full one refuses before it takes the body."""
+        line = self._ready_line()
+        line.check_room()
+        body = await self._intake.read(request)
+        try:
+            answer = await line.answer(lambda: read(body), small=len(body) <= _SMALL and not picture)
+        finally:
+            self._intake.release(len(body))
+        return Response(answer.body, media_type=answer.media_type, headers=answer.headers)
+
+    def _ready_line(self) -> Line:
+        if self._line is None:
+            raise Rejected("the model is not loaded yet", status=503, retry_after=1)
+        return self._line
 
     def _check_name(self, request: Request) -> None:
         name, version = request.path_params.get("model"), request.path_params.get("version")
         if name not in (None, self._serving.name) or version not in (None, self._serving.version):
             raise Rejected(f"there is no such model; this server has {self._serving.name}", status=404)
-
-    async def _body(self, request: Request) -> bytes:
-        """The whole body, within the limits of size and time."""
-        too_large = Rejected(f"the body is larger than {self._limits.body} bytes", status=413)
-        declared = request.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > self._limits.body:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self._limits.body:
-                        raise too_large
-        except TimeoutError as error:
-            raise Rejected(f"the body did not arrive within {_BODY_SECONDS:.0f} s", status=408) from error
-        except ClientDisconnect as error:
-            raise Rejected("the client went away", status=400) from error
-        return bytes(body)
-
-    async def _threaded(self, work: Callable[[Model], _T]) -> _T:
-        """Run in an inference thread; refuse at once when too many already wait."""
-        model = self._model
-        if model is None:
-            raise Rejected("the model is not loaded yet", status=503, retry_after=1)
-        if self._busy >= self._limits.concurrency + self._limits.waiting:
-            self._metrics.refused.inc()
-            raise Rejected("too many requests wait already", status=503, retry_after=1)
-        self._busy += 1
-        self._metrics.in_flight.set(self._busy)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, model)
-        finally:
-            self._busy -= 1
-            self._metrics.in_flight.set(self._busy)
 
 
 def _whole(text: str, *, least: int, most: int) -> int:
@@ -220,13 +241,17 @@ def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = N
     return Response(orjson.dumps(body), status_code=status, headers=headers, media_type="application/json")
 
 
-async def _rejected(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Rejected)
+def _headers(error: Rejected) -> dict[str, str]:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
     if error.status in (408, 413):
         # What is left of the body is not read: the connection cannot carry another request.
         headers["Connection"] = "close"
-    return _json({"error": error.message}, status=error.status, headers=headers)
+    return headers
+
+
+async def _rejected(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Rejected)
+    return _json({"error": error.message}, status=error.status, headers=_headers(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -235,5 +260,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    _LOG.error("fault", exc_info=error)
-    return _json({"error": "the server failed on this request; its log says why"}, status=500)
+    id = request_id(request.scope)
+    _LOG.error("fault", exc_info=error, extra={"request_id": id})
+    headers = {"X-Request-Id": id}
+    return _json({"error": "the server failed on this request; its log says why"}, status=500, headers=headers)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import orjson
 from PIL import Image
 
-from mlopt.serve.model import Model, Serving
-from mlopt.serve.protocol import NUMPY_OF, Rejected
+from mlopt.serve.call import Answer, Call, Spent
+from mlopt.serve.model import Serving
+from mlopt.serve.tensors import NUMPY_OF, Rejected
 
 # Decoders that a browser's pictures need; every other one would only be attack surface.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -19,38 +21,54 @@ _LARGEST: Final = 40_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The best classes, best first, and where the time went, in seconds."""
+class Class:
+    """One class of the answer."""
 
-    body: dict[str, Any]
-    prepare: float
-    infer: float
+    index: int
+    name: str
+    probability: float
 
 
-def classify(model: Model, picture: bytes, *, top: int) -> Answer:
-    """Decode, preprocess as declared, infer, rank. Raises `Rejected` for what is not a picture."""
-    began = time.perf_counter()
-    feed = _feed(model.serving, _decoded(picture))
-    prepared = time.perf_counter()
-    outputs = model.infer({model.serving.inputs[0].name: feed})
-    done = time.perf_counter()
-    scores = _scores(model.serving, outputs)
-    probabilities, normalised = _probabilities(scores)
-    best = np.argsort(-probabilities, kind="stable")[:top]
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The best classes, best first; `normalised` when the model itself gave probabilities."""
+
+    classes: tuple[Class, ...]
+    normalised: bool
+
+
+def read_picture(body: bytes, serving: Serving, *, top: int) -> Call:
+    """A request to `POST /v1/classify`. Raises `Rejected` for what is not a picture."""
+    outputs = tuple(tensor.name for tensor in serving.outputs)
+    return Call(picture_feeds(body, serving), outputs, lambda arrays, spent: _answer(arrays, spent, serving, top))
+
+
+def picture_feeds(body: bytes, serving: Serving) -> dict[str, np.ndarray]:
+    """A picture's bytes, decoded and preprocessed as the model declares it. Raises `Rejected`."""
+    return {serving.inputs[0].name: _feed(serving, _decoded(body))}
+
+
+def best(arrays: Mapping[str, np.ndarray], serving: Serving, *, top: int) -> Ranking:
+    """The `top` classes of an inference on one picture."""
+    probabilities, normalised = _probabilities(_scores(serving, arrays))
+    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    return Ranking(
+        tuple(Class(index, _label(serving, index), float(probabilities[index])) for index in order), normalised
+    )
+
+
+def _answer(arrays: Mapping[str, np.ndarray], spent: Spent, serving: Serving, top: int) -> Answer:
+    ranking = best(arrays, serving, top=top)
     body = {
-        "model_name": model.serving.name,
-        "model_version": model.serving.version,
+        "model_name": serving.name,
+        "model_version": serving.version,
         "classes": [
-            {"index": int(index), "name": _label(model.serving, int(index)), "probability": float(probabilities[index])}
-            for index in best
+            {"index": entry.index, "name": entry.name, "probability": entry.probability} for entry in ranking.classes
         ],
-        "probabilities": "as given by the model" if normalised else "softmax of the model's scores",
-        "milliseconds": {
-            "prepare": round((prepared - began) * 1e3, 3),
-            "infer": round((done - prepared) * 1e3, 3),
-        },
+        "probabilities": "as given by the model" if ranking.normalised else "softmax of the model's scores",
+        "milliseconds": {"prepare": round(spent.parse * 1e3, 3), "infer": round(spent.infer * 1e3, 3)},
     }
-    return Answer(body, prepared - began, done - prepared)
+    return Answer(orjson.dumps(body))
 
 
 def _decoded(picture: bytes) -> Image.Image:
@@ -85,7 +103,7 @@ def _feed(serving: Serving, image: Image.Image) -> np.ndarray:
     return sample[None].astype(NUMPY_OF[wanted.datatype], copy=False)
 
 
-def _scores(serving: Serving, outputs: dict[str, np.ndarray]) -> np.ndarray:
+def _scores(serving: Serving, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """The output that holds one score per class: the one as long as the class list, else the first."""
     count = len(serving.classes or ())
     rows = [_row(array) for array in outputs.values() if array.dtype.kind in "fiu"]

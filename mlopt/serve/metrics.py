@@ -17,7 +17,25 @@ from prometheus_client import (
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+_SECONDS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 
 
 class Metrics:
@@ -31,11 +49,13 @@ class Metrics:
         self.latency = Histogram(
             "mlopt_request_seconds", "From request to answer.", ("route",), buckets=_SECONDS, registry=registry
         )
-        self.stage = Histogram(
+        stage = Histogram(
             "mlopt_stage_seconds", "Time by stage of an inference.", ("stage",), buckets=_SECONDS, registry=registry
         )
+        self.queue, self.parse, self.infer = (stage.labels(name) for name in ("queue", "parse", "infer"))
+        self.batch = Histogram("mlopt_batch_rows", "Rows of an inference.", buckets=_ROWS, registry=registry)
         self.in_flight = Gauge("mlopt_in_flight", "Inferences running or waiting for a thread.", registry=registry)
-        self.refused = Counter("mlopt_refused", "Requests refused because too many wait.", registry=registry)
+        self.refused = Counter("mlopt_refused", "Requests refused: too many wait, or too long.", registry=registry)
         self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", registry=registry)
         info = Gauge("mlopt_model_info", "The model that is served.", ("model", "version"), registry=registry)
         info.labels(model, version).set(1)

@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from mlopt.serve.batching import Batching
 from mlopt.serve.preprocess import Preprocess, preprocess_from_json
-from mlopt.serve.protocol import NUMPY_OF, Rejected, Tensor
 from mlopt.serve.runtimes import RUNTIMES
+from mlopt.serve.tensors import NUMPY_OF, Rejected, Tensor
 
 SCHEMA: Final = 1
 
@@ -37,6 +38,7 @@ class Serving:
     task: str | None
     threads: int | None
     runtime: str
+    batching: Batching | None
 
     @property
     def classifies_pictures(self) -> bool:
@@ -158,7 +160,17 @@ def _serving(spec: Mapping[str, Any]) -> Serving:
         task=spec.get("task"),
         threads=threads,
         runtime=runtime,
+        batching=_batching(spec.get("batching")),
     )
+
+
+def _batching(spec: Mapping[str, Any] | None) -> Batching | None:
+    if spec is None:
+        return None
+    largest, delay = spec["largest"], spec["delay_us"]
+    if not (type(largest) is int and largest > 0 and type(delay) is int and delay >= 0):
+        raise ValueError(f"batching is {spec!r}; largest must be a number above 0, delay_us one of microseconds")
+    return Batching(largest, delay / 1e6)
 
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:

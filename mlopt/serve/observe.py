@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import MutableMapping
 from typing import Any, Final
 
+import orjson
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlopt.serve.metrics import Metrics
 
 _LOG: Final = logging.getLogger("mlopt.serve")
-_QUIET: Final = ("/v2/health/", "/metrics")
+_QUIET: Final = ("/v2/health/", "/metrics", "/ping")
 _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_RANDOM: Final = random.Random()  # noqa: S311 - names a request, guards nothing
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -27,18 +30,20 @@ class Observed:
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, id, status = time.perf_counter(), _request_id(scope), 500
+        began, id, status = time.perf_counter(), request_id(scope), 500
+        encoded = id.encode()
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id)]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", encoded)]
             await send(message)
 
         try:
@@ -46,31 +51,49 @@ class Observed:
         finally:
             self._note(scope, status, time.perf_counter() - began, id)
 
-    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float, id: bytes) -> None:
+    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float, id: str) -> None:
         # The route's pattern, never the raw path: a scanner must not be able to make a million time series.
         endpoint = scope.get("endpoint")
         route = getattr(endpoint, "__name__", "unknown").strip("_") if endpoint else "unknown"
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.latency.labels(route).observe(seconds)
+        requests, latency = self._counters(route, status)
+        requests.inc()
+        latency.observe(seconds)
         # A probe asks again and again while the model loads: 503 is its ordinary answer, and `ready` is logged once.
         if not (scope["path"].startswith(_QUIET) and (status < 400 or status == 503)):
             fields = {"method": scope["method"], "path": scope["path"][:200], "code": status}
-            _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id.decode()})
+            _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id})
+
+    def _counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Found once: to look labels up takes longer than to count."""
+        if (route, status) not in self._known:
+            found = self._metrics.requests.labels(route, str(status)), self._metrics.latency.labels(route)
+            self._known[route, status] = found
+        return self._known[route, status]
 
 
 class JsonLines(logging.Formatter):
     """One JSON object a line: time (UTC), level, event, and whatever the call added."""
 
+    _second = (0, "")
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": f"{self._time(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
         line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         if record.exc_info and record.exc_info[1]:
             line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return json.dumps(line, default=str)
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # a text that is no Unicode
+            return json.dumps(line, default=str)
+
+    def _time(self, second: int) -> str:
+        if self._second[0] != second:
+            self._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return self._second[1]
 
 
 def log_to_stdout(level: str) -> None:
@@ -80,11 +103,14 @@ def log_to_stdout(level: str) -> None:
     for name in ("mlopt.serve", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level.upper() if name == "mlopt.serve" else logging.WARNING)
+        logger.setLevel(level.upper())
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger("mlopt.serve").level))
 
 
-def _request_id(scope: MutableMapping[str, Any]) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.fullmatch(value):
-            return bytes(value)
-    return uuid.uuid4().hex.encode()
+def request_id(scope: MutableMapping[str, Any]) -> str:
+    """The id that the client gave this request, else one of its own; the same however often it is asked for."""
+    if "mlopt.request_id" not in scope:
+        given = next((bytes(value) for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        scope["mlopt.request_id"] = given.decode() if _ID.fullmatch(given) else f"{_RANDOM.getrandbits(128):032x}"
+    known: str = scope["mlopt.request_id"]
+    return known

@@ -22,7 +22,8 @@ from starlette.routing import Route
 
 from mlopt.deploy.facts import dns_name
 from mlopt.deploy.write import FILES, write_deploy
-from mlopt.serve.app import Limits, make_app
+from mlopt.serve.app import make_app
+from mlopt.serve.settings import Limits
 
 MANIFESTS = ("k8s/deployment.yaml", "k8s/service.yaml")
 SERVING = '{"schema": 1, "name": "digits", "version": "1", "file": "model.onnx", "inputs": [], "outputs": []}'
@@ -131,11 +132,11 @@ def test_the_container_has_no_rights(tmp_path: Path) -> None:
 def test_what_is_said_of_the_server_is_what_it_does(tmp_path: Path) -> None:
     """Inferences at once stand behind the CPU limit, the time to end behind both grace periods."""
     from mlopt.deploy.resources import cpu_of
-    from mlopt.serve.__main__ import _parser
+    from mlopt.serve.settings import read_settings
     from mlopt.target import Cpu, Target
 
-    defaults = _parser().parse_args(["--model-dir", "x"])
-    assert cpu_of(3, target=Target("t", "", "linux/amd64", Cpu("any", ()))).limit == 3000 * defaults.concurrency
+    defaults = read_settings(["--model-dir", "x"], {})
+    assert cpu_of(3, target=Target("t", "", "linux/amd64", Cpu("any", ()))).limit == 3000 * defaults.limits.concurrency
     files = written(PLAIN, tmp_path)
     pod = files["k8s/deployment.yaml"]["spec"]["template"]["spec"]
     assert "time.sleep(5)" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_it_runs_the_images_own_files_and_stops(made: str, request: pytest.Fixtu
     assert not Path(f"/proc/{served.pid}").exists()
     with pytest.raises(OSError, match=r"."):
         urllib.request.urlopen(served.url, timeout=2)
+
+
+def test_the_environment_sets_the_server_up(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPT_SERVE_API_KEYS", "a-key-of-16-chars")
+    monkeypatch.setenv("MLOPT_SERVE_MAX_BATCH", "4")
+    with serve_image(image.path, engine="none", root=tmp_path / "cache") as served:
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{served.url}/v2", timeout=30)
+        keyed = urllib.request.Request(f"{served.url}/v2", headers={"X-Api-Key": "a-key-of-16-chars"})
+        with urllib.request.urlopen(keyed, timeout=30) as reply:
+            assert reply.status == 200
 
 
 def test_a_server_that_cannot_start_says_why(

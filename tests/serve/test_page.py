@@ -12,7 +12,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chromium import Browser, find_chromium
-from test_serve_process import process, wait_ready
+from serving_process import process, quiet_server, wait_ready
 
 from mlopt.image.run import free_port
 
@@ -68,3 +68,20 @@ def test_what_is_no_picture_is_said(url: str, tmp_path: Path) -> None:
         assert "not a picture" in browser.value("document.querySelector('#status').textContent")
     finally:
         browser.close()
+
+
+def test_who_has_no_key_is_asked_for_it(model_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (255, 0, 0)).save(tmp_path / "red.png")
+    assert PROGRAM
+    with quiet_server(model_folder, environment={"MLOPT_SERVE_API_KEYS": "a-key-of-16-chars"}) as port:
+        browser = Browser(PROGRAM, width=800, height=600, dark=False)
+        try:
+            browser.open(f"http://127.0.0.1:{port}")
+            browser.choose_file("#file", tmp_path / "red.png")
+            browser.wait("!document.querySelector('#ask').hidden")
+            browser.value("document.querySelector('#key').value = 'a-key-of-16-chars'")
+            browser.value("document.querySelector('#key').dispatchEvent(new Event('change'))")
+            browser.wait("document.querySelectorAll('#classes li').length === 3")
+            assert browser.value("document.querySelector('#ask').hidden")
+        finally:
+            browser.close()

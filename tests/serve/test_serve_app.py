@@ -20,8 +20,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mlopt import serve
-from mlopt.serve.app import SERVER_VERSION, Limits, make_app
+from mlopt.serve.app import SERVER_VERSION, make_app
 from mlopt.serve.model import Model, NotServable, read_serving
+from mlopt.serve.settings import Limits
 
 INFER = "/v2/models/colours/infer"
 
@@ -66,7 +67,11 @@ def test_infer_computes_what_the_model_computes(client: TestClient) -> None:
 
 
 def test_metadata_and_health(client: TestClient) -> None:
-    assert client.get("/v2").json() == {"name": "mlopt", "version": SERVER_VERSION, "extensions": []}
+    assert client.get("/v2").json() == {
+        "name": "mlopt",
+        "version": SERVER_VERSION,
+        "extensions": ["binary_tensor_data"],
+    }
     assert client.get("/v2/health/live").json() == {"live": True}
     for path in ("/v2/models/colours", "/v2/models/colours/versions/3"):
         meta = client.get(path).json()

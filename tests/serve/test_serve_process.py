@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import signal
@@ -10,44 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from serving_process import process, status, wait_ready
+
 from mlopt.image.run import free_port
-
-
-@contextmanager
-def process(folder: Path, *, port: int, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "mlopt.serve", "--model-dir", str(folder), "--port", str(port), *options]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield running
-    finally:
-        if running.poll() is None:
-            running.kill()
-        running.communicate()
-
-
-def status(port: int, path: str, body: str | None = None) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("POST" if body else "GET", path, body)
-        return connection.getresponse().status
-    except ConnectionError:
-        return 0
-    finally:
-        connection.close()
-
-
-def wait_ready(port: int, running: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 30
-    while status(port, "/v2/health/ready") != 200:
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_it_serves_and_stops_gracefully_on_sigterm(model_folder: Path) -> None:
@@ -82,6 +52,20 @@ def test_a_request_under_way_is_answered_before_it_stops(model_folder: Path) -> 
             client.sendall(body[10:])
             assert client.recv(100).startswith(b"HTTP/1.1 200")
         assert running.wait(20) == 0
+
+
+def test_what_is_not_finished_in_time_is_dropped(model_folder: Path) -> None:
+    """Half a body, and a grace of a second: the server ends without the other half."""
+    port = free_port()
+    with process(model_folder, port=port, options=("--grace", "1")) as running:
+        wait_ready(port, running)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{")
+            time.sleep(0.2)
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0
+        assert 0.5 < time.monotonic() - began < 10
 
 
 def test_a_damaged_model_ends_it_with_a_reason(broken_folder: Path) -> None:

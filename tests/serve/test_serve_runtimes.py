@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mlopt.serve.model import Model, NotServable, read_serving
-from mlopt.serve.protocol import Rejected
 from mlopt.serve.runtimes import RUNTIMES
+from mlopt.serve.tensors import Rejected
 
 NEEDS = {"openvino": pytest.mark.openvino}
 BOTH = [pytest.param(name, marks=NEEDS.get(name, ())) for name in RUNTIMES]

@@ -1,0 +1,1 @@
+"""What `benchmarks/server.py` is made of: models, servers, load, table."""
