@@ -9,7 +9,7 @@ OUT    ?= out
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test check format lint fast-test test-engine test-emulation bench head-to-head budgets
+.PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
 .PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-server hostile generate dist clean
 
 help:  ## what can be made
@@ -57,6 +57,9 @@ test-engine: $(VENV)/.all  ## run the images in podman and docker (Debian: podma
 test-emulation: $(VENV)/.all  ## arm64 and AVX2 under qemu-user 10 or newer
 	$(BIN)/python -m pytest -m emulation
 
+test-registry: $(VENV)/.all  ## push to a real registry on 127.0.0.1 (Debian: docker-registry skopeo)
+	$(BIN)/python -m pytest -m registry
+
 bench: $(VENV)/.all  ## time and memory of compile, written to reports/published/
 	$(BIN)/python benchmarks/compile.py
 
@@ -91,6 +94,7 @@ generate: $(VENV)/.all  ## rewrite what is generated: docs/cli.md, docs/exit-cod
 	$(BIN)/python -m mlopt.json_schema
 	$(BIN)/python -m mlopt.report.json_schema
 	$(BIN)/python -m mlopt.gate.json_schema
+	$(BIN)/python -m mlopt.measure.json_schema
 
 dist: $(VENV)/.all  ## wheel and sdist
 	$(BIN)/python -m build

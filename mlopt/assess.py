@@ -146,7 +146,7 @@ def _measure(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> tuple[dic
     method = prepared.profile.method
     samples = prepared.evaluation
     single: list[dict[str, Any]] = list(
-        itertools.islice(samples.feeds(batch=prepared.batch(method.batch)), _TIMED_FEEDS)
+        itertools.islice(samples.feeds(batch=prepared.batch(method.query_batch)), _TIMED_FEEDS)
     )
     offline = next(iter(samples.feeds(batch=prepared.batch(method.offline_batch))))
     subjects = {name: Subject(name, artifact, prepared.runtimes[name]) for name, artifact in artifacts.items()}

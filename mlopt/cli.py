@@ -25,6 +25,8 @@ VERBS: Final = {
     "prune": "Remove channels as far as the accuracy budget lets.",
     "bench": "Measure models side by side.",
     "gate": "Tell whether a model is worse than its baseline, for CI.",
+    "compare": "Two results or bundles, as far as they can be compared.",
+    "history": "Results over time, and where they changed.",
     "preflight": "Ask here whether TensorRT there will take a model.",
     "parity": "Whether a model answers the same on other instruction sets.",
     "inspect": "Show what a model or a bundle holds.",

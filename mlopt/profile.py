@@ -19,6 +19,7 @@ DEFAULT: Final = "balanced"
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Goal = Literal["latency", "memory", "size"]
 
+_STREAMS: Final = 8  # samples that arrive together in MLPerf's multi-stream scenario
 _SECONDS: Final = Seconds(20.0)
 _GATE_SECONDS: Final = Seconds(45.0)
 _CLOCK_MARGIN: Final = Fraction(0.025)
@@ -64,7 +65,8 @@ class Budgets:
 class Method:
     """How candidates are timed. `seconds` bounds all timing of a run together, however many candidates there are.
 
-    `batch` is the query of the scenario, `offline_batch` that of throughput. Every round times every candidate.
+    `batch` is the query of the scenario (in `multi-stream` 8 where it is 1), `offline_batch` that of throughput. Every
+    round times every candidate.
     """
 
     scenario: Scenario = "single-stream"
@@ -85,6 +87,8 @@ class Method:
     @property
     def query_batch(self) -> int:
         """The samples of one query of the scenario."""
+        if self.scenario == "multi-stream" and self.batch == 1:
+            return _STREAMS
         return self.offline_batch if self.scenario == "offline" else self.batch
 
 

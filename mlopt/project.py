@@ -5,6 +5,7 @@
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
 [compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, threads, out
+[history]     file
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class CompileSpec:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """`root` is where relative paths in it start; `file` is None when there is no mlopt.toml."""
+    """`root` is where relative paths in it start; `file` is None when there is no mlopt.toml. `history` is where
+    results are kept, if they are."""
 
     root: Path
     file: Path | None = None
@@ -106,6 +108,7 @@ class Project:
     preprocess: PreprocessSpec | None = None
     samples: SamplesSpec = field(default_factory=SamplesSpec)
     compile: CompileSpec = field(default_factory=CompileSpec)
+    history: Path | None = None
 
 
 def find_project(model: Path, explicit: Path | None = None) -> Project:
@@ -136,6 +139,7 @@ def read_project(path: Path) -> Project:
         preprocess=said.preprocess,
         samples=_samples(said.samples, path),
         compile=_compile(said.compile, root),
+        history=root / said.history.file if said.history.file else None,
     )
 
 
@@ -180,6 +184,13 @@ class CompileTable:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryTable:
+    """`file` keeps the results of `bench`, `compile` and `gate`; what `--history` says."""
+
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectFile:
     """mlopt.toml as it is written; `Project` is what it means."""
 
@@ -188,6 +199,7 @@ class ProjectFile:
     preprocess: PreprocessSpec | None = None
     samples: SamplesTable = field(default_factory=SamplesTable)
     compile: CompileTable = field(default_factory=CompileTable)
+    history: HistoryTable = field(default_factory=HistoryTable)
 
 
 def _refuse_trust(table: Mapping[str, Any], path: Path) -> None:

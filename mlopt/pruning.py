@@ -122,7 +122,7 @@ def _timed(prepared: Prepared, trials: Sequence[Trial], progress: Progress) -> d
         found, died = measure_together(
             Subject(BASELINE, prepared.exported, prepared.runtimes[BASELINE]),
             [Subject(trial.name, trial.artifact, trial.runtime) for trial in trials],
-            single=list(itertools.islice(samples.feeds(batch=prepared.batch(method.batch)), _TIMED_FEEDS)),
+            single=list(itertools.islice(samples.feeds(batch=prepared.batch(method.query_batch)), _TIMED_FEEDS)),
             offline=next(iter(samples.feeds(batch=prepared.batch(method.offline_batch)))),
             method=method,
             device=prepared.device,

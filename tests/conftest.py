@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from registries import Registry
+
     from mlopt.image.fetch import Inputs
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -44,6 +47,16 @@ def data() -> Path:
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the store of the person who runs it."""
     monkeypatch.setenv("MLOPT_CACHE_DIR", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A real registry on 127.0.0.1, in which nobody is logged in; a test that asks for it is marked `registry`."""
+    from registries import running
+
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker"))
+    with running(tmp_path / "registry") as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from mlopt.image.push import Pushed, push_layout
 from mlopt.image.reference import Reference
 from mlopt.image.repository import Repository
 
@@ -48,6 +49,10 @@ class Registry:
 
     def repository(self, rest: str = "team/net") -> Repository:
         return Repository.open(self.reference(rest))
+
+
+def push(layout: Path, repository: Repository, tag: str = "1") -> Pushed:
+    return push_layout(layout, repository, tag=tag)
 
 
 @contextmanager

@@ -20,8 +20,9 @@ HEAVY = (
     "docker", "starlette", "uvicorn", "orjson", "prometheus_client", "sklearn", "scipy", "safetensors", "onnxscript",
 )  # fmt: skip
 
-# Programs that run in a process of their own, and the server of the images, import at the top what they need.
-OWN_PROCESS = ("mlopt/serve/", "mlopt/convert/")
+# Programs that run in a process of their own, the server of the images, and what pytest loads import at the top what
+# they need.
+OWN_PROCESS = ("mlopt/serve/", "mlopt/convert/", "mlopt/pytest_plugin.py")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

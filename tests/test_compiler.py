@@ -19,6 +19,7 @@ import pytest
 import walks
 
 from mlopt.image.fetch import Inputs
+from mlopt.measure import json_schema
 
 SCHEMAS = Path(__file__).parents[1] / "mlopt" / "report" / "schemas"
 RECIPES = ("--recipe", "fp32", "--recipe", "int8-static")
@@ -344,7 +345,7 @@ def test_a_winner_in_openvino_is_served_and_timed_in_openvino(place: Path, tmp_p
     assert json.loads((folder / "model" / "serving.json").read_text())["runtime"] == "openvino"
     measured = run(place, "bench", "net.onnx", folder, "-p", "./fast.toml", "--json", "-q")
     assert measured.returncode == 0, measured.stderr
-    found = {name: one["runtime"] for name, one in json.loads(measured.stdout).items()}
+    found = {one["model"]: one["measurement"]["runtime"] for one in json.loads(measured.stdout)["models"]}
     assert found == {"net.onnx": "onnxruntime", str(folder): "openvino"}
 
 
@@ -358,7 +359,10 @@ def test_quantize_and_inspect_and_bench(place: Path, tmp_path: Path) -> None:
     assert "int8-static" in shown.stdout
     measured = run(place, "bench", "net.onnx", tmp_path / "net" / "host", "-p", "./fast.toml", "--json", "-q")
     assert measured.returncode == 0, measured.stderr
-    assert list(json.loads(measured.stdout)) == ["net.onnx", str(tmp_path / "net" / "host")]
+    found = json.loads(measured.stdout)
+    assert [one["model"] for one in found["models"]] == ["net.onnx", str(tmp_path / "net" / "host")]
+    jsonschema.validate(found, json.loads(json_schema.FILE.read_text()))
+    assert json_schema.FILE.read_text() == json_schema.text(), "run: python -m mlopt.measure.json_schema"
 
 
 def test_quantize_to_a_budget(place: Path, tmp_path: Path) -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mlopt.commands.options import progress_for, talking
+from mlopt.commands.options import history_option, outputs, progress_for, said_after, talking
+
+if TYPE_CHECKING:
+    from mlopt.profile import Scenario
+
+SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
+_VERBS = ("compare", "history")  # what people try after bench
 
 
 @click.command(name="bench")
@@ -18,21 +27,34 @@ from mlopt.commands.options import progress_for, talking
 @click.option(
     "--runtime", "runtimes", multiple=True, metavar="NAME", help="Run MODELS in it; may be repeated.  [onnxruntime]"
 )
+@click.option("--scenario", type=click.Choice(SCENARIOS), help="MLPerf's, how queries come.  [as the profile says]")
+@click.option("--latency-bound", metavar="15ms", help="What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@history_option
+@outputs("junit", "sarif", "openmetrics")
 @talking
 def command(
     models: tuple[Path, ...],
     target: str,
     profile: str | None,
     runtimes: tuple[str, ...],
+    scenario: Scenario | None,
+    latency_bound: str | None,
     threads: int | None,
     batch: int | None,
+    history: Path | None,
+    junit: Path | None,
+    sarif: Path | None,
+    openmetrics: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
     """Measure MODELS (ONNX files or bundles) side by side; speed-ups are against the first.
+
+    In the scenario server queries arrive by chance (Poisson), and the highest rate is sought at which 99 of 100 keep
+    the bound on latency, waiting included; multi-stream asks 8 samples at once.
 
     A bundle's model runs in the runtime that it was compiled for, unless --runtime names another. With several
     runtimes each model runs in each.
@@ -40,42 +62,56 @@ def command(
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
     what disturbs the machine disturbs all of them.
     """
+    from mlopt.ci.results import suites_of_bench, write
+    from mlopt.history.keep import keep
     from mlopt.host import detect
     from mlopt.measure.bench import bench
+    from mlopt.measure.text import to_terminal
     from mlopt.profile import DEFAULT, find_profile
-    from mlopt.report import text
     from mlopt.report.report import to_json
     from mlopt.target import find_target, is_this_machine
 
+    if str(models[0]) in _VERBS and not models[0].exists():
+        from mlopt.errors import Misused
+
+        raise Misused(f"bench measures models, and {models[0]} is a verb of its own.", next=f"mlopt {models[0]} --help")
     machine = detect()
-    found = find_target(target)
-    if not is_this_machine(found, machine):
+    asked = find_target(target)
+    if not is_this_machine(asked, machine):
         from mlopt.errors import Misused
 
         raise Misused(
-            f"{found.name} is not this machine, so nothing can be measured for it here.",
+            f"{asked.name} is not this machine, so nothing can be measured for it here.",
             next="run mlopt bench on the device, or leave --target out",
         )
-    method = find_profile(profile or DEFAULT).method
-    method = dataclasses.replace(method, threads=threads or method.threads, batch=batch or method.batch)
+    named = find_profile(profile or DEFAULT)
+    method = named.method
+    method = dataclasses.replace(
+        method,
+        scenario=scenario or method.scenario,
+        threads=threads or method.threads,
+        batch=batch or method.batch,
+    )
+    bound = _seconds(latency_bound) if latency_bound else named.budgets.latency_p99
+    began = time.monotonic()
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
-        results = bench(models, method=method, device=f"{machine.cpu}, {machine.cores} cores", runtimes=runtimes)
-    if as_json:
-        click.echo(json.dumps({name: to_json(one) for name, one in results.items()}))
+        device = f"{machine.cpu}, {machine.cores} cores"
+        found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound)
+    plain = to_json(found)
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo(json.dumps(plain) if as_json else to_terminal(found, width=width))
+    suites = suites_of_bench(found, named, time.monotonic() - began)
+    problems = write({"junit": junit, "sarif": sarif, "openmetrics": openmetrics}, suites, [plain])
+    with said_after([*problems, *keep(plain, given=history, model=models[0])]):
         return
-    width = max(len(name) for name in results)
-    click.echo(f"{'model':<{width}}  {'p50':>9}  {'p90':>9}  {'p99':>9}  {'throughput':>12}  {'peak':>9}  speed-up")
-    for name, one in results.items():
-        latency = one.latency
-        times = "  ".join(f"{text.seconds(value):>9}" for value in (latency.p50, latency.p90, latency.p99))
-        click.echo(
-            f"{name:<{width}}  {times}  {text.rate(one.throughput):>12}  {text.size(one.peak_memory):>9}  "
-            f"{text.times(one.speedup)}"
-        )
-    first = next(iter(results.values()))
-    click.echo(
-        f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
-        f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
-        "generated inputs"
-    )
+
+
+def _seconds(text: str) -> float:
+    from mlopt import units
+    from mlopt.errors import Misused
+
+    try:
+        return float(units.parse(units.Seconds, text))
+    except ValueError as error:
+        raise Misused(f"--latency-bound: {error}.", next="--latency-bound 15ms") from error

@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mlopt.commands.options import budgets_asked, model_argument, progress_for, reading, sampling, storing, talking
-from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed
+from mlopt.commands.options import (
+    budgets_asked,
+    history_option,
+    model_argument,
+    outputs,
+    progress_for,
+    reading,
+    said_after,
+    sampling,
+    storing,
+    talking,
+)
+from mlopt.errors import BudgetInfeasible, BudgetMissed, ImageFailed, MloptError
 from mlopt.request import Request
 
 if TYPE_CHECKING:
@@ -40,6 +51,8 @@ _INDENT: Final = " " * 4
 @reading
 @sampling
 @storing
+@history_option
+@outputs("junit", "sarif", "openmetrics")
 @talking
 @click.pass_context
 def command(
@@ -49,6 +62,10 @@ def command(
     targets: tuple[str, ...],
     dry_run: bool,
     cache_dir: Path | None,
+    history: Path | None,
+    junit: Path | None,
+    sarif: Path | None,
+    openmetrics: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -67,7 +84,9 @@ def command(
       mlopt compile model.onnx --target host --samples images/ --max-size 2MB --max-latency 5ms
       mlopt compile model.keras --target host --dry-run
     """
+    from mlopt.ci.results import suite_of_report, write
     from mlopt.compiler import compile_model
+    from mlopt.history.keep import keep
     from mlopt.prepare import prepare
     from mlopt.project import find_project
 
@@ -79,6 +98,7 @@ def command(
         **asked,  # type: ignore[arg-type]
     )
     bundles: list[Bundle] = []
+    problems: list[MloptError] = []
     for target in targets or find_project(model, base.project).compile.targets or ("host",):
         request = dataclasses.replace(base, target=target)
         if dry_run:
@@ -89,7 +109,13 @@ def command(
             click.echo(json.dumps(bundles[-1].report))
         else:
             print_bundle(bundles[-1], color=context.color is not False and sys.stdout.isatty())
-    _raise_for(bundles, image=base.image)
+        problems += keep(bundles[-1].report, given=history, model=model, project=base.project)
+    if bundles:
+        files = {"junit": junit, "sarif": sarif, "openmetrics": openmetrics}
+        suites = [suite_of_report(bundle.findings) for bundle in bundles if bundle.findings]
+        problems += write(files, suites, [bundle.report for bundle in bundles])
+    with said_after(problems):
+        _raise_for(bundles, image=base.image)
 
 
 def _raise_for(bundles: list[Bundle], *, image: bool) -> None:

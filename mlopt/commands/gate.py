@@ -6,31 +6,21 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from mlopt.commands.options import progress_for, reading, sampling, storing, talking
-
-
-def writing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the result goes besides stdout."""
-    for name, help in reversed(_FORMATS.items()):
-        command = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", help=help)(command)
-    return command
-
-
-_FORMATS = {
-    "junit": "Write JUnit XML: one test case for each check.",
-    "markdown": "Write Markdown. Goes to $GITHUB_STEP_SUMMARY by itself.",
-    "sarif": "Write SARIF 2.1.0.",
-    "benchmark-json": "Write what github-action-benchmark reads (customSmallerIsBetter).",
-    "bencher": "Write Bencher Metric Format.",
-    "openmetrics": "Write OpenMetrics text.",
-    "csv": "Write CSV.",
-}
+from mlopt.commands.options import (
+    OUTPUTS,
+    history_option,
+    outputs,
+    progress_for,
+    reading,
+    said_after,
+    sampling,
+    storing,
+    talking,
+)
 
 
 @click.command(name="gate")
@@ -48,9 +38,10 @@ _FORMATS = {
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Bound of each of the two runs of the clocks.")
 @sampling
-@writing
+@outputs(*OUTPUTS)
 @reading
 @storing
+@history_option
 @talking
 def command(
     candidate: Path,
@@ -74,6 +65,7 @@ def command(
     trust: bool,
     project: Path | None,
     cache_dir: Path | None,
+    history: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -89,6 +81,7 @@ def command(
     from mlopt.gate.result import GateResult
     from mlopt.gate.text import headline, to_terminal
     from mlopt.gate.walk import Asked
+    from mlopt.history.keep import keep
     from mlopt.profile import find_profile
     from mlopt.report.report import to_json
     from mlopt.request import Request
@@ -125,12 +118,9 @@ def command(
         click.echo(to_terminal(result, width=width, color=color))
     files = {"junit": junit, "markdown": markdown, "sarif": sarif, "benchmark_json": benchmark_json}
     unwritten = write(result, {**files, "bencher": bencher, "openmetrics": openmetrics, "csv": csv})
-    last = unwritten.pop() if unwritten and result.verdict == "pass" else None
-    for error in unwritten:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-    if last:
-        raise last
-    _end(result.verdict, headline(result))
+    unkept = keep(to_json(result), given=history, model=candidate, project=project)
+    with said_after([*unwritten, *unkept]):
+        _end(result.verdict, headline(result))
 
 
 def _end(verdict: str, headline: str) -> None:

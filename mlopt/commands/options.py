@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from mlopt.errors import Misused
+from mlopt.errors import Misused, MloptError
 from mlopt.progress import Progress
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -71,6 +72,17 @@ def storing(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def history_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which file results are recorded in, or read from."""
+    return click.option(
+        "--history",
+        type=click.Path(path_type=Path),
+        envvar="MLOPT_HISTORY",
+        metavar="FILE",
+        help="The history: SQLite, made if there is none.  [as mlopt.toml says]",
+    )(command)
+
+
 def talking(command: Callable[..., Any]) -> Callable[..., Any]:
     """How much is printed, and for whom: --json, -q, -v, --no-color. Gives the command a `progress`."""
     for option in (
@@ -85,6 +97,47 @@ def talking(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def progress_for(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(quiet=quiet, verbose=verbose)
+
+
+OUTPUTS: Final = {
+    "junit": "Write JUnit XML: one test case for each check.",
+    "markdown": "Write Markdown. Goes to $GITHUB_STEP_SUMMARY by itself.",
+    "sarif": "Write SARIF 2.1.0.",
+    "benchmark-json": "Write what github-action-benchmark reads (customSmallerIsBetter).",
+    "bencher": "Write Bencher Metric Format.",
+    "openmetrics": "Write OpenMetrics text.",
+    "csv": "Write CSV.",
+}
+
+
+def outputs(*names: str) -> Decorator:
+    """Files for CI besides stdout."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            option = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", help=OUTPUTS[name])
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@contextmanager
+def said_after(problems: Sequence[MloptError]) -> Iterator[None]:
+    """A verb's own verdict comes first: what else went wrong ends the run only where the block raises nothing."""
+    try:
+        yield
+    except MloptError:
+        _say(problems)
+        raise
+    if problems:
+        _say(problems[:-1])
+        raise problems[-1]
+
+
+def _say(problems: Sequence[MloptError]) -> None:
+    for problem in problems:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {problem}", err=True)
 
 
 def limit(flag: str, example: str, kind: str, help: str, *, bare: bool = False) -> Decorator:

@@ -107,7 +107,7 @@ def _method(profile: Profile) -> list[tuple[str, str]]:
     from mlopt.units import format_seconds
 
     method = profile.method
-    batch = f"{method.batch} sample{'s' if method.batch > 1 else ''}"
+    batch = f"{method.query_batch} sample{'s' if method.query_batch > 1 else ''}"
     return [
         ("scenario", f"{method.scenario}: {batch} a query; throughput in batches of {method.offline_batch}"),
         ("threads", str(method.threads)),

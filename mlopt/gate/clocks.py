@@ -12,7 +12,7 @@ from typing import Final
 from mlopt.gate.result import Verdict
 from mlopt.gate.rounds import ROLES, Pair, Role
 from mlopt.gate.sequence import Sequence
-from mlopt.measure.interleave import percentile
+from mlopt.measure.percentiles import percentile
 from mlopt.measurement import Interval
 
 ERROR: Final = 0.02

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mlopt.gate.memory import Peaks
 from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Verdict
 from mlopt.gate.timed import clock_margins
+from mlopt.measure.bench import versions_of
 from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
 from mlopt.units import format_bytes
 
@@ -58,7 +59,7 @@ def stored_memory(
     """Peak memory against a stored one, if both ran alike, in one runtime on one kind of machine."""
     if margins.peak_memory is None:
         return None
-    before, now = stored.values.get("peak-memory"), versions(measurement.runtime)
+    before, now = stored.values.get("peak-memory"), versions_of(measurement.runtime)
     if before is None:
         return NotCompared("peak-memory", "the stored baseline holds none")
     if any(stored.machine.get(name) != version for name, version in now.items()):
@@ -70,15 +71,6 @@ def stored_memory(
         told = ", ".join(f"{name.replace('_', '-')} {stored.method[name] or '(unknown)'}" for name in others)
         return NotCompared("peak-memory", f"the stored baseline ran with {told}")
     return Peaks([int(before)], [measurement.peak_memory]).check(margins.peak_memory)
-
-
-def versions(runtime: str) -> dict[str, str]:
-    """The packages that decide what a runtime computes."""
-    from importlib.metadata import version
-
-    from mlopt import registry
-
-    return {name: version(name) for name in registry.load("mlopt.runners", runtime).distributions}
 
 
 def budgets(

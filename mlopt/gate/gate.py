@@ -13,6 +13,7 @@ from mlopt.gate.evaluated import compare_both
 from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
+from mlopt.measure.bench import versions_of
 from mlopt.measure.interleave import Subject, check_scenario, measure_together, rows_of
 from mlopt.measurement import Accuracy, Measurement
 
@@ -58,7 +59,7 @@ def gate(asked: Asked, progress: Progress) -> GateResult:
         candidate=candidate.side,
         baseline=baseline.side,
         profile=asked.profile.name,
-        machine={"cpu": walk.machine.cpu, "cores": str(walk.machine.cores), **compare.versions(candidate.side.runtime)},
+        machine={"cpu": walk.machine.cpu, "cores": str(walk.machine.cores), **versions_of(candidate.side.runtime)},
         checks=tuple(walk.checks),
         measured=_measured(measurement, candidate, accuracy, right),
         timing=timing,
@@ -141,7 +142,7 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
 def _feeds(walk: Walk) -> timed.Feeds:
     method = walk.asked.profile.method
     batch = walk.batch(method.offline_batch)
-    single = list(itertools.islice(walk.samples.feeds(batch=walk.batch(method.batch)), _FEEDS))
+    single = list(itertools.islice(walk.samples.feeds(batch=walk.batch(method.query_batch)), _FEEDS))
     offline = next(iter(walk.samples.feeds(batch=batch)))
     if method.scenario == "offline":
         single = [offline]

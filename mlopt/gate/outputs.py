@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import os
-import stat
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
+from mlopt.ci.files import append, put_all
+from mlopt.ci.junit import to_junit
+from mlopt.ci.openmetrics import to_openmetrics
+from mlopt.ci.sarif import to_sarif
+from mlopt.errors import MloptError
 from mlopt.gate import text
-from mlopt.gate.junit import to_junit
+from mlopt.gate.cases import gauges_of, suite_of
 from mlopt.gate.markdown import to_markdown
-from mlopt.gate.openmetrics import to_openmetrics
 from mlopt.gate.result import Check, GateResult
-from mlopt.gate.sarif import to_sarif
 from mlopt.report.text import cleaned
 
 _COLUMNS: Final = (
@@ -36,7 +35,6 @@ _UNITS: Final = {
     "throughput": "samples/s",
 }
 _LARGER_IS_BETTER: Final = frozenset({"throughput", "top1", "agreement"})
-_STREAMS: Final = (1, 2)
 _MEASURES: Final = {"latency-p50": "latency", "throughput": "throughput", "file-size": "file-size"}
 
 
@@ -92,12 +90,12 @@ def _ends(check: Check) -> tuple[float, float] | None:
 
 
 FORMATS: Final[Mapping[str, Callable[[GateResult], str]]] = {
-    "junit": to_junit,
+    "junit": lambda result: to_junit([suite_of(result)]),
     "markdown": to_markdown,
-    "sarif": to_sarif,
+    "sarif": lambda result: to_sarif([suite_of(result)]),
     "benchmark_json": to_benchmark_json,
     "bencher": to_bencher,
-    "openmetrics": to_openmetrics,
+    "openmetrics": lambda result: to_openmetrics(gauges_of(result)),
     "csv": to_csv,
 }
 
@@ -107,64 +105,10 @@ def write(result: GateResult, files: Mapping[str, Path | None]) -> list[MloptErr
 
     Returns what could not be written: one output that cannot be must not lose the others, or the verdict.
     """
-    failed = []
-    for name, path in files.items():
-        if path is not None:
-            try:
-                _put(path, FORMATS[name](result))
-            except OSError as error:
-                failed.append(_unwritable(path, error))
+    failed = put_all((path, FORMATS[name](result)) for name, path in files.items() if path is not None)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with Path(summary).open("a", encoding="utf-8") as stream:
-                stream.write(to_markdown(result) + "\n")
-        except OSError as error:
-            failed.append(_unwritable(Path(summary), error))
+        failed += append(Path(summary), to_markdown(result) + "\n")
     return failed
-
-
-def _put(path: Path, content: str) -> None:
-    """Streams and devices take it as it comes; a file is replaced, where a link leads."""
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        _replace(Path(os.path.realpath(path)), content)
-        return
-    if (stream := _stream_of(there)) is not None:  # /dev/stdout may be a file that holds the verdict already
-        with open(stream, "w", encoding="utf-8", closefd=False) as opened:
-            opened.write(content)
-    elif stat.S_ISREG(there.st_mode):
-        _replace(Path(os.path.realpath(path)), content)
-    else:
-        path.write_text(content, encoding="utf-8")
-
-
-def _stream_of(there: os.stat_result) -> int | None:
-    """Which of stdout and stderr this is."""
-    for stream in _STREAMS:
-        with suppress(OSError):  # closed
-            if os.path.samestat(there, os.fstat(stream)):
-                return stream
-    return None
-
-
-def _replace(path: Path, content: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(content, encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        with suppress(OSError):  # renamed already, or its folder is none
-            scratch.unlink()
-
-
-def _unwritable(path: Path, error: OSError) -> MloptError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceLeft("The disk is full; what was there before is untouched.", where=str(path), next="free space")
-    return StoreUnusable(
-        f"An output of the gate cannot be written: {error.strerror}.", where=str(path), next="give another file"
-    )
 
 
 def _safe(cell: Any) -> Any:

@@ -12,7 +12,8 @@ from mlopt.gate.memory import Peaks, probe
 from mlopt.gate.result import Check, Timing
 from mlopt.gate.rounds import ROLES, Role, SideBySide
 from mlopt.intervals import median_high
-from mlopt.measure.interleave import Subject, percentile
+from mlopt.measure.interleave import Subject
+from mlopt.measure.percentiles import percentile
 from mlopt.measurement import Interval, Latency, Measurement
 
 if TYPE_CHECKING:

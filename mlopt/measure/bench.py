@@ -2,41 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel, WorkerFailed
+from mlopt.measure.alone import cold_start, loaded
 from mlopt.measure.interleave import Subject, measure_together
+from mlopt.measure.percentiles import Percentile, percentiles_of
+from mlopt.measure.server import ServerRate, highest_rate
 from mlopt.measurement import Measurement
 from mlopt.sniff import sniff
 from mlopt.step import installed
+from mlopt.units import Seconds
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
+    from mlopt.signature import Signature
 
+SCHEMA: Final = 1
+KIND: Final = "mlopt-bench"
 _FEEDS = 4
 
 
-def bench(
-    models: Sequence[Path], *, method: Method, device: str, runtimes: Sequence[str] = ()
-) -> dict[str, Measurement]:
-    """Measurements by the name that the person gave, the first model the baseline of all.
+@dataclass(frozen=True, slots=True)
+class Benched:
+    """One model in one runtime; `model` as the person named it. `versions` are those of the runtime's packages.
 
-    Every model runs in each of `runtimes`, which then stand in its name if they are several; without any, in
-    the one that it was compiled for. Raises `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no
-    ONNX and when the models do not take the same inputs, `UnknownName`, `MissingDependency`, `WorkerFailed`.
+    `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
+    `measurement` then of single queries.
+    """
+
+    model: str
+    digest: str
+    file_size: int
+    versions: Mapping[str, str]
+    measurement: Measurement
+    percentiles: tuple[Percentile, ...]
+    cold_start: float
+    server: ServerRate | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """What `mlopt bench` found; the first model is the baseline of all."""
+
+    schema: int
+    kind: Literal["mlopt-bench"]
+    mlopt: str
+    models: tuple[Benched, ...]
+
+    @property
+    def labelled(self) -> dict[str, Measurement]:
+        """Measurements by the model's name, and the runtime's where a model ran in several."""
+        names = [one.model for one in self.models]
+        several = len(set(names)) < len(names)
+        return {
+            f"{one.model} ({one.measurement.runtime})" if several else one.model: one.measurement for one in self.models
+        }
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    method: Method,
+    device: str,
+    runtimes: Sequence[str] = (),
+    bound: float | None = None,
+) -> BenchResult:
+    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
+
+    Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
+    `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
+    `UnknownName`, `MissingDependency`, `WorkerFailed`, and `Misused` for a server without a bound.
     """
     from mlopt.convert.batch import free_size_of
     from mlopt.samples.generated import GeneratedSamples
-    from mlopt.signature import signature_of
 
     _check_runtimes(runtimes)
+    serving = method.scenario == "server"
+    if serving and bound is None:
+        raise Misused(
+            "The server scenario needs a bound on latency.",
+            next="--latency-bound 15ms, or latency-p99 in [budgets] of the profile",
+        )
     files = {str(path): model_file(path) for path in models}
     if len(files) < len(models):
         raise Misused("A model is named twice; side by side with itself it says nothing.", next="name each once")
+    first = _shared_signature(files)
+    free = free_size_of(next(iter(files.values())), {})
+    single = list(GeneratedSamples(first, _FEEDS * method.query_batch, 0, free=free).feeds(batch=method.query_batch))
+    offline = next(GeneratedSamples(first, method.offline_batch, 0, free=free).feeds(batch=method.offline_batch))
+    named = [
+        (name, Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime))
+        for name, file in files.items()
+        for runtime in runtimes or (own_runtime(Path(name)),)
+    ]
+    subjects = [subject for _, subject in named]
+    side_by_side = replace(method, scenario="single-stream", seconds=Seconds(method.seconds / 2)) if serving else method
+    measured, failures = measure_together(
+        subjects[0], subjects[1:], single=single, offline=offline, method=side_by_side, device=device
+    )
+    if failures:
+        raise WorkerFailed("; ".join(failures.values()))
+    found = []
+    for name, subject in named:
+        weights = _files(subject.artifact.main)
+        server = None
+        if serving and bound is not None:
+            with loaded(subject, single, threads=method.threads) as worker:
+                server = highest_rate(worker, bound, seconds=method.seconds / 2 / len(named))
+        taken = measured[subject.name]
+        one = Benched(
+            name,
+            *_identity(weights),
+            versions_of(subject.runtime),
+            taken,
+            percentiles_of(taken.latency.samples),
+            cold_start(subject, single, threads=method.threads, files=weights),
+            server,
+        )
+        found.append(one)
+    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found))
+
+
+def _shared_signature(files: Mapping[str, Path]) -> Signature:
+    """What all of them take; raises `UnsupportedModel` where they do not take the same."""
+    from mlopt.signature import signature_of
+
     signatures = {name: signature_of(file) for name, file in files.items()}
     first_name, first = next(iter(signatures.items()))
     for name, other in signatures.items():
@@ -45,25 +143,12 @@ def bench(
                 f"{name} and {first_name} take different inputs, so they cannot be compared on the same ones.",
                 next="bench them one at a time",
             )
-    free = free_size_of(files[first_name], {})
-    samples = GeneratedSamples(first, _FEEDS * method.batch, 0, free=free)
-    offline = GeneratedSamples(first, method.offline_batch, 0, free=free)
-    subjects = [
-        Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime)
-        for name, file in files.items()
-        for runtime in runtimes or (own_runtime(Path(name)),)
-    ]
-    measured, failures = measure_together(
-        subjects[0],
-        subjects[1:],
-        single=list(samples.feeds(batch=method.batch)),
-        offline=next(offline.feeds(batch=method.offline_batch)),
-        method=method,
-        device=device,
-    )
-    if failures:
-        raise WorkerFailed("; ".join(failures.values()))
-    return measured
+    return first
+
+
+def versions_of(runtime: str) -> dict[str, str]:
+    """The packages that decide what a runtime computes."""
+    return {name: version(name) for name in registry.load("mlopt.runners", runtime).distributions}
 
 
 def model_file(path: Path) -> Path:
@@ -99,6 +184,21 @@ def _check_runtimes(runtimes: Sequence[str]) -> None:
                     f"The runtime {runtime} needs {distribution}, which is not installed.",
                     next=f"pip install 'mlopt[{runtime}]'",
                 )
+
+
+def _files(model: Path) -> list[Path]:
+    """The model and the files of weights that it names."""
+    from mlopt.onnx_file import external_tensors, load_graph
+
+    weights = sorted({model.parent / one.location for one in external_tensors(load_graph(model))})
+    return [one for one in (model, *weights) if one.is_file()]
+
+
+def _identity(files: Sequence[Path]) -> tuple[str, int]:
+    """Digest and bytes of a model in all its files."""
+    digests = [digest_of(one) for one in files]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return whole, sum(one.stat().st_size for one in files)
 
 
 def _artifact(file: Path) -> Artifact:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 import tempfile
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
+from mlopt.measure.percentiles import percentile
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.measurement import Interval, Latency, Measurement
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
 
-_SCENARIOS: Final = ("single-stream", "offline")
+_SCENARIOS: Final = ("single-stream", "multi-stream", "offline")
 _RESAMPLES: Final = 2000
 _FEWEST, _MOST = 3, 50  # queries per visit
 _SETTLING_SHARE = 0.3  # of a visit's time, at most; but always one query
@@ -64,7 +64,7 @@ def measure_together(
     is the median over rounds of the ratio of that round's medians, with a bootstrap interval. Only one process computes
     at a time.
     In the scenario `offline` a query is the offline batch. Raises `WorkerFailed` when the baseline itself
-    dies, `Misused` for a scenario that is not measured yet.
+    dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
     if method.scenario == "offline":
@@ -107,11 +107,11 @@ def rows_of(feeds: Mapping[str, Any], otherwise: int) -> int:
 
 
 def check_scenario(method: Method) -> None:
-    """Raises `Misused` for a scenario that is not measured yet."""
+    """Raises `Misused` for a scenario in which models are not measured side by side."""
     if method.scenario not in _SCENARIOS:
         raise Misused(
-            f"The scenario {method.scenario!r} is not measured yet; {' and '.join(_SCENARIOS)} are.",
-            next="choose another profile, or set scenario in its [method]",
+            f"The scenario {method.scenario!r} is not measured side by side; {', '.join(_SCENARIOS)} are.",
+            next="choose another profile, set scenario in its [method], or: mlopt bench MODEL --scenario server",
         )
 
 
@@ -179,15 +179,6 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
         memory_after_import=run.facts["memory_after_import"],
         memory_after_load=run.facts["memory_after_load"],
     )
-
-
-def percentile(ordered: Sequence[float], p: float) -> float:
-    """The smallest sample with at least `p` percent of the samples at or below it (nearest rank).
-
-    >>> percentile([1, 2, 3, 4], 50)
-    2
-    """
-    return ordered[max(0, math.ceil(p / 100 * len(ordered)) - 1)]
 
 
 def ratio(baseline: Sequence[float], candidate: Sequence[float]) -> Interval:

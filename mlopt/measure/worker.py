@@ -22,6 +22,8 @@ from mlopt.errors import MloptError
 from mlopt.runners.runner import OnDevice, Runner
 
 _KIB: Final = 1024
+_BEFORE: Final = 0.01  # seconds before the first query arrives
+_AWAKE: Final = 0.0002
 # What to import of a distribution that is not called like its module.
 _MODULES: Final = {"onnxruntime-gpu": "onnxruntime"}
 
@@ -73,6 +75,8 @@ class Loaded:
                     reply = loaded.query(**command)
                 elif kind == "batch":
                     reply = loaded.batch(**command)
+                elif kind == "serve":
+                    reply = loaded.serve_at(**command)
                 else:
                     reply = loaded.peak()
             except MloptError as error:
@@ -104,9 +108,31 @@ class Loaded:
             self.runner.infer(feed)
         return {"seconds": time.perf_counter() - start}
 
+    def serve_at(self, arrivals: list[float], bound: float, late: int) -> dict[str, Any]:
+        """Queries that arrive so many seconds from now, one at a time in that order; each time is from its arrival to
+        complete outputs. Stops once `late` of them took longer than `bound`."""
+        clock, infer, feeds = time.perf_counter, self.runner.infer, self.single
+        times: list[float] = []
+        begin = clock() + _BEFORE
+        for number, due in enumerate(arrivals):
+            _wait(begin + due)
+            infer(feeds[number % len(feeds)])
+            times.append(clock() - begin - due)
+            late -= times[-1] > bound
+            if late <= 0:
+                break
+        return {"seconds": times}
+
     def peak(self) -> dict[str, Any]:
         """VmHWM, which unlike ru_maxrss is not inherited from the parent over fork and exec."""
         return {"peak_memory": memory("VmHWM")}
+
+
+def _wait(until: float) -> None:
+    """Asleep for the most of it: to wake takes the kernel up to a tenth of a millisecond."""
+    while (left := until - time.perf_counter()) > 0:
+        if left > _AWAKE:
+            time.sleep(left - _AWAKE)
 
 
 def memory(field: str) -> int:

@@ -60,7 +60,7 @@ class Page:
 def to_html(report: Report) -> str:
     """The whole page. Texts of the report are escaped, its control characters made visible."""
     report = text.cleaned(report)
-    return _environment().get_template("report.html.j2").render(report=report, page=page_of(report))
+    return environment().get_template("report.html.j2").render(report=report, page=page_of(report))
 
 
 def page_of(report: Report) -> Page:
@@ -150,7 +150,8 @@ def _profile(report: Report) -> tuple[tuple[str, str], ...]:
     return (*_plain_items(wishes), *limits)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What reads the templates of `reports/`, with the filters that format numbers; everything is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from mlopt.paths import folder

@@ -95,7 +95,7 @@ def machine(report: Report) -> str:
 
 
 def budgets(candidate: CandidateFacts | None) -> tuple[BudgetLine, ...]:
-    return tuple(_budget_line(verdict) for verdict in candidate.verdicts) if candidate else ()
+    return tuple(budget_line(verdict) for verdict in candidate.verdicts) if candidate else ()
 
 
 def budgets_in_short(report: Report) -> str:
@@ -212,7 +212,7 @@ def budget_limit(budget: str, limit: float) -> str:
     return f"{'≥' if at_least else '≤'} {budget_number(budget, limit)}"
 
 
-def _budget_line(verdict: BudgetVerdict) -> BudgetLine:
+def budget_line(verdict: BudgetVerdict) -> BudgetLine:
     return BudgetLine(
         name=budget_name(verdict.budget),
         limit=budget_limit(verdict.budget, verdict.limit),

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from layouts import SAID, small_layout
 from nets import conv_net, save
-from registries import Registry, free_port, running
+from registries import Registry, free_port
 from walks import borrow_inputs, labelled, mlopt, profile
 
 from mlopt.commands.image import command
@@ -29,12 +28,6 @@ rounds = 4
 [gate]
 file-size = "{size}"
 """
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with running(tmp_path / "registry") as started:
-        yield started
 
 
 def typed(*arguments: str | Path) -> str:

@@ -10,13 +10,19 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from mlopt.cli import VERBS
-from mlopt.project import CompileTable, ModelSpec, PreprocessSpec, ProjectFile, SamplesTable
+from mlopt.project import CompileTable, HistoryTable, ModelSpec, PreprocessSpec, ProjectFile, SamplesTable
 from mlopt.schema import keys_of
 from mlopt.signature import InputSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-TABLES = {"model": ModelSpec, "inputs": InputSpec, "preprocess": PreprocessSpec, "samples": SamplesTable}
+TABLES = {
+    "model": ModelSpec,
+    "inputs": InputSpec,
+    "preprocess": PreprocessSpec,
+    "samples": SamplesTable,
+    "history": HistoryTable,
+}
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mlopt.gate.compare import budgets, stored_memory, versions
+from mlopt.gate.compare import budgets, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
+from mlopt.measure.bench import versions_of
 from mlopt.measurement import Accuracy, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction
@@ -38,7 +39,7 @@ MEASURED = Measurement(
 
 def memory_beside(**ran: object) -> Check | NotCompared | None:
     method = {"scenario": "single-stream", "threads": 1, "batch": 1, "offline_batch": 8, **ran}
-    machine = {"cpu": "A CPU", **versions("onnxruntime")}
+    machine = {"cpu": "A CPU", **versions_of("onnxruntime")}
     stored = Stored(Path("s.json"), SIDE, machine, method, {"peak-memory": 1e8}, None, None, None)  # type: ignore[arg-type]
     return stored_memory(Margins(peak_memory=Fraction(0.03)), stored, MEASURED, cpu="A CPU")
 

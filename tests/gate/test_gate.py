@@ -279,7 +279,7 @@ def test_answers_come_at_the_batch_of_the_scenario_as_in_compile(base: Path, tmp
 
 def test_a_scenario_that_is_not_measured_is_said_at_once(base: Path, rebuilt: Path) -> None:
     server = dataclasses.replace(PROFILE, method=dataclasses.replace(PROFILE.method, scenario="server"))
-    with pytest.raises(Misused, match="not measured yet"):
+    with pytest.raises(Misused, match="not measured side by side"):
         judged(rebuilt, base, server)
 
 

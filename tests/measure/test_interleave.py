@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from nets import conv_net, save
 
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import WorkerFailed
 from mlopt.measure.bench import bench
-from mlopt.measure.interleave import Subject, measure_together, percentile, ratio
+from mlopt.measure.interleave import Subject, measure_together, ratio
+from mlopt.measure.percentiles import percentile
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.profile import Method
+from mlopt.units import Seconds
 
 
 def artifact(folder: Path, width: int) -> Artifact:
@@ -157,7 +160,23 @@ def test_ratio_interval_covers_the_truth() -> None:
 def test_one_model_in_two_runtimes(tmp_path: Path, method: Method) -> None:
     model = save(conv_net(), tmp_path / "net.onnx")
     found = bench([model], method=method, device="d", runtimes=("onnxruntime", "openvino"))
-    assert {name: one.runtime for name, one in found.items()} == {
+    assert {name: one.runtime for name, one in found.labelled.items()} == {
         f"{model} (onnxruntime)": "onnxruntime",
         f"{model} (openvino)": "openvino",
     }
+
+
+def test_bench_tells_digest_and_bytes_of_a_model_with_its_weights(tmp_path: Path) -> None:
+    method = Method(warm_up=1, rounds=3, seconds=Seconds(0.2))
+    inside = save(conv_net(), tmp_path / "inside.onnx")
+    beside = tmp_path / "beside.onnx"
+    onnx.save(conv_net(), str(beside), save_as_external_data=True, location="beside.data", size_threshold=64)
+    one, other = bench([inside, beside], method=method, device="d").models
+    assert one.file_size == inside.stat().st_size
+    assert other.file_size == beside.stat().st_size + (tmp_path / "beside.data").stat().st_size
+    again = bench([beside], method=method, device="d").models[0]
+    assert again.digest == other.digest
+    weights = bytearray((tmp_path / "beside.data").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "beside.data").write_bytes(weights)
+    assert bench([beside], method=method, device="d").models[0].digest != other.digest

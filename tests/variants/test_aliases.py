@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from layouts import MODEL, gate_file, small_layout
-from registries import Registry, running
+from registries import Registry
 
 from mlopt.errors import ConfigInvalid, Misused, NotPromoted, RegistryFailed
 from mlopt.gate.result import KIND, SCHEMA
@@ -21,12 +20,6 @@ from mlopt.variants.pushing import what_to_push
 from mlopt.variants.variant import open_variant
 
 pytestmark = pytest.mark.registry
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with running(tmp_path / "registry") as started:
-        yield started
 
 
 @pytest.fixture

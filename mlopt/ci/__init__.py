@@ -1,0 +1,1 @@
+"""What CI systems read of results: JUnit, SARIF, OpenMetrics, written whole or not at all."""

@@ -1,0 +1,67 @@
+"""What `mlopt bench` prints: clocks side by side, percentiles with their bounds, and the rates of a server."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Final
+
+from mlopt.measure.bench import BenchResult
+from mlopt.measure.percentiles import CONFIDENCE, SHOWN
+from mlopt.measure.server import ServerRate
+from mlopt.report import text
+
+_COLUMN: Final = 9
+
+
+def to_terminal(found: BenchResult, *, width: int) -> str:
+    """Clocks, percentiles and, of servers, what they hold; sentences wrapped to the width."""
+    lines = [*_clocks(found), *textwrap.wrap(_method(found), width), "", *_percentiles(found)]
+    for name, model in zip(found.labelled, found.models, strict=True):
+        if model.server:
+            lines += ["", *textwrap.wrap(f"{name} as a server: {said(model.server)}", width)]
+    return "\n".join(lines)
+
+
+def _clocks(found: BenchResult) -> Iterator[str]:
+    width = max(len(name) for name in (*found.labelled, "model"))
+    head = "".join(f"  {name:>{_COLUMN}}" for name in ("p50", "load", "first", "cold start", "peak", "throughput"))
+    yield f"{'model':<{width}}{head}  speed-up"
+    for (name, one), model in zip(found.labelled.items(), found.models, strict=True):
+        starts = (one.latency.p50, one.load_time, one.first_inference)
+        times = "".join(f"  {text.seconds(value):>{_COLUMN}}" for value in starts)
+        rest = f"{text.seconds(model.cold_start):>10}  {text.size(one.peak_memory):>9}  {text.rate(one.throughput):>10}"
+        yield f"{name:<{width}}{times}  {rest}  {text.times(one.speedup)}"
+
+
+def _method(found: BenchResult) -> str:
+    first = found.models[0].measurement
+    return (
+        f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
+        f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
+        "generated inputs"
+    )
+
+
+def _percentiles(found: BenchResult) -> Iterator[str]:
+    width = max(len(name) for name in (*found.labelled, "latency"))
+    yield f"{'latency':<{width}}" + "".join(f"  {f'p{one:g}':>{_COLUMN}}" for one in SHOWN)
+    for name, model in zip(found.labelled, found.models, strict=True):
+        yield f"{name:<{width}}" + "".join(f"  {text.seconds(one.value):>{_COLUMN}}" for one in model.percentiles)
+        ends = (f"≤ {text.seconds(one.high)}" if one.high is not None else "–" for one in model.percentiles)
+        yield f"{'  at most':<{width}}" + "".join(f"  {end:>{_COLUMN}}" for end in ends)
+    yield f"at most: MLPerf's early stopping, {CONFIDENCE * 100:g} % confidence; –: too few queries"
+
+
+def said(server: ServerRate) -> str:
+    """The rate that a server holds, and how it is known."""
+    bound = f"p{server.percent:g} within {text.seconds(server.bound)}"
+    if not server.trials:
+        return f"no rate keeps {bound}: single queries alone take longer"
+    tried = f"{len(server.trials)} trials of Poisson arrivals, seed {server.seed}"
+    if server.rate is None:
+        return f"no rate that was tried keeps {bound} ({tried})"
+    held = max((one for one in server.trials if one.rate == server.rate), key=lambda one: one.queries)
+    above = f", not at {text.rate(server.not_held)}" if server.not_held else ""
+    late = f"{held.late} of {held.queries} late"
+    return f"{text.rate(server.rate)} with {bound} at {CONFIDENCE * 100:g} % confidence ({late}){above}; {tried}"
