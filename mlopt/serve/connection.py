@@ -43,6 +43,16 @@ def connection_class(*, most: int, arrival: float) -> type[H11Protocol]:
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(arrival, self._too_slow)
 
+        def send_400_response(self, msg: str) -> None:
+            """The body broke off in nonsense: this is the answer, and what the app still says goes nowhere."""
+            if self.cycle is not None:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
             super().connection_lost(exc)

@@ -20,7 +20,7 @@ from mlopt.serve.model import Model
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
 
-_QUICK: Final = 1e-3  # seconds for which the event loop may be held up
+_QUICK: Final = 5e-4  # seconds for which the event loop may be held up
 _FORGET: Final = 0.9  # the slowest of late counts, and fades
 
 

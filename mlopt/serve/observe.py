@@ -100,11 +100,13 @@ def log_to_stdout(level: str) -> None:
     """Send the server's and uvicorn's lines to standard output as JSON."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
-    for name in ("mlopt.serve", "uvicorn"):
+    logging.captureWarnings(True)  # of decoders, about what is no picture: lines like all others
+    for name in ("mlopt.serve", "uvicorn", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger("mlopt.serve").level))
+    for name in ("uvicorn", "py.warnings"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger("mlopt.serve").level))
 
 
 def request_id(scope: MutableMapping[str, Any]) -> str:

@@ -205,7 +205,8 @@ def _wrong_headers(chance: random.Random) -> bytes:
 
 
 def _wrong_chunks(chance: random.Random) -> bytes:
-    head = f"POST {chance.choice(_PATHS)} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    path = chance.choice([*_PATHS, *_GETS])
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     sizes = [b"5", b"0", b"-1", b"ffffffffffffffffff", b"5;x=" + b"y" * 300, b"", b"g", b" 5", b"5 ", b"0x5", b"\xff"]
     chunks = [chance.choice(sizes) + b"\r\n" + chance.randbytes(5) + b"\r\n" for _ in range(chance.randrange(1, 5))]
     return head + b"".join(chunks) + chance.choice([b"", b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n"])

@@ -46,7 +46,7 @@ def client(model_folder: Path) -> Iterator[TestClient]:
 
 
 def test_a_quick_model_is_asked_without_a_change_of_thread(threads: list[str], client: TestClient) -> None:
-    for _ in range(400):
+    for _ in range(2000):
         assert client.post(INFER, json=SMALL).status_code == 200
         if not threads[-1].startswith("infer-"):
             break
