@@ -9,6 +9,7 @@ device/              what a device needs to build its engines itself
 image/               OCI layout, linux/amd64 + linux/arm64
 deploy/              compose.yaml and k8s/, when there is an image
 repro.sh             the command that makes this again
+bundle.sigstore.json the signature of bundle.json, once somebody signed; model.sig then is the model's
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mlopt.report.report import Report
 
 SCHEMA: Final = 1
+SIGNATURE: Final = "bundle.sigstore.json"
 _UNUSABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
@@ -169,14 +171,20 @@ def check_place(home: Path) -> None:
     )
 
 
+def listed(folder: Path) -> list[Path]:
+    """The files that bundle.json names: all but itself, its signature and the image's blobs."""
+    unnamed = {folder / "bundle.json", folder / SIGNATURE}
+    blobs = folder / "image" / "blobs"
+    return [path for path in files(folder) if path not in unnamed and not path.is_relative_to(blobs)]
+
+
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """bundle.json over everything that is in `folder`; the image's blobs are covered by its index digest."""
-    listed = [path for path in files(folder) if path.relative_to(folder).parts[0] != "image"]
+    """bundle.json over everything that is in `folder`; the image's blobs are named by their digests, from its index."""
     digests = {
         path.relative_to(folder).as_posix(): {"sha256": digest_of(path), "bytes": path.stat().st_size}
-        for path in listed
+        for path in listed(folder)
     }
-    manifest = {"schema": SCHEMA, **facts, "files": digests}
+    manifest = {**facts, "schema": SCHEMA, "files": digests}
     (folder / "bundle.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
 

@@ -35,7 +35,10 @@ class BudgetMissed(MloptError):
     """A run ended well, and what ships is outside a budget of its profile, or a gate's candidate is proven worse."""
 
     exit_code = 1
-    summary = "what ships misses a budget of the profile; mlopt gate: the candidate is worse than the margin allows"
+    summary = (
+        "what ships misses a budget of the profile; mlopt gate: the candidate is worse than the margin allows; "
+        "mlopt image scan, without an exception: an advisory is about what is in the image"
+    )
 
 
 class Misused(MloptError):
@@ -169,6 +172,13 @@ class DeviceBuildFailed(MloptError):
 
     exit_code = 27
     summary = "the build on the device failed; the bundle that was there before stays"
+
+
+class NotVerified(MloptError):
+    """A bundle or an image is not what it says it is, or not signed with that key."""
+
+    exit_code = 29
+    summary = "a bundle or an image is not what it says, or its signature is not by that key; nothing was changed"
 
 
 class RegistryFailed(MloptError):

@@ -55,6 +55,7 @@ def publish(
             prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
         )
         write_report(report, folder)
+        _attach(prepared, report, image, folder, progress)
         _deploy(prepared, built, report, image, folder)
         write_repro(folder, _repro(prepared, choice), report.tools)
         facts = _facts(prepared, report, winner, image)
@@ -140,6 +141,22 @@ def _image(
     except ImageFailed as error:
         progress.say(f"no image: {error}")
         return None, str(error)
+
+
+def _attach(prepared: Prepared, report: Report, image: Image | None, folder: Path, progress: Progress) -> None:
+    """SBOMs and provenance, in the image's layout and no part of the image."""
+    if image is None:
+        return
+    from mlopt.errors import ImageFailed
+    from mlopt.supply.about import about
+    from mlopt.supply.attach import attach_documents
+
+    try:
+        facts = about(report, image, source=prepared.source.path, model=folder / "model", inputs=image_inputs(prepared))
+    except ImageFailed as error:  # its layers were kept and the packages in them were not: the image ships all the same
+        progress.say(f"no SBOM and no provenance: {error}")
+        return
+    attach_documents(image.path, facts)
 
 
 def _deploy(prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path) -> None:

@@ -45,8 +45,9 @@ def data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the store of the person who runs it."""
+    """No test reads or writes the store of the person who runs it, or their history."""
     monkeypatch.setenv("MLOPT_CACHE_DIR", str(tmp_path / "store"))
+    monkeypatch.delenv("MLOPT_HISTORY", raising=False)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlopt.commands.options import history_option, outputs, progress_for, said_after, talking
+from mlopt.commands.options import history_option, limit, outputs, progress_for, said_after, talking
 
 if TYPE_CHECKING:
     from mlopt.profile import Scenario
@@ -28,7 +28,7 @@ _VERBS = ("compare", "history")  # what people try after bench
     "--runtime", "runtimes", multiple=True, metavar="NAME", help="Run MODELS in it; may be repeated.  [onnxruntime]"
 )
 @click.option("--scenario", type=click.Choice(SCENARIOS), help="MLPerf's, how queries come.  [as the profile says]")
-@click.option("--latency-bound", metavar="15ms", help="What the server must keep.  [latency-p99 of the profile]")
+@limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @history_option
@@ -40,7 +40,7 @@ def command(
     profile: str | None,
     runtimes: tuple[str, ...],
     scenario: Scenario | None,
-    latency_bound: str | None,
+    latency_bound: float | None,
     threads: int | None,
     batch: int | None,
     history: Path | None,
@@ -92,7 +92,7 @@ def command(
         threads=threads or method.threads,
         batch=batch or method.batch,
     )
-    bound = _seconds(latency_bound) if latency_bound else named.budgets.latency_p99
+    bound = latency_bound or named.budgets.latency_p99
     began = time.monotonic()
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
@@ -105,13 +105,3 @@ def command(
     problems = write({"junit": junit, "sarif": sarif, "openmetrics": openmetrics}, suites, [plain])
     with said_after([*problems, *keep(plain, given=history, model=models[0])]):
         return
-
-
-def _seconds(text: str) -> float:
-    from mlopt import units
-    from mlopt.errors import Misused
-
-    try:
-        return float(units.parse(units.Seconds, text))
-    except ValueError as error:
-        raise Misused(f"--latency-bound: {error}.", next="--latency-bound 15ms") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from mlopt.commands.variants import COMMANDS
 
 @click.group(name="image")
 def command() -> None:
-    """Push, list, compare, pick and promote images; verify or load one; renew what images are made of."""
+    """Push, list, compare, pick and promote images; show what is in one, scan, load; renew what they are made of."""
 
 
 for found in COMMANDS:
@@ -20,15 +21,60 @@ for found in COMMANDS:
 
 @command.command()
 @click.argument("layout", type=click.Path(path_type=Path))
-def verify(layout: Path) -> None:
-    """Check every blob of LAYOUT (a bundle, or its image folder) by size and digest."""
-    from mlopt.bundle import layout_in
-    from mlopt.image.layout import index_of
-    from mlopt.image.layout import verify as check
+@click.option("--format", type=click.Choice(["spdx", "cyclonedx"]), default="spdx", show_default=True)
+@click.option("--platform", metavar="OS/ARCH", help="Of which platform's image.  [this machine's]")
+def sbom(layout: Path, format: str, platform: str | None) -> None:
+    """Print what is in an image: packages, versions, licences, the model.
 
-    folder = layout_in(layout)
-    platforms = check(folder)
-    click.echo(f"{folder}  {index_of(folder)['digest']}  whole, for {', '.join(platforms)}")
+    LAYOUT is a bundle, or its image folder. The bytes are those that are attached to the image.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.image.inputs import host_platform
+    from mlopt.supply.attach import document
+
+    click.echo(document(layout_in(layout), format, platform=platform or host_platform()), nl=False)  # type: ignore[arg-type]
+
+
+@command.command()
+@click.argument("layout", type=click.Path(path_type=Path))
+def provenance(layout: Path) -> None:
+    """Print how an image was made: SLSA provenance, as an in-toto statement.
+
+    LAYOUT is a bundle, or its image folder. The bytes are those that are attached to the image.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.supply.attach import document
+
+    click.echo(document(layout_in(layout), "provenance"), nl=False)
+
+
+@command.command()
+@click.argument("layout", type=click.Path(path_type=Path))
+@click.option("--advisories", type=click.Path(path_type=Path), metavar="FILE", help="OSV's or Debian's JSON.  [needed]")
+def scan(layout: Path, advisories: Path | None) -> None:
+    """Hold the packages of an image against advisories of yours.
+
+    LAYOUT is a bundle, or its image folder. FILE is OSV's JSON (one, a list, a folder, a zip as OSV offers them), or
+    the Debian security tracker's. Debian's packages are found by source package and release. Ends with 1 where an
+    advisory is about what is in the image.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.errors import Misused
+    from mlopt.supply.advisories import read_advisories
+    from mlopt.supply.packages import SUITES
+    from mlopt.supply.scan import scan as run
+    from mlopt.supply.scan import told
+
+    if advisories is None:
+        raise Misused(
+            "A scan needs advisories, and mlopt brings none: a list that ships is old when it is read.",
+            next="download OSV's all.zip for Debian and PyPI, or the Debian tracker's JSON, and add --advisories FILE",
+        )
+    found = run(layout_in(layout), read_advisories(advisories, suites=SUITES))
+    for line in told(found):
+        click.echo(line)
+    if found.findings:
+        sys.exit(1)
 
 
 @command.command()

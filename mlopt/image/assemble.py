@@ -156,7 +156,7 @@ def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Seq
 
     Raises `ImageFailed` when an input cannot be had.
     """
-    kitchen = _kitchen(inputs)
+    kitchen = kitchen_of(inputs)
     layers = (
         base_layer(kitchen, platform=platform),
         runtime_layer(kitchen, platform=platform, runtime=runtime),
@@ -170,14 +170,26 @@ def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
 
     Raises what `assemble` raises for inputs.
     """
-    below = _layers_below(spec, _kitchen(inputs))
+    below = _layers_below(spec, kitchen_of(inputs))
     model = model_bytes(spec.model, encode_serving(spec.serving))
     return {platform: sum(layer.unpacked for layer in layers) + model for platform, layers in below.items()}
 
 
+def kitchen_of(inputs: Inputs) -> Kitchen:
+    """The declarations and locks that ship with this mlopt, over these inputs."""
+    folder = docker_folder()
+    return Kitchen(
+        read_wanted(folder),
+        read_lock(folder / "base.lock.json"),
+        read_lock(folder / "runtime.lock.json"),
+        inputs,
+        LayerCache(inputs.root),
+    )
+
+
 def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
     """Every platform's layers, lowest first."""
-    kitchen = _kitchen(inputs)
+    kitchen = kitchen_of(inputs)
     model = model_layer(spec.model, encode_serving(spec.serving), cache=kitchen.cache)
     return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen).items()}
 
@@ -192,17 +204,6 @@ def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, .
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
-
-
-def _kitchen(inputs: Inputs) -> Kitchen:
-    folder = docker_folder()
-    return Kitchen(
-        read_wanted(folder),
-        read_lock(folder / "base.lock.json"),
-        read_lock(folder / "runtime.lock.json"),
-        inputs,
-        LayerCache(inputs.root),
-    )
 
 
 def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...]) -> Descriptor:

@@ -84,6 +84,15 @@ class Kitchen:
     inputs: Inputs
     cache: LayerCache
 
+    def debs(self, platform: str) -> tuple[Package, ...]:
+        """The Debian packages of a platform's base layer."""
+        return self.base.of(platform)
+
+    def wheels(self, platform: str, runtime: str) -> tuple[Package, ...]:
+        """The distributions of PyPI in a platform's runtime layer."""
+        wanted = self.wanted.running(runtime).packages
+        return tuple(package for package in self.runtime.of(platform) if package.name in wanted)
+
     def compiler(self) -> Compiler | None:
         """The locked interpreter for this machine; None where it cannot run: then images keep their sources."""
         host = host_platform()
@@ -97,7 +106,7 @@ class Kitchen:
 
 def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
     """libc, libstdc++ and Python from Debian packages, and the user that the server runs as."""
-    packages, wanted, compiler = kitchen.base.of(platform), kitchen.wanted, kitchen.compiler()
+    packages, wanted, compiler = kitchen.debs(platform), kitchen.wanted, kitchen.compiler()
 
     def tree() -> Tree:
         files = _base_tree(wanted, kitchen.inputs.debs(packages))
@@ -115,7 +124,7 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
 def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
     """One runtime, NumPy, Pillow and the web stack, from wheels."""
     wanted, python, compiler = kitchen.wanted.running(runtime), kitchen.wanted.python, kitchen.compiler()
-    packages = tuple(package for package in kitchen.runtime.of(platform) if package.name in wanted.packages)
+    packages = kitchen.wheels(platform, runtime)
 
     def tree() -> Tree:
         files = _runtime_tree(wanted, python, kitchen.inputs.wheels(packages, python=python))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +52,7 @@ class Writer:
         """Write the index, the entry point that names it `tag`, and the layout file; the index's digest."""
         descriptor = self.add_json(index, media_type=INDEX)
         entry = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [{**descriptor, "annotations": {REF_NAME: tag}}]}
-        (self.folder / "index.json").write_text(json.dumps(entry, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+        (self.folder / "index.json").write_bytes(encode_entries(entry))
         (self.folder / "oci-layout").write_bytes(_LAYOUT)
         return str(descriptor["digest"])
 
@@ -72,6 +72,11 @@ class Writer:
 def canonical(content: Mapping[str, Any]) -> bytes:
     """JSON in the one form that blobs have."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def encode_entries(index: Mapping[str, Any]) -> bytes:
+    """The bytes of index.json."""
+    return (json.dumps(index, sort_keys=True, indent=1) + "\n").encode()
 
 
 def publish(made: Path, home: Path) -> None:
@@ -137,14 +142,27 @@ def blob_path(layout: Path, descriptor: Mapping[str, Any]) -> Path:
 
 def index_of(layout: Path) -> Descriptor:
     """The descriptor of the image index that a layout holds. Raises `ImageFailed` when it is no layout of ours."""
+    found = next((one for one in entries_of(layout) if one["mediaType"] == INDEX and not is_list(one)), None)
+    if found is None:
+        raise _broken(layout / "index.json", "no image index is in it")
+    return found
+
+
+def entries_of(layout: Path) -> list[Descriptor]:
+    """What index.json lists. Raises `ImageFailed` when this is no OCI layout."""
     try:
         if json.loads((layout / "oci-layout").read_bytes())["imageLayoutVersion"] != "1.0.0":
             raise ValueError("the layout is of another version")
-        manifests = json.loads((layout / "index.json").read_bytes())["manifests"]
-        descriptor: Descriptor = next(entry for entry in manifests if entry["mediaType"] == INDEX)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        entries = json.loads((layout / "index.json").read_bytes())["manifests"]
+        return [{**entry, "mediaType": entry["mediaType"]} for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(layout, f"this is not an OCI layout with an image index ({error!r})") from error
-    return descriptor
+
+
+def is_list(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of index.json lists what refers to a part of the image (referrers.py), and is not the image."""
+    annotations = entry.get("annotations") or {}
+    return entry["mediaType"] == INDEX and str(annotations.get(REF_NAME, "")).startswith("sha256-")
 
 
 def manifests_of(layout: Path) -> dict[str, Descriptor]:
@@ -163,35 +181,63 @@ def platform_name(platform: Mapping[str, str]) -> str:
 
 
 def verify(layout: Path) -> tuple[str, ...]:
-    """Check every blob of a layout by size and digest, and every layer against its diff_id; the platforms.
-
-    Raises `ImageFailed` naming the first thing that is wrong.
+    """Check every blob of a layout by size and digest, every layer against its diff_id, and that nothing else lies
+    there; the platforms. Raises `ImageFailed` naming the first thing that is wrong.
     """
-    for descriptor in manifests_of(layout).values():
-        manifest = json.loads(read_blob(layout, descriptor))
-        config = json.loads(read_blob(layout, manifest["config"]))
+    image = index_of(layout)
+    try:
+        blobs = {"index.json", "oci-layout"}
+        layers = [pair for entry in entries_of(layout) for pair in _verify_manifest(layout, entry, blobs)]
+        for layer, diff_id in layers:  # last: decompressing takes longest
+            _verify_layer(layout, layer, diff_id)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(layout, f"a manifest is not one ({error!r})") from error
+    for path in sorted(path for path in layout.rglob("*") if not path.is_dir()):
+        if path.relative_to(layout).as_posix() not in blobs:
+            raise _broken(path, "nothing in the image refers to this file")
+    tag = json.loads(read_blob(layout, image)).get("annotations", {}).get("org.opencontainers.image.version")
+    if tag is not None and image.get("annotations", {}).get(REF_NAME) != tag:
+        raise _broken(layout / "index.json", "the tag is not the image's version")
+    return tuple(manifests_of(layout))
+
+
+def _verify_manifest(layout: Path, entry: Mapping[str, Any], blobs: set[str]) -> Iterator[tuple[Descriptor, str]]:
+    """One index or manifest with all below it, each once, its name added to `blobs`; its layers with their diff_ids."""
+    manifest = json.loads(_verified(layout, entry, blobs))
+    if manifest["mediaType"] != entry["mediaType"]:
+        raise _broken(blob_path(layout, entry), "its media type is another than its descriptor says")
+    if manifest["mediaType"] == INDEX:
+        for below in manifest["manifests"]:
+            yield from _verify_manifest(layout, below, blobs)
+        return
+    config = json.loads(_verified(layout, manifest["config"], blobs))
+    for blob in manifest["layers"]:
+        blobs.add(checked_blob(layout, blob).relative_to(layout).as_posix())
+    if manifest["config"]["mediaType"] == CONFIG:
         diff_ids = config["rootfs"]["diff_ids"]
         if len(diff_ids) != len(manifest["layers"]):
             raise _broken(layout, "the config and the manifest disagree on the number of layers")
-        for layer, diff_id in zip(manifest["layers"], diff_ids, strict=True):
-            _verify_layer(layout, layer, diff_id)
-    return tuple(manifests_of(layout))
+        yield from zip(manifest["layers"], diff_ids, strict=True)
+
+
+def _verified(layout: Path, descriptor: Mapping[str, Any], blobs: set[str]) -> bytes:
+    blobs.add(blob_path(layout, descriptor).relative_to(layout).as_posix())
+    return read_blob(layout, descriptor)
 
 
 def _verify_layer(layout: Path, layer: Mapping[str, Any], diff_id: str) -> None:
     import gzip
-    import io
     import zlib
 
-    data, inner = read_blob(layout, layer), hashlib.sha256()
+    path, inner = blob_path(layout, layer), hashlib.sha256()
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        with gzip.open(path) as stream:
             while chunk := stream.read(1 << 20):
                 inner.update(chunk)
     except (OSError, EOFError, zlib.error) as error:
-        raise _broken(blob_path(layout, layer), f"a layer cannot be decompressed: {error}") from error
+        raise _broken(path, f"a layer cannot be decompressed: {error}") from error
     if f"sha256:{inner.hexdigest()}" != diff_id:
-        raise _broken(blob_path(layout, layer), "a layer is not what the config says")
+        raise _broken(path, "a layer is not what the config says")
 
 
 def _broken(where: Path, reason: str) -> ImageFailed:

@@ -69,7 +69,7 @@ class _Sender:
     def blobs(self, manifest: Mapping[str, Any]) -> int:
         sent = 0
         for blob in (*manifest["layers"], manifest["config"]):
-            name = (blob.get("annotations") or {}).get("io.mlopt.layer", "")
+            name = (blob.get("annotations") or {}).get("io.mlopt.layer") or str(manifest.get("artifactType") or "")
             if self.repository.add_file(checked_blob(self.layout, blob), blob):
                 sent += blob["size"]
                 self.say(f"sent {name or 'blob'}, {format_bytes(blob['size'])}, sha256:{blob['digest'][7:19]}…")
@@ -88,9 +88,9 @@ def _check_tag(repository: Repository, tag: str, digest: str) -> None:
 
 
 def _size(layout: Path, index: Mapping[str, Any]) -> int:
-    """Bytes of all blobs of an image, each counted once."""
+    """Bytes of all blobs of an image and of what is about it, each counted once."""
     found: dict[str, int] = {}
-    for entry in index["manifests"]:
+    for entry in (*index["manifests"], *referring(layout)):
         manifest = json.loads(read_blob(layout, entry))
         found |= {blob["digest"]: blob["size"] for blob in (*manifest["layers"], manifest["config"])}
     return sum(found.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mlopt.errors import ImageFailed
+from mlopt.image.apt import paragraphs
 from mlopt.image.tree import Entry, Tree, inside
 
 _AR: Final = b"!<arch>\n"
@@ -23,6 +24,20 @@ def unpack_deb(path: Path) -> Tree:
         name = next((name for name in members if name.startswith("data.tar")), "")
         return _deb_tree(_decompressed(name, members[name]) if name else b"", path)
     except (ValueError, KeyError, EOFError, OSError, tarfile.TarError) as error:
+        raise _damaged(path, "Debian package", error) from error
+
+
+def deb_control(path: Path) -> dict[str, str]:
+    """What a .deb says of itself (package, source, version …), field names in lower case. Raises `ImageFailed`."""
+    try:
+        members = _ar_members(path.read_bytes())
+        name = next(name for name in members if name.startswith("control.tar"))
+        with tarfile.open(fileobj=io.BytesIO(_decompressed(name, members[name])), mode="r:") as tar:
+            for member in tar:
+                if inside(member.name) == "control" and (stream := tar.extractfile(member)):
+                    return next(paragraphs(stream.read().decode()))
+        raise ValueError("it has no control file")
+    except (ValueError, KeyError, EOFError, OSError, StopIteration, tarfile.TarError) as error:
         raise _damaged(path, "Debian package", error) from error
 
 
@@ -63,7 +78,7 @@ def _decompressed(name: str, data: bytes) -> bytes:
     import gzip
     import lzma
 
-    kind = name.removeprefix("data.tar").lstrip(".")
+    kind = name.partition(".tar")[2].lstrip(".")
     if kind == "":
         return data
     try:

@@ -1,4 +1,4 @@
-"""`mlopt image`: verify finds a damaged blob; what is no layout is one clear error."""
+"""`mlopt verify` of a layout alone, as any tool may have written it; what is no layout is one clear error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mlopt.commands.image import command
-from mlopt.errors import ImageFailed, ModelNotFound
+from mlopt.commands.verify import command
+from mlopt.errors import ModelNotFound, NotVerified
 from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Writer
 
 
@@ -48,9 +48,10 @@ def layout(tmp_path: Path) -> Path:
 
 
 def test_whole(layout: Path) -> None:
-    done = CliRunner().invoke(command, ["verify", str(layout)], catch_exceptions=False)
+    done = CliRunner().invoke(command, [str(layout)], catch_exceptions=False)
     assert done.exit_code == 0
     assert "whole, for linux/amd64" in done.output
+    assert "ok  sbom             none" in done.output
 
 
 def test_one_changed_byte_is_found(layout: Path) -> None:
@@ -58,14 +59,14 @@ def test_one_changed_byte_is_found(layout: Path) -> None:
     for blob in blobs:
         whole = blob.read_bytes()
         blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(ImageFailed):
-            CliRunner().invoke(command, ["verify", str(layout)], catch_exceptions=False)
+        with pytest.raises(NotVerified):
+            CliRunner().invoke(command, [str(layout)], catch_exceptions=False)
         blob.write_bytes(whole)
 
 
-def test_no_layout_and_no_image(tmp_path: Path) -> None:
+def test_no_layout(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="not a bundle"):
-        CliRunner().invoke(command, ["verify", str(tmp_path)], catch_exceptions=False)
+        CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)
     (tmp_path / "bundle.json").write_text(json.dumps({"image": None}))
-    with pytest.raises(ImageFailed, match="holds no image"):
-        CliRunner().invoke(command, ["verify", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(NotVerified, match=r"bundle\.json cannot be read"):
+        CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)

@@ -1,0 +1,119 @@
+"""All that SBOMs and provenance say of an image, as one value: from the run's findings, the locks and the image."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlopt.artifact import digest_of, files
+from mlopt.image.assemble import kitchen_of
+from mlopt.image.inputs import docker_folder
+from mlopt.image.layers import source_date
+from mlopt.supply.figures import Figure, figures_of
+from mlopt.supply.packages import Component, debs, wheels
+
+if TYPE_CHECKING:
+    from mlopt.image.assemble import Image
+    from mlopt.image.fetch import Inputs
+    from mlopt.report.report import Report, StepFacts, TensorFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedModel:
+    """The model in the image. `digest` is the artifact's; `files` are those of its folder, with their sha256."""
+
+    name: str
+    digest: str
+    files: Mapping[str, str]
+    precision: str
+    runtime: str
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The image of one platform: its manifest's digest, and what is in it."""
+
+    platform: str
+    digest: str
+    components: tuple[Component, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """`created` is the one time that everything in the image has; `given` are the files that were compiled and `locks`
+    those that pin the packages, with their sha256."""
+
+    name: str
+    version: str
+    digest: str
+    mlopt: str
+    created: str
+    suite: str
+    target: str
+    profile: str
+    recipe: str
+    given: Mapping[str, str]
+    given_format: str
+    steps: tuple[StepFacts, ...]
+    tools: Mapping[str, str]
+    locks: Mapping[str, str]
+    model: ShippedModel
+    platforms: tuple[Contents, ...]
+
+
+def about(report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs) -> About:
+    """`source` is the folder of what was compiled, `model` of what went into the image. Raises `ImageFailed` when a
+    package is no longer to be had."""
+    shipped = report.candidate(report.winner)
+    kitchen = kitchen_of(inputs)
+    suite, python = kitchen.wanted.suite, kitchen.wanted.python
+    name, _, version = image.reference.rpartition(":")
+
+    def contents(platform: str, digest: str) -> Contents:
+        below = debs(kitchen.debs(platform), suite=suite, platform=platform, inputs=inputs)
+        runtime = wheels(kitchen.wheels(platform, shipped.runtime), python=python, inputs=inputs)
+        return Contents(platform, digest.removeprefix("sha256:"), (*below, *runtime))
+
+    return About(
+        name=name,
+        version=version,
+        digest=image.digest.removeprefix("sha256:"),
+        mlopt=report.mlopt,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(source_date())),
+        suite=suite,
+        target=report.target.name,
+        profile=str(report.profile["name"]),
+        recipe=shipped.name,
+        given=_digests(source),
+        given_format=report.model.format,
+        steps=shipped.lineage,
+        tools=report.tools,
+        locks=_locks(docker_folder()),
+        model=ShippedModel(
+            report.model.name,
+            shipped.digest,
+            _digests(model),
+            shipped.precision,
+            shipped.runtime,
+            report.model.inputs,
+            report.model.outputs,
+            figures_of(shipped),
+        ),
+        platforms=tuple(contents(one.platform, one.digest) for one in image.platforms),
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): digest_of(path) for path in files(folder)}
+
+
+def _locks(folder: Path) -> dict[str, str]:
+    names = ("base.lock.json", "python.toml", "runtime.lock.json")
+    return {f"docker/{name}": hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}

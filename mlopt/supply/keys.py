@@ -1,0 +1,119 @@
+"""Keys that sign and verify: ed25519, or ECDSA on P-256, in PEM. The extra [signing] brings what computes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mlopt.errors import MissingDependency, Misused
+
+Algorithm = Literal["ed25519", "ecdsa-p256"]
+
+PASSWORD: Final = "MLOPT_KEY_PASSWORD"  # noqa: S105 - the name of a variable
+_MAKE: Final = (
+    "make one: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out pub.pem"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """`name` is the sha256 of its PEM, by which signatures tell whose they are."""
+
+    algorithm: Algorithm
+    name: str
+    key: Any
+
+    def accepts(self, signature: bytes, data: bytes) -> bool:
+        """Whether this key's owner signed the data."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            if self.algorithm == "ed25519":
+                self.key.verify(signature, data)
+            else:
+                self.key.verify(signature, data, _ecdsa())
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateKey:
+    """Signs; the same bytes for the same data, also with ECDSA (RFC 6979)."""
+
+    public: PublicKey
+    key: Any
+
+    def sign(self, data: bytes) -> bytes:
+        signature: bytes = self.key.sign(data) if self.public.algorithm == "ed25519" else self.key.sign(data, _ecdsa())
+        return signature
+
+
+def private_key(path: Path) -> PrivateKey:
+    """Read a private key, encrypted with what $MLOPT_KEY_PASSWORD says or not at all.
+
+    Raises `MissingDependency` without the extra, `Misused` for a file that is no such key.
+    """
+    _needed()
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    password = os.environ.get(PASSWORD)
+    key = _read(path, lambda data: load_pem_private_key(data, password.encode() if password else None))
+    return PrivateKey(_public(key.public_key(), path) if hasattr(key, "public_key") else _refuse(path), key)
+
+
+def public_key(path: Path) -> PublicKey:
+    """Read a public key. Raises `MissingDependency` without the extra, `Misused` for a file that is no such key."""
+    _needed()
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    return _public(_read(path, load_pem_public_key), path)
+
+
+def _public(key: Any, path: Path) -> PublicKey:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    algorithm: Algorithm
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        algorithm = "ed25519"
+    elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+        algorithm = "ecdsa-p256"
+    else:
+        _refuse(path)
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return PublicKey(algorithm, hashlib.sha256(pem).hexdigest(), key)
+
+
+def _ecdsa() -> Any:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return ec.ECDSA(SHA256(), deterministic_signing=True)
+
+
+def _read(path: Path, load: Any) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise Misused(f"The key cannot be read: {error.strerror}.", where=str(path), next=_MAKE) from error
+    except TypeError as error:  # a password is missing, or there is one and the key is in the clear
+        raise Misused(f"The key cannot be opened: {error}", where=str(path), next=f"set or unset {PASSWORD}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Misused("This is no key in PEM that can be used here.", where=str(path), next=_MAKE) from error
+
+
+def _refuse(path: Path) -> Any:
+    raise Misused("Keys are ed25519 or ECDSA on P-256; this is another kind.", where=str(path), next=_MAKE)
+
+
+def _needed() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency("Signatures need the extra [signing].", next="pip install 'mlopt[signing]'") from error
