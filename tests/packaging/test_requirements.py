@@ -28,6 +28,8 @@ ROOMS = {
 BROUGHT = {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes", "onnx-ir", "tensorrt-rtx-cu13"}
 # The program that builds on a device uses what that one has: it is never imported here.
 ON_THE_DEVICE = {"tensorrt"}
+# Loads mlopt/pytest_plugin.py itself.
+ASKS_FOR_IT = {"pytest"}
 # No released wheel for every platform, or only with a card: never part of the tested set.
 UNPINNED = {"onnxruntime-gpu", "nvidia-ml-py"}
 
@@ -87,7 +89,7 @@ def test_a_room_imports_what_its_extra_brings(room: str, project: dict[str, Any]
 
 
 def test_nothing_anywhere_is_imported_that_nobody_declares(project: dict[str, Any]) -> None:
-    allowed = named(project["project"]["dependencies"]) | BROUGHT | ON_THE_DEVICE
+    allowed = named(project["project"]["dependencies"]) | BROUGHT | ON_THE_DEVICE | ASKS_FOR_IT
     for extra in project["project"]["optional-dependencies"].values():
         allowed |= named(extra)
     found = imported(ROOT / "mlopt")
