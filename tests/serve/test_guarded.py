@@ -211,7 +211,7 @@ def test_bodies_that_hold_too_much_together_get_503(strict: int) -> None:
 
 
 def test_a_body_that_breaks_off_in_nonsense_is_one_400_and_no_line(model_folder: Path) -> None:
-    """While the answer is on its way (nobody reads the body of an unknown route), and to HEAD, whose answer has none."""
+    """While the answer is on its way (nobody reads an unknown route's body), and to HEAD, whose answer has none."""
     port = free_port()
     with process(model_folder, port=port, options=("--log-level", "error")) as running:
         wait_ready(port, running)
