@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LARGEST_HEAD: Final = 16 << 10
+_NONSENSE: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -48,10 +49,10 @@ def connection_class(*, most: int, arrival: float) -> type[H11Protocol]:
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+            # By hand and without a body: h11 would refuse one where the request was a HEAD.
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                super().send_400_response(msg)
-            else:
-                self.transport.close()
+                self.transport.write(_NONSENSE)
+            self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()

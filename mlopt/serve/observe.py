@@ -101,11 +101,11 @@ def log_to_stdout(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.captureWarnings(True)  # of decoders, about what is no picture: lines like all others
-    for name in ("mlopt.serve", "uvicorn", "py.warnings"):
+    for name in ("mlopt.serve", "uvicorn", "asyncio", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper())
-    for name in ("uvicorn", "py.warnings"):
+    for name in ("uvicorn", "asyncio", "py.warnings"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger("mlopt.serve").level))
 
 

@@ -53,8 +53,11 @@ def _tensor(body: bytes, serving: Serving) -> Call:
     outputs = tuple(tensor.name for tensor in serving.outputs)
     try:
         array, one = from_json(message, wanted), False
-    except Rejected:
-        array, one = from_json([message], wanted), True
+    except Rejected as error:
+        try:
+            array, one = from_json([message], wanted), True
+        except Rejected:
+            raise error from None
     return Call({wanted.name: array}, outputs, lambda arrays, spent: _values(arrays, one=one))
 
 

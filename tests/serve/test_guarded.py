@@ -210,6 +210,24 @@ def test_bodies_that_hold_too_much_together_get_503(strict: int) -> None:
     assert status(strict, INFER, BODY) == 200, "what was held is given back"
 
 
+def test_a_body_that_breaks_off_in_nonsense_is_one_400_and_no_line(model_folder: Path) -> None:
+    """While the answer is on its way (nobody reads an unknown route's body), and to HEAD, whose answer has none."""
+    port = free_port()
+    with process(model_folder, port=port, options=("--log-level", "error")) as running:
+        wait_ready(port, running)
+        for line in (b"POST /nowhere", b"HEAD /", b"GET /metrics", b"POST " + INFER.encode()):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(line + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+                answer = b""
+                while part := client.recv(1000):
+                    answer += part
+            assert answer.startswith(b"HTTP/1.1 400"), line
+            assert answer.count(b"HTTP/1.1") == 1, line
+        running.send_signal(signal.SIGTERM)
+        said, _ = running.communicate(timeout=20)
+    assert (running.returncode, said) == (0, "")
+
+
 def test_settings_come_from_the_environment_and_options_win(capsys: pytest.CaptureFixture[str]) -> None:
     environment = {"MLOPT_SERVE_MAX_BATCH": "8", "MLOPT_SERVE_BATCH_DELAY_US": "500", "MLOPT_SERVE_MODEL_DIR": "/m"}
     settings = read_settings(["--max-batch", "4"], environment)

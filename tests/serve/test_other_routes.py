@@ -148,6 +148,7 @@ def test_torchserve_takes_tensors_too(client: TestClient, pair: TestClient) -> N
     np.testing.assert_allclose(client.post("/predictions/colours", json=DATA[0].tolist()).json(), SCORES[0], rtol=1e-5)
     form = client.post("/predictions/colours", files={"data": b"[[1]]", "other": b"x"})
     assert form.status_code == 400
+    assert "has shape [1, 1]" in form.json()["message"], "it is said of what was sent"
     envelope = client.post("/predictions/colours", json={"instances": DATA.tolist()}).json()
     np.testing.assert_allclose(envelope["predictions"], SCORES, rtol=1e-5)
     reply = pair.post("/predictions/pair", json={"instances": [{"a": [1, 2], "t": "x"}]})
