@@ -38,9 +38,9 @@ def needless(
     found = {}
     for candidate in candidates:
         references = [by_name[name] for name in _references(candidate, plan) if name in by_name]
-        if keeps := next((one.name for one in references if one.name in choice.eligible), ""):
-            if candidate.searches:
-                found[candidate.name] = f"there is nothing to search for: {keeps} keeps every budget"
+        keeps = next((one.name for one in references if one.name in choice.eligible), "")
+        if keeps and candidate.searches:
+            found[candidate.name] = f"there is nothing to search for: {keeps} keeps every budget"
         elif references and references[0].measurement and best and best.measurement:
             speedup = references[0].measurement.speedup
             if speedup.high * _DOUBT < _low(best):

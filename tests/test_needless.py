@@ -48,6 +48,11 @@ def test_what_cannot_outrun_something_slow_is_not_made() -> None:
     )
 
 
+def test_what_keeps_the_budgets_and_is_slow_rules_out_too() -> None:
+    static, bf16 = judged("static", speed(1.1, 1.2, 1.3)), judged("bf16", speed(2.5, 2.7, 2.9))
+    assert set(ruled_out(static, bf16)) == {"mixed", "repaired"}
+
+
 def test_a_tenth_may_be_chance() -> None:
     static, bf16 = judged("static", speed(2.3, 2.35, 2.4), MUCH), judged("bf16", speed(2.5, 2.7, 2.9))
     assert not ruled_out(static, bf16)
