@@ -6,15 +6,16 @@ import getpass
 import os
 import pwd
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from listening import wait_until_listening
+
+from mlopt.image.run import free_port
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
@@ -62,9 +63,7 @@ def serving(folder: Path, env: Mapping[str, str]) -> Iterator[Loopback]:
     (folder / "bin").mkdir(parents=True)
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     sessions = " ".join(f'"{name}={value}"' for name, value in env.items())
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
@@ -85,19 +84,8 @@ def serving(folder: Path, env: Mapping[str, str]) -> Iterator[Loopback]:
     assert SSHD
     server = subprocess.Popen([SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)])
     try:
-        _listening(port, server, log)
+        wait_until_listening(port, server, log, name="sshd")
         yield Loopback(folder, port, server)
     finally:
         server.terminate()
         server.wait(10)
-
-
-def _listening(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if server.poll() is not None or time.monotonic() > deadline:
-            pytest.skip(f"sshd does not start here: {log.read_text()[-300:] if log.exists() else 'it says nothing'}")
-        time.sleep(0.05)

@@ -18,10 +18,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from listening import wait_until_listening
 
 from mlopt.image.push import Pushed, push_layout
 from mlopt.image.reference import Reference
 from mlopt.image.repository import Repository
+from mlopt.image.run import free_port
 
 USER, PASSWORD = "release", "letmein"
 _BCRYPT = "$2y$05$abcdefghijklmnopqrstuuKwWV7ESJpzKzf9FQg57dBvMuv92X9HS"
@@ -69,7 +71,7 @@ def running(folder: Path, *, auth: str = "", tls: str = "") -> Iterator[Registry
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([found, "serve", str(config)], stdout=log, stderr=log)
     try:
-        _listening(port, server, folder / "log")
+        wait_until_listening(port, server, folder / "log", name="docker-registry")
         yield Registry(f"127.0.0.1:{port}", folder)
     finally:
         server.terminate()
@@ -242,20 +244,3 @@ class _Link:
         for end in (self.near, self.far):
             end.shutdown(socket.SHUT_RDWR)
             end.close()  # so that what still comes is answered with a reset
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _listening(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if server.poll() is not None or time.monotonic() > deadline:
-            pytest.skip(f"docker-registry does not start here: {log.read_text()[-300:]}")
-        time.sleep(0.05)

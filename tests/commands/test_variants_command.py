@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 from layouts import SAID, small_layout
 from nets import conv_net, save
-from registries import Registry, free_port
+from registries import Registry
 from walks import borrow_inputs, labelled, mlopt, profile
 
 from mlopt.commands.image import command
 from mlopt.errors import BudgetInfeasible, ImageFailed, Misused, ModelNotFound, RegistryFailed
 from mlopt.image.fetch import Inputs
+from mlopt.image.run import free_port
 
 RECIPES = ("baseline", "int8-static", "fp16")
 _GATE = """\

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from layouts import small_layout
-from registries import free_port, push
+from registries import push
 
 from mlopt.errors import RegistryFailed
 from mlopt.image.reference import Reference
 from mlopt.image.repository import Repository
+from mlopt.image.run import free_port
 
 
 @pytest.fixture(autouse=True)
