@@ -13,7 +13,8 @@ import click
 def command(bundle: Path, key: Path | None) -> None:
     """Check every file of BUNDLE (or of an OCI layout alone) by its digest, what is said of the image, and signatures.
 
-    Needs no network. Ends with 29 at the first thing that is wrong, and names it.
+    Needs no network. What is not there, or cannot be checked without a key, has -- in place of ok. Ends with 29 at the
+    first thing that is wrong, and names it.
 
     \b
       mlopt verify out/net/rpi5 --key pub.pem
@@ -22,4 +23,4 @@ def command(bundle: Path, key: Path | None) -> None:
     from mlopt.supply.verify import verify
 
     for checked in verify(bundle, public_key(key) if key else None):
-        click.echo(f"ok  {checked.what:<15}  {checked.found}")
+        click.echo(f"{'ok' if checked.held else '--'}  {checked.what:<15}  {checked.found}")

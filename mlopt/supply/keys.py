@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,8 +14,10 @@ from mlopt.errors import MissingDependency, Misused
 Algorithm = Literal["ed25519", "ecdsa-p256"]
 
 PASSWORD: Final = "MLOPT_KEY_PASSWORD"  # noqa: S105 - the name of a variable
+# Names that nobody's keys have: openssl overwrites without a question.
 _MAKE: Final = (
-    "make one: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out pub.pem"
+    "give a key in PEM; for a new pair: openssl genpkey -algorithm ed25519 -out new-key.pem; "
+    "openssl pkey -in new-key.pem -pubout -out new-pub.pem"
 )
 
 
@@ -61,7 +64,12 @@ def private_key(path: Path) -> PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     password = os.environ.get(PASSWORD)
-    key = _read(path, lambda data: load_pem_private_key(data, password.encode() if password else None))
+    key = _read(
+        path,
+        lambda data: load_pem_private_key(data, password.encode() if password else None),
+        other=b"PUBLIC KEY",
+        mistaken="This is a public key, and signing takes the private one of the pair.",
+    )
     return PrivateKey(_public(key.public_key(), path) if hasattr(key, "public_key") else _refuse(path), key)
 
 
@@ -70,7 +78,8 @@ def public_key(path: Path) -> PublicKey:
     _needed()
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    return _public(_read(path, load_pem_public_key), path)
+    mistaken = "This is a private key, which stays with who signs; checking takes the public one of the pair."
+    return _public(_read(path, load_pem_public_key, other=b"PRIVATE KEY", mistaken=mistaken), path)
 
 
 def _public(key: Any, path: Path) -> PublicKey:
@@ -95,11 +104,15 @@ def _ecdsa() -> Any:
     return ec.ECDSA(SHA256(), deterministic_signing=True)
 
 
-def _read(path: Path, load: Any) -> Any:
+def _read(path: Path, load: Callable[[bytes], Any], *, other: bytes, mistaken: str) -> Any:
+    """The key in a file; `mistaken` is what is said of one that holds the `other` kind."""
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
-        return load(path.read_bytes())
+        data = path.read_bytes()
+        if other in data:
+            raise Misused(mistaken, where=str(path), next="give the other one with --key")
+        return load(data)
     except OSError as error:
         raise Misused(f"The key cannot be read: {error.strerror}.", where=str(path), next=_MAKE) from error
     except TypeError as error:  # a password is missing, or there is one and the key is in the clear

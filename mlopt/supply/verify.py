@@ -24,10 +24,11 @@ _AGAIN: Final = "get it anew from where it comes from, or compile again"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One thing that is as it should be."""
+    """One thing that is as it should be; `held` is False where there was nothing to check, or no key to do it with."""
 
     what: str
     found: str
+    held: bool = True
 
 
 def verify(path: Path, key: PublicKey | None = None) -> Iterator[Checked]:
@@ -71,7 +72,7 @@ def _manifest(path: Path) -> Mapping[str, Any]:
 def _bundle_signature(path: Path, key: PublicKey | None) -> Checked:
     where = path / SIGNATURE
     if key is None:
-        return Checked("signature", f"{SIGNATURE} not checked: give --key" if where.is_file() else "none")
+        return Checked("signature", f"{SIGNATURE} not checked: give --key" if where.is_file() else "none", held=False)
     statement = dsse.unseal(_read(where), key, where=where)
     if statement != statements.of_bundle(path):
         raise _wrong("bundle.json is not what was signed", path / "bundle.json")
@@ -96,7 +97,7 @@ def _files(folder: Path, manifest: Mapping[str, Any]) -> Checked:
 def _model_signature(path: Path, key: PublicKey | None) -> Checked:
     where = path / MODEL_SIGNATURE
     if key is None:
-        return Checked("model", f"{MODEL_SIGNATURE} not checked: give --key")
+        return Checked("model", f"{MODEL_SIGNATURE} not checked: give --key", held=False)
     if dsse.unseal(_read(where), key, where=where) != statements.of_model(path / "model"):
         raise _wrong("the model is not what was signed", path / "model")
     return Checked("model", f"{MODEL_SIGNATURE}, by key {key.name[:16]}…")
@@ -118,9 +119,11 @@ def _image(layout: Path, key: PublicKey | None, *, model: Path | None = None) ->
         parts = {name: part["digest"].removeprefix("sha256:") for name, part in subjects(layout).items()}
     yield Checked("image", f"sha256:{parts['']}, whole, for {', '.join(platforms)}")
     with _damage():
-        yield Checked("sbom", _sboms(layout, parts) or "none")
+        sboms = _sboms(layout, parts)
+        yield Checked("sbom", sboms or "none", held=bool(sboms))
         made = _provenance(layout, parts[""], model)
-        yield Checked("provenance", "of the image and of all that is listed in it" if made else "none")
+        told = "of the image and of all that is listed in it" if made else "none"
+        yield Checked("provenance", told, held=bool(made))
         yield _image_signature(layout, parts[""], made, key)
 
 
@@ -164,7 +167,7 @@ def _provenance(layout: Path, digest: str, model: Path | None) -> list[dict[str,
 def _image_signature(layout: Path, digest: str, made: list[dict[str, Any]], key: PublicKey | None) -> Checked:
     found = [one for one in attached(layout) if one.media_type == dsse.MEDIA_TYPE]
     if key is None:
-        return Checked("image signature", f"{len(found)} not checked: give --key" if found else "none")
+        return Checked("image signature", f"{len(found)} not checked: give --key" if found else "none", held=False)
     signed = []
     for one in found:
         where = oci.blob_path(layout, one.blob)

@@ -51,7 +51,7 @@ def test_whole(layout: Path) -> None:
     done = CliRunner().invoke(command, [str(layout)], catch_exceptions=False)
     assert done.exit_code == 0
     assert "whole, for linux/amd64" in done.output
-    assert "ok  sbom             none" in done.output
+    assert "--  sbom             none" in done.output
 
 
 def test_one_changed_byte_is_found(layout: Path) -> None:

@@ -13,7 +13,7 @@ from supply.conftest import write_keys
 from mlopt.bundle import SIGNATURE, Bundle, write_manifest
 from mlopt.commands.sign import command as sign_command
 from mlopt.commands.verify import command as verify_command
-from mlopt.errors import ModelNotFound, NotVerified
+from mlopt.errors import Misused, ModelNotFound, NotVerified
 from mlopt.image.layout import index_of
 from mlopt.image.referrers import attached
 from mlopt.supply import dsse
@@ -175,6 +175,13 @@ def test_commands(bundle: Path, key_file: Path) -> None:
     public = key_file.with_name("pub.pem")
     done = CliRunner().invoke(verify_command, [str(bundle), "--key", str(public)], catch_exceptions=False)
     assert done.output.count("ok  ") == len(done.output.splitlines()) >= 6
+    done = CliRunner().invoke(verify_command, [str(bundle)], catch_exceptions=False)
+    assert "--  signature" in done.output, "nobody looked whose it is"
+    assert "ok  files" in done.output
+    with pytest.raises(Misused, match="This is a private key"):
+        CliRunner().invoke(verify_command, [str(bundle), "--key", str(key_file)], catch_exceptions=False)
+    with pytest.raises(Misused, match="This is a public key"):
+        CliRunner().invoke(sign_command, [str(bundle), "--key", str(public)], catch_exceptions=False)
     with pytest.raises(ModelNotFound):
         CliRunner().invoke(verify_command, [str(bundle / "model")], catch_exceptions=False)
 
