@@ -51,10 +51,12 @@ def median_high(values: Sequence[float]) -> float:
     15
     """
     ordered, count = sorted(values), len(values)
-    rank, below = 0, 0
+    rank, ways, below = 0, 1, 1
     # Each value is below the true median with the chance of a coin's side; all up to this rank are in 2.5 % of cases.
-    while rank < count and (below := below + math.comb(count, rank)) < 0.975 * 2**count:
-        rank += 1
+    # In whole numbers: past a thousand values their chances are below what a float can hold.
+    while rank < count and 40 * below < 39 * 2**count:
+        ways = ways * (count - rank) // (rank + 1)
+        rank, below = rank + 1, below + ways
     return ordered[min(rank, count - 1)]
 
 

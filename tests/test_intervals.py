@@ -32,6 +32,7 @@ def test_the_upper_end_of_a_median_is_above_the_true_one_in_all_but_a_fortieth()
     missed = np.mean([median_high(one.tolist()) < math.log(2) for one in draws])
     assert 0.01 < missed < 0.035
     assert median_high([3.0, 1.0, 2.0]) == 3.0, "three prove nothing: the largest"
+    assert median_high(range(5000)) == pytest.approx(2500 + 1.96 * math.sqrt(5000) / 2, abs=2), "as the normal says"
 
 
 def test_samples_needed() -> None:
