@@ -67,6 +67,7 @@ def serving_of(prepared: Prepared, name: str, artifact: Artifact) -> dict[str, A
     return describe_serving(
         artifact.main,
         name=prepared.name,
+        version=prepared.project.model.version,
         preprocess=split.preprocess if split else _declared(prepared),
         classes=classes or None,
         threads=prepared.profile.method.threads,

@@ -1,6 +1,6 @@
 """`mlopt.toml` beside a model: what flags would say, kept with the model. A flag wins over it.
 
-[model]       name, factory
+[model]       name, factory, version
 [inputs.NAME] shape, dtype, value, range     a name in a shape is a dimension that callers choose
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +29,18 @@ Preset = Literal["torchvision", "keras-tf", "unit", "raw"]
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """`factory` is `pkg.mod:callable`, which builds the module that a file of weights goes into."""
+    """`factory` is `pkg.mod:callable`, which builds the module that a file of weights goes into. `version` is what
+    clients of the server may ask for."""
 
     name: str | None = None
     factory: str | None = None
+    version: str = "1"
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):
             raise ValueError(f"name {self.name!r} cannot be the name of a folder, which it becomes")
+        if not re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,63}", self.version):
+            raise ValueError(f"version {self.version!r} is not letters, digits, '.', '_' and '-', 64 at most")
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ TABLE = [  # what is typed, exit code, words of the message
     ("serve gone", 10, "no bundle at this path"),
     ("serve folder", 10, "not a bundle"),
     ("serve net.onnx", 10, "a bundle is a folder"),
+    ("serve", 2, "BUNDLE"),
     ("compile odd.onnx", 4, "'Frobnicate'"),
     ("compile custom.onnx", 4, "Frobnicate"),
     ("compile net.onnx --samples small.npz", 16, "[3, 16, 32]"),

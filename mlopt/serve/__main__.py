@@ -1,4 +1,4 @@
-"""`python -m mlopt.serve --model-dir DIR`: serve one model until SIGTERM."""
+"""`python -m mlopt.serve --model-dir DIR`: serve models until SIGTERM."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         keys = read_keys(file=settings.api_keys_file, listed=os.environ.get(f"{PREFIX}API_KEYS"))
         builds = _builds(settings)
-        app = make_app(settings.model_dir, limits=settings.limits, failed=failed, keys=keys, builds=builds)
+        app = make_app(*settings.model_dirs, limits=settings.limits, failed=failed, keys=keys, builds=builds)
         config = _config(app, settings)
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})

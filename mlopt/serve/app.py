@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,18 +18,18 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from mlopt.serve import tensorflow, torchserve
-from mlopt.serve.batching import Batching, why_not
-from mlopt.serve.call import Answer, Call
+from mlopt.serve.call import Call
 from mlopt.serve.classify import read_picture
-from mlopt.serve.first_start import STAGES, Builds, FirstStart
+from mlopt.serve.first_start import Builds
 from mlopt.serve.intake import Intake
 from mlopt.serve.keys import Keyed
-from mlopt.serve.line import Line
-from mlopt.serve.metrics import CONTENT_TYPE, Metrics
-from mlopt.serve.model import Model, NotServable, Serving, give_back_memory, read_serving
-from mlopt.serve.observe import Observed, request_id
+from mlopt.serve.metrics import CONTENT_TYPE, Metrics, ModelMetrics
+from mlopt.serve.model import NotServable
+from mlopt.serve.observe import SERVED, Observed, request_id
 from mlopt.serve.page import page, security_headers
-from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, InferRequest, encode_infer, parse_infer
+from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, json_object, read_infer
+from mlopt.serve.repository import Repository, find_models
+from mlopt.serve.served import Served
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
 
@@ -42,30 +39,41 @@ _LOG: Final = logging.getLogger("mlopt.serve")
 
 
 def make_app(
-    folder: Path,
-    *,
+    *folders: Path,
     limits: Limits,
     failed: Callable[[str], None],
     keys: tuple[str, ...] = (),
     builds: Builds | None = None,
 ) -> Starlette:
-    """The server of one model folder. Raises `NotServable` when serving.json, or the folder of `builds`, is unusable.
+    """The server of the models in these folders. Raises `NotServable` when there is none, when a serving.json or the
+    folder of `builds` is unusable, and when two are the same by name and version.
 
-    The model loads while the app already answers liveness; `failed` is called with the reason if it cannot.
+    The models load while the app already answers liveness; `failed` is called with the reason if one cannot.
     With `keys` only who sends one of them is served. With `builds` an engine is built, and takes over; ready only then.
     """
-    return _Server(folder, read_serving(folder), limits, failed, builds).app(keys)
+    return _Server(folders, limits, failed, builds).app(keys)
 
 
 class _Server:
     def __init__(
-        self, folder: Path, serving: Serving, limits: Limits, failed: Callable[[str], None], builds: Builds | None
+        self, folders: Sequence[Path], limits: Limits, failed: Callable[[str], None], builds: Builds | None
     ) -> None:
-        self._folder, self._serving, self._limits, self._failed = folder, serving, limits, failed
-        self._first_start = FirstStart(builds, self._note) if builds else None
-        self._metrics = Metrics(model=serving.name, version=serving.version)
-        self._intake = Intake(limits, self._metrics)
-        self._line: Line | None = None
+        self._failed, self._metrics, self._intake = failed, Metrics(), Intake(limits)
+        found = find_models(folders)
+        if builds and len(found) > 1:
+            raise NotServable(
+                "an engine is built at the first start for one model alone: --device-dir names its folder"
+            )
+        self._models = Repository(
+            Served(
+                folder,
+                serving,
+                limits=limits,
+                metrics=ModelMetrics(self._metrics, model=serving.name, version=serving.version),
+                builds=builds,
+            )
+            for folder, serving in found
+        )
 
     def app(self, keys: tuple[str, ...]) -> Starlette:
         app = Starlette(
@@ -95,82 +103,35 @@ class _Server:
             Route("/ping", self._ping),
             Route("/v2", self._server_metadata),
             *(Route(prefix, self._model_metadata) for prefix in models),
-            *(Route(f"{prefix}/ready", self._ready) for prefix in models),
+            *(Route(f"{prefix}/ready", self._model_ready) for prefix in models),
+            Route("/v2/repository/index", self._index, methods=["POST"]),
             *(Route(prefix, self._model_status) for prefix in tensorflow_models),
         ]
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        loading = asyncio.create_task(self._become_ready())
+        loading = asyncio.create_task(self._load())
         yield
-        self._metrics.ready.set(0)
+        for served in self._models.all:
+            served.withdraw()
         await loading
-        if self._first_start is not None:
-            await asyncio.to_thread(self._first_start.stop)
-        if self._line is not None:
-            await asyncio.to_thread(self._line.close)
+        for served in self._models.all:
+            await asyncio.to_thread(served.close)
 
-    async def _become_ready(self) -> None:
-        """Load in a thread; then become ready between two requests, so that the log never has one before `ready`."""
-        began = time.perf_counter()
+    async def _load(self) -> None:
+        """One after another: each takes what cores there are, and the first that cannot be loaded ends it all."""
         try:
-            model, batching = await asyncio.to_thread(self._load)
+            for served in self._models.all:
+                await served.load()
         except NotServable as error:
             self._failed(str(error))
-            return
         except Exception as error:
             # A bug: the log gets its traceback, and nobody waits for a server that will never be ready.
             _LOG.error("fault", exc_info=error)
             self._failed(f"loading failed with {type(error).__name__}; the line above has the traceback")
-            return
-        self._line = Line(model, limits=self._limits, batching=batching, metrics=self._metrics)
-        if self._first_start is not None:
-            self._first_start.begin(model)
-        self._note()
-        _LOG.info(
-            "ready" if self._first_start is None else "fallback ready",
-            extra={
-                "model": self._serving.name,
-                "threads": model.threads,
-                "batch": batching.largest if batching else 1,
-                "load_ms": round((time.perf_counter() - began) * 1e3, 1),
-                "pid": os.getpid(),
-            },
-        )
-
-    def _note(self) -> None:
-        """Who answers may be another now; called from the thread that builds, too."""
-        if self._first_start is not None:
-            self._metrics.stage(self._first_start.status.stage, STAGES)
-        self._metrics.ready.set(self._is_ready)
-
-    @property
-    def _is_ready(self) -> bool:
-        """Loaded, and where an engine was asked for, served by it."""
-        served = self._first_start is None or self._first_start.status.stage == "engine"
-        return self._line is not None and served
-
-    def _load(self) -> tuple[Model, Batching | None]:
-        model = Model(self._folder, self._serving)
-        model.warm_up()
-        batching = self._batching(model)
-        give_back_memory()
-        return model, batching
-
-    def _batching(self, model: Model) -> Batching | None:
-        """As the options say, else serving.json; none where the model does not take batches, as the log says."""
-        told = self._serving.batching
-        largest = self._limits.batch or (told.largest if told else 1)
-        delay = self._limits.delay if self._limits.delay is not None else (told.delay if told else 0.0)
-        if largest == 1:
-            return None
-        if reason := why_not(model):
-            _LOG.warning("no batching", extra={"reason": reason})
-            return None
-        return Batching(largest, delay)
 
     async def _page(self, request: Request) -> Response:
-        return HTMLResponse(page(self._serving), headers=security_headers())
+        return HTMLResponse(page(self._asked(request), self._models), headers=security_headers())
 
     async def _show_metrics(self, request: Request) -> Response:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
@@ -182,87 +143,87 @@ class _Server:
         return _json({"live": True})
 
     async def _ready(self, request: Request) -> Response:
-        self._check_name(request)
-        self._ready_line()
-        if not self._is_ready:
-            why = self._first_start.status.why if self._first_start else ""
-            raise Rejected(f"the fallback answers, and not the engine: {why}", status=503, retry_after=30)
-        return _json({"name": self._serving.name, "ready": True})
+        for served in self._models.all:
+            served.check_ready()
+        return _json({"ready": True})
+
+    async def _model_ready(self, request: Request) -> Response:
+        served = self._named(request)
+        served.check_ready()
+        return _json({"name": served.serving.name, "ready": True})
 
     async def _ping(self, request: Request) -> Response:
-        ready = self._is_ready
+        ready = self._models.ready
         return _json({"status": "Healthy" if ready else "Unhealthy"}, status=200 if ready else 503)
 
+    async def _index(self, request: Request) -> Response:
+        body = await self._intake.read(request, most=_SMALL, metrics=self._models.all[0].metrics)
+        self._intake.release(len(body))
+        asked = json_object(body) if body.strip() else {}
+        return _json(self._models.index(ready=asked.get("ready") is True))
+
     async def _model_metadata(self, request: Request) -> Response:
-        self._check_name(request)
-        told = self._serving.metadata()
-        if self._first_start is not None:
-            told |= {"engine": self._first_start.status.as_json()}
-            told["platform"] = "tensorrt_plan" if self._is_ready else told["platform"]
-        return _json(told)
+        return _json(self._models.metadata(self._named(request)))
 
     async def _model_status(self, request: Request) -> Response:
-        self._check_name(request)
-        return _json(tensorflow.status(self._serving, ready=self._is_ready))
+        served = self._named(request)
+        one = "version" in request.path_params
+        asked = [served] if one else self._models.versions(served.serving.name)
+        return _json(tensorflow.status({each.serving.version: each.ready for each in asked}))
 
     async def _infer(self, request: Request) -> Response:
-        self._check_name(request)
-        header = request.headers.get(HEADER_LENGTH)
-        return await self._answer(request, lambda body: self._read_infer(body, header))
-
-    def _read_infer(self, body: bytes, header: str | None) -> Call:
-        serving = self._serving
-        asked = parse_infer(body, header=header, inputs=serving.inputs, outputs=serving.outputs)
-        return Call(asked.feeds, asked.outputs, lambda arrays, spent: self._encoded(arrays, asked))
-
-    def _encoded(self, arrays: Mapping[str, np.ndarray], asked: InferRequest) -> Answer:
-        serving = self._serving
-        body, header = encode_infer(
-            arrays, model=serving.name, version=serving.version, outputs=serving.outputs, asked=asked
-        )
-        if header is None:
-            return Answer(body)
-        return Answer(body, "application/octet-stream", {HEADER_LENGTH: str(header)})
+        served, header = self._named(request), request.headers.get(HEADER_LENGTH)
+        return await self._answer(request, served, lambda body: read_infer(body, header, served.serving))
 
     async def _classify(self, request: Request) -> Response:
-        if not self._serving.classifies_pictures:
+        served, top = self._asked(request), _whole(request.query_params.get("top", "5"), least=1, most=1000)
+        if not served.serving.classifies_pictures:
             raise Rejected("this model does not declare how a picture becomes its input; use infer", status=404)
-        top = _whole(request.query_params.get("top", "5"), least=1, most=1000)
-        return await self._answer(request, lambda body: read_picture(body, self._serving, top=top), picture=True)
+        read = partial(read_picture, serving=served.serving, top=top)
+        return await self._answer(request, served, read, picture=True)
 
     async def _predict(self, request: Request) -> Response:
-        self._check_name(request)
-        return await self._answer(request, lambda body: tensorflow.read_predict(body, self._serving))
+        served = self._named(request)
+        return await self._answer(request, served, lambda body: tensorflow.read_predict(body, served.serving))
 
     async def _predictions(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "")
         try:
-            self._check_name(request)
-            read = partial(torchserve.read_prediction, content_type=kind, serving=self._serving)
-            return await self._answer(request, read, picture=True)
+            served = self._named(request)
+            read = partial(torchserve.read_prediction, content_type=kind, serving=served.serving)
+            return await self._answer(request, served, read, picture=True)
         except Rejected as error:
             return _json(torchserve.failure(error.message, error.status), status=error.status, headers=_headers(error))
 
-    async def _answer(self, request: Request, read: Callable[[bytes], Call], *, picture: bool = False) -> Response:
+    async def _answer(
+        self, request: Request, served: Served, read: Callable[[bytes], Call], *, picture: bool = False
+    ) -> Response:
         """Through the line. A full one refuses before it takes the body."""
-        line = self._ready_line()
+        line = served.line
         line.check_room()
-        body = await self._intake.read(request)
+        body = await self._intake.read(request, most=served.limits.body, metrics=served.metrics)
         try:
             answer = await line.answer(lambda: read(body), small=len(body) <= _SMALL and not picture)
         finally:
             self._intake.release(len(body))
         return Response(answer.body, media_type=answer.media_type, headers=answer.headers)
 
-    def _ready_line(self) -> Line:
-        if self._line is None:
-            raise Rejected("the model is not loaded yet", status=503, retry_after=1)
-        return self._line
+    def _named(self, request: Request) -> Served:
+        """What the path asks for."""
+        return self._noted(request, request.path_params.get("model"), request.path_params.get("version"))
 
-    def _check_name(self, request: Request) -> None:
-        name, version = request.path_params.get("model"), request.path_params.get("version")
-        if name not in (None, self._serving.name) or version not in (None, self._serving.version):
-            raise Rejected(f"there is no such model; this server has {self._serving.name}", status=404)
+    def _asked(self, request: Request) -> Served:
+        """What the query asks for, and without a name the first that knows pictures, for such routes."""
+        name, version = request.query_params.get("model"), request.query_params.get("version")
+        if name is None:
+            first = next((one for one in self._models.all if one.serving.classifies_pictures), self._models.all[0])
+            name, version = first.serving.name, version or first.serving.version
+        return self._noted(request, name, version)
+
+    def _noted(self, request: Request, name: str | None, version: str | None) -> Served:
+        served = self._models.get(name, version)
+        request.scope[SERVED] = served.metrics.labels
+        return served
 
 
 def _whole(text: str, *, least: int, most: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from mlopt.serve.metrics import Metrics
+from mlopt.serve.metrics import ModelMetrics
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
 
@@ -14,26 +14,31 @@ from mlopt.serve.tensors import Rejected
 class Intake:
     """Counts the bytes of bodies from their arrival until `release`."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self._limits, self._metrics, self._held = limits, metrics, 0
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._held = limits, 0
 
-    async def read(self, request: Request) -> bytes:
-        """The whole body. Raises `Rejected`, and then holds nothing of it; else `release` its length when done."""
+    async def read(self, request: Request, *, most: int, metrics: ModelMetrics) -> bytes:
+        """The whole body, of at most so many bytes. `release` its length when done.
+
+        Raises `Rejected`, and then holds nothing of it.
+        """
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise Rejected(f"bodies in {encoding[:40]!r} are not read here; send it as it is", status=415)
         declared = request.headers.get("content-length", "0")
         if not declared.isascii() or not declared.isdigit():
             raise Rejected("Content-Length is no number")
-        if len(declared) > 18 or int(declared) > self._limits.body:
-            raise self._too_large()
+        if len(declared) > 18 or int(declared) > most:
+            raise _too_large(most)
         body, whole = bytearray(), False
         try:
             async with asyncio.timeout(self._limits.arrival):
                 async for chunk in request.stream():
                     body += chunk
                     self._held += len(chunk)
-                    self._check(len(body))
+                    if len(body) > most:
+                        raise _too_large(most)
+                    self._check_held(metrics)
             whole = True
         except TimeoutError as error:
             raise Rejected(f"the body did not arrive within {self._limits.arrival:g} s", status=408) from error
@@ -48,12 +53,11 @@ class Intake:
         """A body of this length is no longer needed."""
         self._held -= count
 
-    def _check(self, length: int) -> None:
-        if length > self._limits.body:
-            raise self._too_large()
+    def _check_held(self, metrics: ModelMetrics) -> None:
         if self._held > self._limits.held:
-            self._metrics.refused.inc()
+            metrics.refused.inc()
             raise Rejected("too many large requests at once", status=503, retry_after=1)
 
-    def _too_large(self) -> Rejected:
-        return Rejected(f"the body is larger than {self._limits.body} bytes", status=413)
+
+def _too_large(most: int) -> Rejected:
+    return Rejected(f"the body is larger than {most} bytes", status=413)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlopt.serve.batching import Batching, grouped, joined, parted
 from mlopt.serve.call import Answer, Call, Spent
-from mlopt.serve.metrics import Metrics
+from mlopt.serve.metrics import ModelMetrics
 from mlopt.serve.model import Model
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
@@ -47,7 +47,7 @@ class Line:
     A thread takes what waits, reads it and computes it; a large body never holds up health.
     """
 
-    def __init__(self, model: Model, *, limits: Limits, batching: Batching | None, metrics: Metrics) -> None:
+    def __init__(self, model: Model, *, limits: Limits, batching: Batching | None, metrics: ModelMetrics) -> None:
         self._model, self._batching, self._metrics = model, batching, metrics
         self._most, self._patience = limits.concurrency + limits.waiting, limits.patience
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()

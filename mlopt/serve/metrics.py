@@ -18,6 +18,7 @@ from prometheus_client import (
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+MODEL: Final = ("model", "version")
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 _SECONDS: Final = (
     0.0001,
@@ -42,34 +43,60 @@ _SECONDS: Final = (
 class Metrics:
     """The server's counters, in a registry of their own so that two servers in one process do not mix."""
 
-    def __init__(self, *, model: str, version: str) -> None:
+    def __init__(self) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._registry = registry
-        self.requests = Counter("mlopt_requests", "Requests answered.", ("route", "code"), registry=registry)
+        self.registry = registry
+        # A request that names no model that is served has empty labels for it.
+        self.requests = Counter("mlopt_requests", "Requests answered.", ("route", "code", *MODEL), registry=registry)
         self.latency = Histogram(
-            "mlopt_request_seconds", "From request to answer.", ("route",), buckets=_SECONDS, registry=registry
+            "mlopt_request_seconds", "From request to answer.", ("route", *MODEL), buckets=_SECONDS, registry=registry
         )
-        stage = Histogram(
-            "mlopt_stage_seconds", "Time by stage of an inference.", ("stage",), buckets=_SECONDS, registry=registry
+        self.stages = Histogram(
+            "mlopt_stage_seconds",
+            "Time by stage of an inference.",
+            ("stage", *MODEL),
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.queue, self.parse, self.infer = (stage.labels(name) for name in ("queue", "parse", "infer"))
-        self.batch = Histogram("mlopt_batch_rows", "Rows of an inference.", buckets=_ROWS, registry=registry)
-        self.in_flight = Gauge("mlopt_in_flight", "Inferences running or waiting for a thread.", registry=registry)
-        self.refused = Counter("mlopt_refused", "Requests refused: too many wait, or too long.", registry=registry)
-        self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", registry=registry)
-        self._stages: Gauge | None = None
-        info = Gauge("mlopt_model_info", "The model that is served.", ("model", "version"), registry=registry)
-        info.labels(model, version).set(1)
+        self.batch = Histogram("mlopt_batch_rows", "Rows of an inference.", MODEL, buckets=_ROWS, registry=registry)
+        waiting = "Inferences running or waiting for a thread."
+        self.in_flight = Gauge("mlopt_in_flight", waiting, MODEL, registry=registry)
+        many = "Requests refused: too many wait, or too long."
+        self.refused = Counter("mlopt_refused", many, MODEL, registry=registry)
+        self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", MODEL, registry=registry)
+        self.info = Gauge("mlopt_model_info", "The models that are served.", MODEL, registry=registry)
+        self._engine: Gauge | None = None
 
-    def stage(self, current: str, all: Iterable[str]) -> None:
-        """Who answers, where an engine is built at the first start: 1 for `current`, 0 for the others."""
-        if self._stages is None:
+    @property
+    def engine(self) -> Gauge:
+        """Who answers, where an engine is built at the first start."""
+        if self._engine is None:
             what = "1 for who answers: the engine, or the fallback (while building, or for good)."
-            self._stages = Gauge("mlopt_engine_status", what, ("status",), registry=self._registry)
-        for name in all:
-            self._stages.labels(name).set(name == current)
+            self._engine = Gauge("mlopt_engine_status", what, ("status", *MODEL), registry=self.registry)
+        return self._engine
 
     def text(self) -> bytes:
         """The exposition text."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
+
+
+class ModelMetrics:
+    """The counters of one model."""
+
+    def __init__(self, metrics: Metrics, *, model: str, version: str) -> None:
+        self.labels: Final = (model, version)
+        self._metrics = metrics
+        self.queue, self.parse, self.infer = (
+            metrics.stages.labels(name, *self.labels) for name in ("queue", "parse", "infer")
+        )
+        self.batch = metrics.batch.labels(*self.labels)
+        self.in_flight = metrics.in_flight.labels(*self.labels)
+        self.refused = metrics.refused.labels(*self.labels)
+        self.ready = metrics.ready.labels(*self.labels)
+        metrics.info.labels(*self.labels).set(1)
+
+    def stage(self, current: str, all: Iterable[str]) -> None:
+        """Who answers now: 1 for `current`, 0 for the others."""
+        for name in all:
+            self._metrics.engine.labels(name, *self.labels).set(name == current)

@@ -19,6 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlopt.serve.metrics import Metrics
 
 _LOG: Final = logging.getLogger("mlopt.serve")
+# Where a request's scope names the model that it was for, by name and version: only of those that are served.
+SERVED: Final = "mlopt.model"
+NO_MODEL: Final = ("", "")
 _QUIET: Final = ("/v2/health/", "/metrics", "/ping")
 _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _RANDOM: Final = random.Random()  # noqa: S311 - names a request, guards nothing
@@ -30,7 +33,7 @@ class Observed:
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
-        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._known: dict[tuple[str, str, tuple[str, str]], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +58,7 @@ class Observed:
         # The route's pattern, never the raw path: a scanner must not be able to make a million time series.
         endpoint = scope.get("endpoint")
         route = getattr(endpoint, "__name__", "unknown").strip("_") if endpoint else "unknown"
-        requests, latency = self._counters(route, status)
+        requests, latency = self._counters(route, str(status), scope.get(SERVED, NO_MODEL))
         requests.inc()
         latency.observe(seconds)
         # A probe asks again and again while the model loads: 503 is its ordinary answer, and `ready` is logged once.
@@ -63,12 +66,13 @@ class Observed:
             fields = {"method": scope["method"], "path": scope["path"][:200], "code": status}
             _LOG.info("request", extra={**fields, "ms": round(seconds * 1e3, 2), "request_id": id})
 
-    def _counters(self, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _counters(self, route: str, code: str, model: tuple[str, str]) -> tuple[Counter, Histogram]:
         """Found once: to look labels up takes longer than to count."""
-        if (route, status) not in self._known:
-            found = self._metrics.requests.labels(route, str(status)), self._metrics.latency.labels(route)
-            self._known[route, status] = found
-        return self._known[route, status]
+        key = route, code, model
+        if key not in self._known:
+            found = self._metrics.requests.labels(route, code, *model), self._metrics.latency.labels(route, *model)
+            self._known[key] = found
+        return self._known[key]
 
 
 class JsonLines(logging.Formatter):

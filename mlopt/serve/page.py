@@ -10,18 +10,21 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from mlopt.serve.model import Serving
+from mlopt.serve.repository import Repository
+from mlopt.serve.served import Served
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
 
 
-def page(serving: Serving) -> str:
-    """The HTML of the page for this model."""
+def page(served: Served, models: Repository) -> str:
+    """The HTML of the page for this model, with the others to choose from."""
+    serving = served.serving
     facts = {
         "name": serving.name,
         "version": serving.version,
         "classifies": serving.classifies_pictures,
         "metadata": serving.metadata(),
+        "models": [[one.serving.name, one.serving.version] for one in models.all],
     }
     # "</script>" inside a model's name must not end the data block.
     data = json.dumps(facts).replace("<", "\\u003c")

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from mlopt.serve.call import Answer, Call
+from mlopt.serve.model import Serving
 from mlopt.serve.tensors import NUMPY_OF, Rejected, Tensor, declared_shape, from_bytes, from_json, to_bytes, to_json
 
 # How many bytes of the body are JSON; the rest are the tensors that say `binary_data_size`, one after another.
@@ -26,6 +28,12 @@ class InferRequest:
     feeds: Mapping[str, np.ndarray]
     outputs: tuple[str, ...]
     binary: frozenset[str]
+
+
+def read_infer(body: bytes, header: str | None, serving: Serving) -> Call:
+    """A request to infer, over REST. Raises `Rejected`."""
+    asked = parse_infer(body, header=header, inputs=serving.inputs, outputs=serving.outputs)
+    return Call(asked.feeds, asked.outputs, lambda arrays, spent: _answer(arrays, serving, asked))
 
 
 def parse_infer(
@@ -81,6 +89,15 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise Rejected("the body must be a JSON object")
     return message
+
+
+def _answer(arrays: Mapping[str, np.ndarray], serving: Serving, asked: InferRequest) -> Answer:
+    body, header = encode_infer(
+        arrays, model=serving.name, version=serving.version, outputs=serving.outputs, asked=asked
+    )
+    if header is None:
+        return Answer(body)
+    return Answer(body, "application/octet-stream", {HEADER_LENGTH: str(header)})
 
 
 def _header_length(header: str | None, body: bytes) -> int | None:

@@ -17,7 +17,7 @@ class Limits:
     """What one server accepts. Beyond `concurrency + waiting` requests, or `held` bytes of bodies, new ones get 503.
 
     Bytes and seconds; `patience` is how long a request may wait for a thread. `batch` and `delay` (seconds) are None
-    where serving.json decides.
+    where serving.json decides. `memory` bounds what the process takes once its models are loaded.
     """
 
     body: int = 64 << 20
@@ -28,13 +28,14 @@ class Limits:
     patience: float = 30.0
     batch: int | None = None
     delay: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The command line of `python -m mlopt.serve`, checked."""
 
-    model_dir: Path
+    model_dirs: tuple[Path, ...]
     host: str
     port: int
     limits: Limits
@@ -54,7 +55,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     """Every option can also be an environment variable: --max-batch is MLOPT_SERVE_MAX_BATCH. Exits with 2 if wrong."""
     parser = argparse.ArgumentParser(
         prog="mlopt.serve",
-        description=f"Serve one model. Every option can be set as {PREFIX}… too: --max-batch as {PREFIX}MAX_BATCH.",
+        description=f"Serve models. Every option can be set as {PREFIX}… too: --max-batch as {PREFIX}MAX_BATCH.",
     )
 
     def option(name: str, type: Callable[[str], Any], default: Any, help: str, metavar: str | None = None) -> None:
@@ -65,11 +66,19 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
             default=environment.get(variable, default),
             help=help if default is None else f"{help}  [default: {default}]",
             metavar=metavar or ("FILE" if type is Path else "N"),
-            required=name == "--model-dir" and variable not in environment,
         )
 
     limits = Limits()
-    option("--model-dir", Path, None, "folder with serving.json and the model", "DIR")
+    inherited = environment.get(f"{PREFIX}MODEL_DIR")
+    parser.add_argument(
+        "--model-dir",
+        dest="model_dirs",
+        type=Path,
+        action="append",
+        help=f"folder of a model (with serving.json), or of models; several times, or with {os.pathsep!r} in "
+        f"{PREFIX}MODEL_DIR",
+        metavar="DIR",
+    )
     option("--host", str, "127.0.0.1", "address to listen on", "ADDRESS")
     option("--port", int, 8080, "port to listen on")
     option("--concurrency", _whole(1), limits.concurrency, "inferences at once")
@@ -79,6 +88,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     option("--batch-delay-us", _whole(0), None, "how long a request waits for others to join it", "MICROSECONDS")
     option("--max-body", _whole(1), limits.body >> 20, "largest request body", "MIB")
     option("--max-held", _whole(1), limits.held >> 20, "all request bodies together; beyond it 503", "MIB")
+    option("--max-memory", _whole(1), None, "do not start where the loaded models take more", "MIB")
     option(
         "--max-arrival",
         _seconds,
@@ -98,6 +108,9 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     option("--log-level", _level, "info", "debug, info, warning or error", "LEVEL")
     asked = parser.parse_args(arguments)
     asked.engine = asked.engine or ()
+    asked.model_dirs = tuple(asked.model_dirs or map(Path, filter(None, (inherited or "").split(os.pathsep))))
+    if not asked.model_dirs:
+        parser.error(f"give --model-dir DIR, or {PREFIX}MODEL_DIR")
     if (asked.tls_cert is None) != (asked.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together")
     if asked.max_held < asked.max_body:
@@ -113,6 +126,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
             patience=asked.max_wait,
             batch=asked.max_batch,
             delay=None if asked.batch_delay_us is None else asked.batch_delay_us / 1e6,
+            memory=None if asked.max_memory is None else asked.max_memory << 20,
         ),
         connections=asked.max_connections,
     )

@@ -30,11 +30,11 @@ def read_predict(body: bytes, serving: Serving) -> Call:
     return Call(_columns(message["inputs"], serving.inputs), outputs, lambda arrays, spent: Answer(_in_columns(arrays)))
 
 
-def status(serving: Serving, *, ready: bool) -> dict[str, Any]:
-    """The body of GET /v1/models/{m}."""
-    state = "AVAILABLE" if ready else "LOADING"
+def status(ready: Mapping[str, bool]) -> dict[str, Any]:
+    """The body of GET /v1/models/{m}, for its versions."""
     fine = {"error_code": "OK", "error_message": ""}
-    return {"model_version_status": [{"version": serving.version, "state": state, "status": fine}]}
+    found = [(version, "AVAILABLE" if is_ready else "LOADING") for version, is_ready in ready.items()]
+    return {"model_version_status": [{"version": name, "state": state, "status": fine} for name, state in found]}
 
 
 def _rows(instances: Any, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:

@@ -138,8 +138,8 @@ def test_it_answers_while_it_builds_and_is_ready_when_the_engine_is_there(board:
         assert code == 200
         assert status(port, "/v2/health/live") == 200
         assert [status(port, path) for path in ("/v2/health/ready", "/v2/models/net/ready", "/ping")] == [503] * 3
-        assert 'mlopt_engine_status{status="building"} 1.0' in get(port, "/metrics")
-        assert "mlopt_ready 0.0" in get(port, "/metrics")
+        assert 'mlopt_engine_status{model="net",status="building",version="1"} 1.0' in get(port, "/metrics")
+        assert 'mlopt_ready{model="net",version="1"} 0.0' in get(port, "/metrics")
         (board.jetson.folder / "bin" / "go").touch()
         told = until(port, "engine")
         assert told["platform"] == "tensorrt_plan"
@@ -149,8 +149,8 @@ def test_it_answers_while_it_builds_and_is_ready_when_the_engine_is_there(board:
         assert told["engine"]["made_on"] == jetsons.ORIN_NANO
         assert told["engine"]["cosine"] > 0.999
         assert status(port, "/v2/health/ready") == 200
-        assert 'mlopt_engine_status{status="engine"} 1.0' in get(port, "/metrics")
-        assert "mlopt_ready 1.0" in get(port, "/metrics")
+        assert 'mlopt_engine_status{model="net",status="engine",version="1"} 1.0' in get(port, "/metrics")
+        assert 'mlopt_ready{model="net",version="1"} 1.0' in get(port, "/metrics")
         code, by_engine = asked(port)
         assert code == 200
         np.testing.assert_allclose(by_engine["outputs"][0]["data"], by_fallback["outputs"][0]["data"], rtol=1e-5)
@@ -211,7 +211,7 @@ def test_an_engine_that_cannot_serve_leaves_the_fallback(board: Board, do: str, 
         assert asked(port)[0] == 200
         assert status(port, "/v2/health/live") == 200
         assert status(port, "/v2/health/ready") == 503
-        assert 'mlopt_engine_status{status="fallback"} 1.0' in get(port, "/metrics")
+        assert 'mlopt_engine_status{model="net",status="fallback",version="1"} 1.0' in get(port, "/metrics")
 
 
 def test_an_engine_that_dies_later_gives_its_query_to_the_fallback(board: Board) -> None:

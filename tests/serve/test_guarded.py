@@ -231,7 +231,7 @@ def test_a_body_that_breaks_off_in_nonsense_is_one_400_and_no_line(model_folder:
 def test_settings_come_from_the_environment_and_options_win(capsys: pytest.CaptureFixture[str]) -> None:
     environment = {"MLOPT_SERVE_MAX_BATCH": "8", "MLOPT_SERVE_BATCH_DELAY_US": "500", "MLOPT_SERVE_MODEL_DIR": "/m"}
     settings = read_settings(["--max-batch", "4"], environment)
-    assert (settings.limits.batch, settings.limits.delay, settings.model_dir) == (4, 0.0005, Path("/m"))
+    assert (settings.limits.batch, settings.limits.delay, settings.model_dirs) == (4, 0.0005, (Path("/m"),))
     for wrong in ({"MLOPT_SERVE_MAX_BATCH": "0"}, {"MLOPT_SERVE_LOG_LEVEL": "loud"}, {"MLOPT_SERVE_TLS_CERT": "x"}):
         with pytest.raises(SystemExit):
             read_settings([], environment | wrong)

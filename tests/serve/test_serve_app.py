@@ -193,7 +193,7 @@ def test_a_wrong_picture_is_refused(client: TestClient, body: bytes, query: str,
 
 def test_metrics_count_by_route_and_code(client: TestClient) -> None:
     def count(text: str) -> float:
-        found = re.search(r'mlopt_requests_total\{code="400",route="infer"\} (\S+)', text)
+        found = re.search(r'mlopt_requests_total\{code="400",model="colours",route="infer",version="3"\} (\S+)', text)
         return float(found[1]) if found else 0.0
 
     before = count(client.get("/metrics").text)
@@ -202,7 +202,7 @@ def test_metrics_count_by_route_and_code(client: TestClient) -> None:
     assert count(text) == before + 1
     assert 'mlopt_model_info{model="colours",version="3"} 1.0' in text
     assert "mlopt_stage_seconds_bucket" in text
-    assert "mlopt_ready 1.0" in text
+    assert 'mlopt_ready{model="colours",version="3"} 1.0' in text
     client.get("/a-scanner-asks-for-this")
     assert "scanner" not in client.get("/metrics").text
 
@@ -291,7 +291,7 @@ def test_too_many_waiting_get_503_and_health_still_answers(model_folder: Path, m
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 5
-        while "mlopt_in_flight 3.0" not in client.get("/metrics").text:
+        while 'mlopt_in_flight{model="colours",version="3"} 3.0' not in client.get("/metrics").text:
             assert time.monotonic() < deadline
         refused = client.post(INFER, json={"inputs": [tensor()]})
         assert refused.status_code == 503
