@@ -7,13 +7,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Final
 
 import numpy as np
 
 from mlopt.serve.batching import Batching, grouped, joined, parted
+from mlopt.serve.cache import HEADER, Cache
 from mlopt.serve.call import Answer, Call, Spent
 from mlopt.serve.metrics import ModelMetrics
 from mlopt.serve.model import Model
@@ -36,6 +37,7 @@ class _Ready:
     job: _Job
     call: Call
     parse: float
+    key: bytes | None = None
 
 
 _Outcome = tuple[_Job, Answer | Exception]
@@ -47,8 +49,16 @@ class Line:
     A thread takes what waits, reads it and computes it; a large body never holds up health.
     """
 
-    def __init__(self, model: Model, *, limits: Limits, batching: Batching | None, metrics: ModelMetrics) -> None:
-        self._model, self._batching, self._metrics = model, batching, metrics
+    def __init__(
+        self,
+        model: Model,
+        *,
+        limits: Limits,
+        batching: Batching | None,
+        metrics: ModelMetrics,
+        cache: Cache | None = None,
+    ) -> None:
+        self._model, self._batching, self._metrics, self._cache = model, batching, metrics, cache
         self._most, self._patience = limits.concurrency + limits.waiting, limits.patience
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._gathering = threading.Lock()
@@ -111,10 +121,12 @@ class Line:
         for job in jobs:
             self._metrics.queue.observe(began - job.arrived)
             read = self._read(job)
-            if isinstance(read, _Ready):
-                ready.append(read)
-            else:
+            if not isinstance(read, _Ready):
                 yield [(job, read)]
+            elif self._cache and read.key and (kept := self._cache.get(read.key)):
+                yield [_written(read, kept, 0.0, "hit")]
+            else:
+                ready.append(read)
         if self._batching is None or len(ready) < 2:
             groups = [[one] for one in ready]
         else:
@@ -157,11 +169,12 @@ class Line:
             return Rejected(f"it waited longer than {self._patience:g} s", status=503, retry_after=1)
         try:
             call = job.read()
+            key = self._cache.key(call) if self._cache else None
         except Exception as error:
             return error
         took = time.perf_counter() - began
         self._metrics.parse.observe(took)
-        return _Ready(job, call, took)
+        return _Ready(job, call, took, key)
 
     def _computed(self, group: Sequence[_Ready]) -> list[_Outcome]:
         began, calls = time.perf_counter(), [ready.call for ready in group]
@@ -177,7 +190,11 @@ class Line:
         took = time.perf_counter() - began
         self._metrics.infer.observe(took)
         self._metrics.batch.observe(sum(call.rows for call in calls))
-        return [_written(ready, part, took) for ready, part in zip(group, parts, strict=True)]
+        for ready, part in zip(group, parts, strict=True):
+            if self._cache and ready.key:
+                self._cache.put(ready.key, part)
+        told = "miss" if self._cache else ""
+        return [_written(ready, part, took, told) for ready, part in zip(group, parts, strict=True)]
 
     def _deliver(self, outcomes: list[_Outcome]) -> None:
         if outcomes:
@@ -185,9 +202,10 @@ class Line:
                 self._loop.call_soon_threadsafe(_settle, outcomes)
 
 
-def _written(ready: _Ready, arrays: Mapping[str, np.ndarray], took: float) -> _Outcome:
+def _written(ready: _Ready, arrays: Mapping[str, np.ndarray], took: float, cache: str) -> _Outcome:
     try:
-        return ready.job, ready.call.encode(arrays, Spent(ready.parse, took))
+        answer = ready.call.encode(arrays, Spent(ready.parse, took))
+        return ready.job, replace(answer, headers={**answer.headers, HEADER: cache}) if cache else answer
     except Exception as error:
         return ready.job, error
 

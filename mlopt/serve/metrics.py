@@ -66,6 +66,9 @@ class Metrics:
         self.refused = Counter("mlopt_refused", many, MODEL, registry=registry)
         self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", MODEL, registry=registry)
         self.info = Gauge("mlopt_model_info", "The models that are served.", MODEL, registry=registry)
+        asked = "Inferences that were looked up in the cache of answers: hit or miss."
+        self.cache = Counter("mlopt_cache_requests", asked, ("result", *MODEL), registry=registry)
+        self.cached = Gauge("mlopt_cache_bytes", "What the kept answers take.", MODEL, registry=registry)
         self._engine: Gauge | None = None
 
     @property
@@ -95,6 +98,11 @@ class ModelMetrics:
         self.refused = metrics.refused.labels(*self.labels)
         self.ready = metrics.ready.labels(*self.labels)
         metrics.info.labels(*self.labels).set(1)
+
+    def cache(self) -> None:
+        """Count what the cache of answers does, from now on."""
+        self.hits, self.misses = (self._metrics.cache.labels(result, *self.labels) for result in ("hit", "miss"))
+        self.cached = self._metrics.cached.labels(*self.labels)
 
     def stage(self, current: str, all: Iterable[str]) -> None:
         """Who answers now: 1 for `current`, 0 for the others."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlopt.serve.batching import Batching, why_not
+from mlopt.serve.cache import Cache, digest_of
 from mlopt.serve.first_start import STAGES, Builds, FirstStart
 from mlopt.serve.line import Line
 from mlopt.serve.memory import container_limit, mib, resident, size_of
@@ -33,6 +34,7 @@ class Served:
         self._folder = folder
         self._first_start = FirstStart(builds, self._note) if builds else None
         self._line: Line | None = None
+        self._cache: Cache | None = None
 
     @property
     def ready(self) -> bool:
@@ -68,7 +70,7 @@ class Served:
         """
         began = time.perf_counter()
         model, batching = await asyncio.to_thread(self._load)
-        self._line = Line(model, limits=self.limits, batching=batching, metrics=self.metrics)
+        self._line = Line(model, limits=self.limits, batching=batching, metrics=self.metrics, cache=self._cache)
         if self._first_start is not None:
             self._first_start.begin(model)
         self._note()
@@ -100,6 +102,8 @@ class Served:
         """Who answers may be another now; called from the thread that builds, too."""
         if self._first_start is not None:
             self.metrics.stage(self._first_start.status.stage, STAGES)
+            if self._cache is not None:
+                self._cache.renew(self._first_start.status.stage)
         self.metrics.ready.set(self.ready)
 
     def _load(self) -> tuple[Model, Batching | None]:
@@ -107,6 +111,8 @@ class Served:
         model = Model(self._folder, self.serving)
         model.warm_up()
         batching = self._batching(model)
+        if self.limits.cache:
+            self._cache = Cache(self.limits.cache, digest=digest_of(self._folder), metrics=self.metrics)
         give_back_memory()
         self._check_memory(None)
         return model, batching

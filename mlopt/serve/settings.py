@@ -17,7 +17,8 @@ class Limits:
     """What one server accepts. Beyond `concurrency + waiting` requests, or `held` bytes of bodies, new ones get 503.
 
     Bytes and seconds; `patience` is how long a request may wait for a thread. `batch` and `delay` (seconds) are None
-    where serving.json decides. `memory` bounds what the process takes once its models are loaded.
+    where serving.json decides. `memory` bounds what the process takes once its models are loaded; `cache` what the kept
+    answers of each model take.
     """
 
     body: int = 64 << 20
@@ -29,6 +30,7 @@ class Limits:
     batch: int | None = None
     delay: float | None = None
     memory: int | None = None
+    cache: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     option("--batch-delay-us", _whole(0), None, "how long a request waits for others to join it", "MICROSECONDS")
     option("--max-body", _whole(1), limits.body >> 20, "largest request body", "MIB")
     option("--max-held", _whole(1), limits.held >> 20, "all request bodies together; beyond it 503", "MIB")
+    option("--cache", _whole(0), 0, "answers of each model that are kept for the same inputs; 0: none", "MIB")
     option("--max-memory", _whole(1), None, "do not start where the loaded models take more", "MIB")
     option(
         "--max-arrival",
@@ -126,6 +129,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
             patience=asked.max_wait,
             batch=asked.max_batch,
             delay=None if asked.batch_delay_us is None else asked.batch_delay_us / 1e6,
+            cache=asked.cache << 20,
             memory=None if asked.max_memory is None else asked.max_memory << 20,
         ),
         connections=asked.max_connections,
