@@ -72,6 +72,7 @@ def serving_of(prepared: Prepared, name: str, artifact: Artifact) -> dict[str, A
         classes=classes or None,
         threads=prepared.profile.method.threads,
         runtime=prepared.runtimes[name],
+        told=prepared.project.serve.as_json(),
     )
 
 

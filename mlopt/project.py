@@ -5,6 +5,7 @@
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
 [compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, threads, out
+[serve]       max-batch, cache, max-body, api-keys-file, …   what the server of the image is told
 [history]     file
 """
 
@@ -23,6 +24,9 @@ from mlopt.signature import InputSpec
 from mlopt.units import Bytes, Fraction, Seconds
 
 FILE: Final = "mlopt.toml"
+
+# The server's own default: mlopt/serve/settings.py, Limits.
+_HELD: Final = 256 << 20
 
 Preset = Literal["torchvision", "keras-tf", "unit", "raw"]
 
@@ -102,6 +106,65 @@ class CompileSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeSpec:
+    """What the server is told, in its image and by `mlopt serve`; its own options and environment win.
+
+    `api-keys-file` is a path where the server runs: keys themselves never travel with a model.
+    """
+
+    max_batch: int | None = None
+    batch_delay: Seconds | None = None
+    cache: Bytes | None = None
+    concurrency: int | None = None
+    max_waiting: int | None = None
+    max_wait: Seconds | None = None
+    max_body: Bytes | None = None
+    max_held: Bytes | None = None
+    max_arrival: Seconds | None = None
+    max_connections: int | None = None
+    api_keys_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "concurrency", "max_wait", "max_body", "max_held", "max_arrival", "max_connections"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name.replace('_', '-')} is not above 0")
+        if self.max_waiting is not None and self.max_waiting < 0:
+            raise ValueError("max-waiting is below 0")
+        if self.batch_delay is not None and self.max_batch is None:
+            raise ValueError("batch-delay means nothing without max-batch")
+        if self.max_body is not None and self.max_body > (self.max_held or _HELD):
+            raise ValueError("max-held, the bytes of all bodies together, is less than max-body, those of one")
+        if self.api_keys_file is not None and not self.api_keys_file.startswith("/"):
+            raise ValueError(
+                f"api-keys-file {self.api_keys_file!r} is no absolute path: it is read where the server runs, "
+                "/run/secrets/api-keys for example"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of serving.json that say it to the server; none where nothing is said."""
+        told = {
+            "cache": _size(self.cache),
+            "concurrency": self.concurrency,
+            "max-waiting": self.max_waiting,
+            "max-wait": self.max_wait,
+            "max-body": _size(self.max_body),
+            "max-held": _size(self.max_held),
+            "max-arrival": self.max_arrival,
+            "max-connections": self.max_connections,
+            "api-keys-file": self.api_keys_file,
+        }
+        server = {name: value for name, value in told.items() if value is not None}
+        batching = {"largest": self.max_batch, "delay_us": round((self.batch_delay or 0) * 1e6)}
+        return {**({"batching": batching} if self.max_batch else {}), **({"server": server} if server else {})}
+
+
+def _size(count: Bytes | None) -> str | None:
+    """As the server's options take bytes: a bare number would be MiB."""
+    return None if count is None else f"{count}B"
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """`root` is where relative paths in it start; `file` is None when there is no mlopt.toml. `history` is where
     results are kept, if they are."""
@@ -113,6 +176,7 @@ class Project:
     preprocess: PreprocessSpec | None = None
     samples: SamplesSpec = field(default_factory=SamplesSpec)
     compile: CompileSpec = field(default_factory=CompileSpec)
+    serve: ServeSpec = field(default_factory=ServeSpec)
     history: Path | None = None
 
 
@@ -144,6 +208,7 @@ def read_project(path: Path) -> Project:
         preprocess=said.preprocess,
         samples=_samples(said.samples, path),
         compile=_compile(said.compile, root),
+        serve=said.serve,
         history=root / said.history.file if said.history.file else None,
     )
 
@@ -204,6 +269,7 @@ class ProjectFile:
     preprocess: PreprocessSpec | None = None
     samples: SamplesTable = field(default_factory=SamplesTable)
     compile: CompileTable = field(default_factory=CompileTable)
+    serve: ServeSpec = field(default_factory=ServeSpec)
     history: HistoryTable = field(default_factory=HistoryTable)
 
 

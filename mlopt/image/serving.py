@@ -38,11 +38,13 @@ def describe_serving(
     task: str | None = None,
     threads: int | None = None,
     runtime: str = "onnxruntime",
+    told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of serving.json for an ONNX file.
 
     `preprocess` is `Preprocess.as_json()`; with it and one input the server shows the page where a picture
-    is dropped. `threads` is None for as many as the container may use. Raises `UnsupportedModel` for an
+    is dropped. `threads` is None for as many as the container may use.
+    `told` is what mlopt.toml says to the server (`batching`, `server`). Raises `UnsupportedModel` for an
     input or output that the Open Inference Protocol cannot carry (bfloat16, sequences …).
     """
     import onnx
@@ -61,6 +63,7 @@ def describe_serving(
         "classes": list(classes) if classes is not None else None,
         "threads": threads,
         "runtime": runtime,
+        **(told or {}),
     }
 
 

@@ -19,7 +19,9 @@ from mlopt.serve.first_start import Builds
 from mlopt.serve.keys import read_keys
 from mlopt.serve.model import NotServable
 from mlopt.serve.observe import log_to_stdout
+from mlopt.serve.repository import find_models
 from mlopt.serve.settings import PREFIX, Settings, read_settings
+from mlopt.serve.told import limits_of, settled
 
 _LOG: Final = logging.getLogger("mlopt.serve")
 
@@ -35,9 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
         server.should_exit = True
 
     try:
+        settings = settled(arguments, [serving for _, serving in find_models(settings.model_dirs)])
         keys = read_keys(file=settings.api_keys_file, listed=os.environ.get(f"{PREFIX}API_KEYS"))
         builds = _builds(settings)
-        app = make_app(*settings.model_dirs, limits=settings.limits, failed=failed, keys=keys, builds=builds)
+        app = make_app(
+            *settings.model_dirs,
+            limits=settings.limits,
+            failed=failed,
+            keys=keys,
+            builds=builds,
+            limits_of=limits_of(arguments, settings),
+        )
         config = _config(app, settings)
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})

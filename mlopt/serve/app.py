@@ -24,7 +24,7 @@ from mlopt.serve.first_start import Builds
 from mlopt.serve.intake import Intake
 from mlopt.serve.keys import Keyed
 from mlopt.serve.metrics import CONTENT_TYPE, Metrics, ModelMetrics
-from mlopt.serve.model import NotServable
+from mlopt.serve.model import NotServable, Serving
 from mlopt.serve.observe import SERVED, Observed, request_id
 from mlopt.serve.page import page, security_headers
 from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, json_object, read_infer
@@ -44,19 +44,26 @@ def make_app(
     failed: Callable[[str], None],
     keys: tuple[str, ...] = (),
     builds: Builds | None = None,
+    limits_of: Callable[[Serving], Limits] | None = None,
 ) -> Starlette:
     """The server of the models in these folders. Raises `NotServable` when there is none, when a serving.json or the
     folder of `builds` is unusable, and when two are the same by name and version.
 
     The models load while the app already answers liveness; `failed` is called with the reason if one cannot.
     With `keys` only who sends one of them is served. With `builds` an engine is built, and takes over; ready only then.
+    `limits_of` may give each model limits of its own.
     """
-    return _Server(folders, limits, failed, builds).app(keys)
+    return _Server(folders, limits, failed, builds, limits_of or (lambda serving: limits)).app(keys)
 
 
 class _Server:
     def __init__(
-        self, folders: Sequence[Path], limits: Limits, failed: Callable[[str], None], builds: Builds | None
+        self,
+        folders: Sequence[Path],
+        limits: Limits,
+        failed: Callable[[str], None],
+        builds: Builds | None,
+        limits_of: Callable[[Serving], Limits],
     ) -> None:
         self._failed, self._metrics, self._intake = failed, Metrics(), Intake(limits)
         found = find_models(folders)
@@ -68,7 +75,7 @@ class _Server:
             Served(
                 folder,
                 serving,
-                limits=limits,
+                limits=limits_of(serving),
                 metrics=ModelMetrics(self._metrics, model=serving.name, version=serving.version),
                 builds=builds,
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import orjson
 from mlopt.serve.batching import Batching
 from mlopt.serve.preprocess import Preprocess, preprocess_from_json
 from mlopt.serve.runtimes import RUNTIMES, Run
+from mlopt.serve.settings import OF_MODEL, OF_PROCESS
 from mlopt.serve.tensors import NUMPY_OF, Rejected, Tensor
 
 SCHEMA: Final = 1
@@ -26,7 +28,10 @@ class NotServable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What `serving.json` says. `classes` and `preprocess` are None where nobody declared them."""
+    """What `serving.json` says. `classes` and `preprocess` are None where nobody declared them.
+
+    `told` are options of the server, by their names.
+    """
 
     name: str
     version: str
@@ -39,6 +44,7 @@ class Serving:
     threads: int | None
     runtime: str
     batching: Batching | None
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def classifies_pictures(self) -> bool:
@@ -169,6 +175,7 @@ def _serving(spec: Mapping[str, Any]) -> Serving:
         threads=threads,
         runtime=runtime,
         batching=_batching(spec.get("batching")),
+        told=_told(spec.get("server", {})),
     )
 
 
@@ -179,6 +186,17 @@ def _batching(spec: Mapping[str, Any] | None) -> Batching | None:
     if not (type(largest) is int and largest > 0 and type(delay) is int and delay >= 0):
         raise ValueError(f"batching is {spec!r}; largest must be a number above 0, delay_us one of microseconds")
     return Batching(largest, delay / 1e6)
+
+
+def _told(spec: Mapping[str, Any]) -> dict[str, str]:
+    known = (*OF_MODEL, *OF_PROCESS)
+    if unknown := [name for name in spec if name not in known]:
+        raise ValueError(f"server has {unknown[0]!r}; it may have {', '.join(known)}")
+    told = {name: str(value) for name, value in spec.items()}
+    for name in ("cache", "max-body", "max-held"):
+        if name in told and not re.fullmatch("[0-9]{1,15}B?", told[name]):
+            raise ValueError(f"{name} is {told[name]!r}; it must be a number of MiB, or of bytes with a B behind it")
+    return told
 
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 PREFIX: Final = "MLOPT_SERVE_"
+
+
+# Options that serving.json may set too: of its model, and of the process, where several models must agree.
+OF_MODEL: Final = ("cache", "concurrency", "max-waiting", "max-wait", "max-body")
+OF_PROCESS: Final = ("max-held", "max-arrival", "max-connections", "api-keys-file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,17 @@ class Settings:
     engine_python: str = "python3"
 
 
+def variable(option: str) -> str:
+    """The environment's name of an option: `max-batch` is MLOPT_SERVE_MAX_BATCH."""
+    return PREFIX + option.strip("-").replace("-", "_").upper()
+
+
+def is_said(option: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether who starts the server says this option, so that serving.json does not count."""
+    flag = f"--{option}"
+    return variable(option) in environment or any(word.split("=", 1)[0] == flag for word in arguments)
+
+
 def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Every option can also be an environment variable: --max-batch is MLOPT_SERVE_MAX_BATCH. Exits with 2 if wrong."""
     parser = argparse.ArgumentParser(
@@ -61,17 +77,16 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     )
 
     def option(name: str, type: Callable[[str], Any], default: Any, help: str, metavar: str | None = None) -> None:
-        variable = PREFIX + name.strip("-").replace("-", "_").upper()
         parser.add_argument(
             name,
             type=type,
-            default=environment.get(variable, default),
+            default=environment.get(variable(name), default),
             help=help if default is None else f"{help}  [default: {default}]",
             metavar=metavar or ("FILE" if type is Path else "N"),
         )
 
     limits = Limits()
-    inherited = environment.get(f"{PREFIX}MODEL_DIR")
+    inherited = environment.get(variable("model-dir"))
     parser.add_argument(
         "--model-dir",
         dest="model_dirs",
@@ -88,10 +103,10 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     option("--max-wait", _seconds, f"{limits.patience:g}", "longest wait for an inference; then 503", "SECONDS")
     option("--max-batch", _whole(1), None, "rows that are computed together; 1: none (as in serving.json)")
     option("--batch-delay-us", _whole(0), None, "how long a request waits for others to join it", "MICROSECONDS")
-    option("--max-body", _whole(1), limits.body >> 20, "largest request body", "MIB")
-    option("--max-held", _whole(1), limits.held >> 20, "all request bodies together; beyond it 503", "MIB")
-    option("--cache", _whole(0), 0, "answers of each model that are kept for the same inputs; 0: none", "MIB")
-    option("--max-memory", _whole(1), None, "do not start where the loaded models take more", "MIB")
+    option("--max-body", size(1), f"{limits.body >> 20}", "largest request body", "MIB")
+    option("--max-held", size(1), f"{limits.held >> 20}", "all request bodies together; beyond it 503", "MIB")
+    option("--cache", size(0), "0", "answers of each model that are kept for the same inputs; 0: none", "MIB")
+    option("--max-memory", size(1), None, "do not start where the loaded models take more", "MIB")
     option(
         "--max-arrival",
         _seconds,
@@ -121,16 +136,16 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     return Settings(
         **{field.name: getattr(asked, field.name) for field in fields(Settings) if hasattr(asked, field.name)},
         limits=Limits(
-            body=asked.max_body << 20,
-            held=asked.max_held << 20,
+            body=asked.max_body,
+            held=asked.max_held,
             concurrency=asked.concurrency,
             waiting=asked.max_waiting,
             arrival=asked.max_arrival,
             patience=asked.max_wait,
             batch=asked.max_batch,
             delay=None if asked.batch_delay_us is None else asked.batch_delay_us / 1e6,
-            cache=asked.cache << 20,
-            memory=None if asked.max_memory is None else asked.max_memory << 20,
+            cache=asked.cache,
+            memory=asked.max_memory,
         ),
         connections=asked.max_connections,
     )
@@ -142,6 +157,16 @@ def _whole(least: int) -> Callable[[str], int]:
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}")
         return value
+
+    return read
+
+
+def size(least: int) -> Callable[[str], int]:
+    """Bytes of a number of MiB, or of bytes with a B behind it."""
+    whole = _whole(least)
+
+    def read(text: str) -> int:
+        return whole(text[:-1]) if text.endswith("B") else whole(text) << 20
 
     return read
 

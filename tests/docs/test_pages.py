@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from mlopt.cli import VERBS
-from mlopt.project import CompileTable, HistoryTable, ModelSpec, PreprocessSpec, ProjectFile, SamplesTable
+from mlopt.project import CompileTable, HistoryTable, ModelSpec, PreprocessSpec, ProjectFile, SamplesTable, ServeSpec
 from mlopt.schema import keys_of
 from mlopt.signature import InputSpec
 
@@ -21,6 +21,7 @@ TABLES = {
     "inputs": InputSpec,
     "preprocess": PreprocessSpec,
     "samples": SamplesTable,
+    "serve": ServeSpec,
     "history": HistoryTable,
 }
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
