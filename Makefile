@@ -27,7 +27,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
 # TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,signing]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,grpc,signing]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
@@ -70,8 +70,8 @@ bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded ro
 bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)
 
-hostile: $(VENV)/.all  ## 100,000 hostile requests to the server; the tests send 2000
-	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py
+hostile: $(VENV)/.all  ## 100,000 hostile requests to the server, and as many calls over gRPC; the tests send 2000
+	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py tests/serve/test_hostile_grpc.py
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)

@@ -21,6 +21,7 @@ _GIVES: Final[Mapping[str, tuple[str, str]]] = {
     "torch": ("reads .pt2, TorchScript, .pth and .safetensors", ""),
     "tensorflow": ("reads .keras, .h5, SavedModel and .tflite", ""),
     "serve": ("`mlopt serve` in this Python; images bring their own server", ""),
+    "grpc": ("gRPC beside it: `--grpc-port`; images that serve it bring their own", ""),
     "signing": ("`mlopt sign`, and `mlopt verify --key`", ""),
     "docker": ("the Docker SDK for Python; images are made and run without it", ""),
     "tensorrt": ("builds engines for NVIDIA cards, without one: TensorRT for RTX", ""),

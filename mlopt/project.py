@@ -123,12 +123,15 @@ class ServeSpec:
     max_arrival: Seconds | None = None
     max_connections: int | None = None
     api_keys_file: str | None = None
+    grpc_port: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "concurrency", "max_wait", "max_body", "max_held", "max_arrival", "max_connections"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name.replace('_', '-')} is not above 0")
+        if self.grpc_port is not None and not 1024 <= self.grpc_port < 65536:
+            raise ValueError("grpc-port is not from 1024 to 65535: the server is nobody special")
         if self.max_waiting is not None and self.max_waiting < 0:
             raise ValueError("max-waiting is below 0")
         if self.batch_delay is not None and self.max_batch is None:
@@ -153,6 +156,7 @@ class ServeSpec:
             "max-arrival": self.max_arrival,
             "max-connections": self.max_connections,
             "api-keys-file": self.api_keys_file,
+            "grpc-port": self.grpc_port,
         }
         server = {name: value for name, value in told.items() if value is not None}
         batching = {"largest": self.max_batch, "delay_us": round((self.batch_delay or 0) * 1e6)}

@@ -30,7 +30,7 @@ from mlopt.image.layers import (
 )
 from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Descriptor, Writer, publish
 from mlopt.image.rootfs import Command, python_command, unpack_layers
-from mlopt.image.serving import encode_serving
+from mlopt.image.serving import encode_serving, extras_of, grpc_ports
 
 PORT: Final = 8080
 
@@ -63,6 +63,11 @@ class ImageSpec:
     def runtime(self) -> str:
         """What runs the model in the image."""
         return str(self.serving["runtime"])
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What the image holds beside it, for what its server is told to do."""
+        return extras_of(self.serving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, .
     application = application_layer(kitchen)
 
     def of(platform: str) -> tuple[Layer, ...]:
-        runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
+        runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime, extras=spec.extras)
         return base_layer(kitchen, platform=platform), runtime, application
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
@@ -239,7 +244,7 @@ def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer
             "WorkingDir": "/model",
             "Entrypoint": [python, "-m", "mlopt.serve", "--model-dir", "/model"],
             "Cmd": ["--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 - inside a container's own network
-            "ExposedPorts": {f"{PORT}/tcp": {}},
+            "ExposedPorts": {f"{port}/tcp": {} for port in (PORT, *grpc_ports(spec.serving))},
             "Env": list(_ENVIRONMENT),
             "Labels": _annotations(spec),
             "StopSignal": "SIGTERM",

@@ -66,31 +66,34 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Everything docker/ says about the Python image. `runtime` is what every image holds beside one of `runtimes`."""
+    """Everything docker/ says about the Python image. `runtime` is what every image holds beside one of `runtimes`,
+    `extras` what one may hold too."""
 
     suite: str
     python: str
     base: Wanted
     runtime: Wanted
     runtimes: Mapping[str, Wanted]
+    extras: Mapping[str, Wanted]
 
     @property
     def wheels(self) -> tuple[str, ...]:
         """What is locked: the distributions of every image, whatever it runs."""
-        return tuple(sorted({*self.runtime.packages, *(n for one in self.runtimes.values() for n in one.packages)}))
+        beside = (*self.runtimes.values(), *self.extras.values())
+        return tuple(sorted({*self.runtime.packages, *(name for one in beside for name in one.packages)}))
 
-    def running(self, runtime: str) -> Wanted:
-        """What the image of a model in `runtime` holds. Raises `ImageFailed` where there is no such image."""
+    def running(self, runtime: str, extras: tuple[str, ...] = ()) -> Wanted:
+        """What the image of a model in `runtime` holds, with these extras. Raises `ImageFailed` where there is none."""
         if runtime not in self.runtimes:
             raise ImageFailed(
                 f"No image holds the runtime {runtime}: there are {' and '.join(self.runtimes)}.",
                 next="serve it yourself, and compile with --no-image",
             )
-        own = self.runtimes[runtime]
+        parts = (self.runtime, self.runtimes[runtime], *(self.extras[name] for name in extras))
         return Wanted(
-            packages=(*self.runtime.packages, *own.packages),
-            without=(*self.runtime.without, *own.without),
-            left_out=(*self.runtime.left_out, *own.left_out),
+            packages=tuple(name for part in parts for name in part.packages),
+            without=tuple(name for part in parts for name in part.without),
+            left_out=tuple(pattern for part in parts for pattern in part.left_out),
         )
 
 
@@ -114,7 +117,8 @@ def read_wanted(folder: Path) -> Recorded:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         base, runtime = table["base"], table["runtime"]
         runtimes = {name: _wanted(own) for name, own in table["runtimes"].items()}
-        return Recorded(base["suite"], runtime["python"], _wanted(base), _wanted(runtime), runtimes)
+        extras = {name: _wanted(own) for name, own in table.get("extras", {}).items()}
+        return Recorded(base["suite"], runtime["python"], _wanted(base), _wanted(runtime), runtimes, extras)
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ImageFailed(f"What the image is made from cannot be read: {error!r}", where=str(path)) from error
 

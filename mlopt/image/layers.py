@@ -88,9 +88,9 @@ class Kitchen:
         """The Debian packages of a platform's base layer."""
         return self.base.of(platform)
 
-    def wheels(self, platform: str, runtime: str) -> tuple[Package, ...]:
+    def wheels(self, platform: str, runtime: str, extras: tuple[str, ...] = ()) -> tuple[Package, ...]:
         """The distributions of PyPI in a platform's runtime layer."""
-        wanted = self.wanted.running(runtime).packages
+        wanted = self.wanted.running(runtime, extras).packages
         return tuple(package for package in self.runtime.of(platform) if package.name in wanted)
 
     def compiler(self) -> Compiler | None:
@@ -121,10 +121,10 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
     )
 
 
-def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
-    """One runtime, NumPy, Pillow and the web stack, from wheels."""
-    wanted, python, compiler = kitchen.wanted.running(runtime), kitchen.wanted.python, kitchen.compiler()
-    packages = kitchen.wheels(platform, runtime)
+def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str, extras: tuple[str, ...] = ()) -> Layer:
+    """One runtime, NumPy, Pillow and the web stack, from wheels; and what extras bring."""
+    wanted, python, compiler = kitchen.wanted.running(runtime, extras), kitchen.wanted.python, kitchen.compiler()
+    packages = kitchen.wheels(platform, runtime, extras)
 
     def tree() -> Tree:
         files = _runtime_tree(wanted, python, kitchen.inputs.wheels(packages, python=python))

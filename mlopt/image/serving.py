@@ -72,6 +72,17 @@ def encode_serving(serving: Mapping[str, Any]) -> bytes:
     return (json.dumps(serving, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
+def grpc_ports(serving: Mapping[str, Any]) -> tuple[int, ...]:
+    """Where the server of this serving.json serves gRPC, if it does."""
+    port = serving.get("server", {}).get("grpc-port")
+    return () if port is None else (int(port),)
+
+
+def extras_of(serving: Mapping[str, Any]) -> tuple[str, ...]:
+    """The extras of docker/python.toml that its image needs."""
+    return ("grpc",) if grpc_ports(serving) else ()
+
+
 def _tensor(value: Any, model: Path) -> dict[str, Any]:
     import onnx
 

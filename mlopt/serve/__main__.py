@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             keys=keys,
             builds=builds,
             limits_of=limits_of(arguments, settings),
+            rpc=settings.door(keys),
         )
         config = _config(app, settings)
     except NotServable as error:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 from starlette.applications import Starlette
@@ -21,20 +21,21 @@ from mlopt.serve import tensorflow, torchserve
 from mlopt.serve.call import Call
 from mlopt.serve.classify import read_picture
 from mlopt.serve.first_start import Builds
-from mlopt.serve.intake import Intake
+from mlopt.serve.intake import SMALL, Intake
 from mlopt.serve.keys import Keyed
 from mlopt.serve.metrics import CONTENT_TYPE, Metrics, ModelMetrics
 from mlopt.serve.model import NotServable, Serving
 from mlopt.serve.observe import SERVED, Observed, request_id
 from mlopt.serve.page import page, security_headers
-from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, json_object, read_infer
+from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, SERVER_VERSION, json_object, read_infer
 from mlopt.serve.repository import Repository, find_models
 from mlopt.serve.served import Served
-from mlopt.serve.settings import Limits
+from mlopt.serve.settings import Door, Limits
 from mlopt.serve.tensors import Rejected
 
-SERVER_VERSION: Final = "0.1.0"
-_SMALL: Final = 16 << 10  # bytes of a body that is read in far less than a millisecond
+if TYPE_CHECKING:
+    from mlopt.serve.rpc import RpcServer
+
 _LOG: Final = logging.getLogger("mlopt.serve")
 
 
@@ -45,15 +46,16 @@ def make_app(
     keys: tuple[str, ...] = (),
     builds: Builds | None = None,
     limits_of: Callable[[Serving], Limits] | None = None,
+    rpc: Door | None = None,
 ) -> Starlette:
     """The server of the models in these folders. Raises `NotServable` when there is none, when a serving.json or the
     folder of `builds` is unusable, and when two are the same by name and version.
 
     The models load while the app already answers liveness; `failed` is called with the reason if one cannot.
     With `keys` only who sends one of them is served. With `builds` an engine is built, and takes over; ready only then.
-    `limits_of` may give each model limits of its own.
+    `limits_of` may give each model limits of its own; `rpc` is where gRPC is served beside it.
     """
-    return _Server(folders, limits, failed, builds, limits_of or (lambda serving: limits)).app(keys)
+    return _Server(folders, limits, failed, builds, limits_of or (lambda serving: limits), rpc).app(keys)
 
 
 class _Server:
@@ -64,6 +66,7 @@ class _Server:
         failed: Callable[[str], None],
         builds: Builds | None,
         limits_of: Callable[[Serving], Limits],
+        rpc: Door | None,
     ) -> None:
         self._failed, self._metrics, self._intake = failed, Metrics(), Intake(limits)
         found = find_models(folders)
@@ -81,6 +84,7 @@ class _Server:
             )
             for folder, serving in found
         )
+        self._rpc = self._opened(rpc, limits) if rpc else None
 
     def app(self, keys: tuple[str, ...]) -> Starlette:
         app = Starlette(
@@ -92,6 +96,11 @@ class _Server:
             app.add_middleware(Keyed, keys=keys)
         app.add_middleware(Observed, metrics=self._metrics)
         return app
+
+    def _opened(self, door: Door, limits: Limits) -> RpcServer:
+        from mlopt.serve.rpc import RpcServer  # nobody else pays for it
+
+        return RpcServer(door, self._models, limits=limits, intake=self._intake, metrics=self._metrics)
 
     def _routes(self) -> list[Route]:
         """What is asked most stands first: routes are tried in this order."""
@@ -122,12 +131,16 @@ class _Server:
         for served in self._models.all:
             served.withdraw()
         await loading
+        if self._rpc is not None:
+            await self._rpc.stop()
         for served in self._models.all:
             await asyncio.to_thread(served.close)
 
     async def _load(self) -> None:
         """One after another: each takes what cores there are, and the first that cannot be loaded ends it all."""
         try:
+            if self._rpc is not None:
+                await self._rpc.start()
             for served in self._models.all:
                 await served.load()
         except NotServable as error:
@@ -164,7 +177,7 @@ class _Server:
         return _json({"status": "Healthy" if ready else "Unhealthy"}, status=200 if ready else 503)
 
     async def _index(self, request: Request) -> Response:
-        body = await self._intake.read(request, most=_SMALL, metrics=self._models.all[0].metrics)
+        body = await self._intake.read(request, most=SMALL, metrics=self._models.all[0].metrics)
         self._intake.release(len(body))
         asked = json_object(body) if body.strip() else {}
         return _json(self._models.index(ready=asked.get("ready") is True))
@@ -210,7 +223,7 @@ class _Server:
         line.check_room()
         body = await self._intake.read(request, most=served.limits.body, metrics=served.metrics)
         try:
-            answer = await line.answer(lambda: read(body), small=len(body) <= _SMALL and not picture)
+            answer = await line.answer(lambda: read(body), small=len(body) <= SMALL and not picture)
         finally:
             self._intake.release(len(body))
         return Response(answer.body, media_type=answer.media_type, headers=answer.headers)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
 from mlopt.serve.metrics import ModelMetrics
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
+
+SMALL: Final = 16 << 10  # bytes of a body that is read in far less than a millisecond
 
 
 class Intake:
@@ -49,6 +52,12 @@ class Intake:
                 self._held -= len(body)
         return bytes(body)
 
+    def hold(self, count: int) -> None:
+        """A body that is here already; `release` it when done. Raises `Rejected`, and then does not count it."""
+        if self._held + count > self._limits.held:
+            raise _too_many()
+        self._held += count
+
     def release(self, count: int) -> None:
         """A body of this length is no longer needed."""
         self._held -= count
@@ -56,7 +65,11 @@ class Intake:
     def _check_held(self, metrics: ModelMetrics) -> None:
         if self._held > self._limits.held:
             metrics.refused.inc()
-            raise Rejected("too many large requests at once", status=503, retry_after=1)
+            raise _too_many()
+
+
+def _too_many() -> Rejected:
+    return Rejected("too many large requests at once", status=503, retry_after=1, busy=True)
 
 
 def _too_large(most: int) -> Rejected:

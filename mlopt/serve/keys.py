@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -37,24 +38,16 @@ def read_keys(*, file: Path | None, listed: str | None) -> tuple[str, ...]:
     return tuple(keys)
 
 
-class Keyed:
-    """ASGI middleware: only requests with one of the keys pass, but for probes and the page."""
+class Keys:
+    """The keys, to compare with."""
 
-    def __init__(self, app: ASGIApp, *, keys: tuple[str, ...]) -> None:
-        self._app = app
+    def __init__(self, keys: tuple[str, ...]) -> None:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN or self._knows(scope):
-            await self._app(scope, receive, send)
-            return
-        headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 401, "headers": headers})
-        await send({"type": "http.response.body", "body": _REFUSAL})
-
-    def _knows(self, scope: Scope) -> bool:
+    def know(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether one of these headers (names in lower case) holds one of the keys."""
         found = False
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
                 value = value[7:].strip()
             elif name != b"x-api-key":
@@ -64,3 +57,18 @@ class Keyed:
             for digest in self._digests:
                 found |= hmac.compare_digest(given, digest)
         return found
+
+
+class Keyed:
+    """ASGI middleware: only requests with one of the keys pass, but for probes and the page."""
+
+    def __init__(self, app: ASGIApp, *, keys: tuple[str, ...]) -> None:
+        self._app, self._keys = app, Keys(keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN or self._keys.know(scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        await send({"type": "http.response.body", "body": _REFUSAL})

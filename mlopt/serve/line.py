@@ -80,11 +80,16 @@ class Line:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another may wait."""
+        return self._busy < self._most
+
     def check_room(self) -> None:
         """Raise `Rejected` (503) when no more may wait: before a body is read for nothing, too."""
-        if self._busy >= self._most:
+        if not self.has_room:
             self._metrics.refused.inc()
-            raise Rejected("too many requests wait already", status=503, retry_after=1)
+            raise Rejected("too many requests wait already", status=503, retry_after=1, busy=True)
 
     async def answer(self, read: Callable[[], Call], *, small: bool) -> Answer:
         """The answer to a request that `read` reads. Raises `Rejected`, also when too many or too long wait.
@@ -166,7 +171,7 @@ class Line:
             return Rejected("the server stops", status=503)
         if began - job.arrived > self._patience:
             self._metrics.refused.inc()
-            return Rejected(f"it waited longer than {self._patience:g} s", status=503, retry_after=1)
+            return Rejected(f"it waited longer than {self._patience:g} s", status=503, retry_after=1, busy=True)
         try:
             call = job.read()
             key = self._cache.key(call) if self._cache else None

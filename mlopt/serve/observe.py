@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
 import orjson
@@ -116,7 +116,12 @@ def log_to_stdout(level: str) -> None:
 def request_id(scope: MutableMapping[str, Any]) -> str:
     """The id that the client gave this request, else one of its own; the same however often it is asked for."""
     if "mlopt.request_id" not in scope:
-        given = next((bytes(value) for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        scope["mlopt.request_id"] = given.decode() if _ID.fullmatch(given) else f"{_RANDOM.getrandbits(128):032x}"
+        scope["mlopt.request_id"] = decent_id(scope["headers"])
     known: str = scope["mlopt.request_id"]
     return known
+
+
+def decent_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id in a request's headers, where it is a decent one; else one of its own."""
+    given = next((bytes(value) for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if _ID.fullmatch(given) else f"{_RANDOM.getrandbits(128):032x}"

@@ -16,6 +16,7 @@ from mlopt.serve.tensors import NUMPY_OF, Rejected, Tensor, declared_shape, from
 
 # How many bytes of the body are JSON; the rest are the tensors that say `binary_data_size`, one after another.
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+SERVER_VERSION: Final = "0.1.0"
 EXTENSIONS: Final = ("binary_tensor_data",)
 _ELSEWHERE: Final = ("shared_memory_region", "classification")
 
@@ -47,11 +48,18 @@ def parse_infer(
     if length == 0:
         return _raw(body, inputs, outputs)
     message = json_object(body if length is None else body[:length])
+    rest = memoryview(body)[len(body) if length is None else length :]
+    return parse_message(message, rest, inputs=inputs, outputs=outputs)
+
+
+def parse_message(
+    message: Mapping[str, Any], rest: memoryview, *, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> InferRequest:
+    """Check the JSON of a request, with the bytes of its tensors behind it. Raises `Rejected`."""
     id = message.get("id")
     if id is not None and not isinstance(id, str):
         raise Rejected("id must be a string")
     wanted, binary = _wanted(message, outputs)
-    rest = memoryview(body)[len(body) if length is None else length :]
     return InferRequest(id, _feeds(message.get("inputs"), inputs, rest), wanted, binary)
 
 

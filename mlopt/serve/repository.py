@@ -54,6 +54,11 @@ class Repository:
         """Whether all of them are."""
         return all(one.ready for one in self.all)
 
+    def check_room(self) -> None:
+        """Raises `Rejected` where none of them has room for another request: before anybody knows for which it is."""
+        if not any(one.has_room for one in self.all):
+            self.all[0].line.check_room()
+
     def get(self, name: str | None = None, version: str | None = None) -> Served:
         """Raises `Rejected` (404) where there is no such model, or no such version of it. No name: the first."""
         versions = self._by_name.get(self.all[0].serving.name if name is None else name)

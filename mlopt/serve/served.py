@@ -49,6 +49,11 @@ class Served:
             raise Rejected(f"the model {self.serving.name} is not loaded yet", status=503, retry_after=1)
         return self._line
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may wait for it, as far as that is known."""
+        return self._line is None or self._line.has_room
+
     def check_ready(self) -> None:
         """Raises `Rejected` that says why it is not ready."""
         if not self.ready and self.line:

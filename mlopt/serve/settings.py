@@ -14,7 +14,7 @@ PREFIX: Final = "MLOPT_SERVE_"
 
 # Options that serving.json may set too: of its model, and of the process, where several models must agree.
 OF_MODEL: Final = ("cache", "concurrency", "max-waiting", "max-wait", "max-body")
-OF_PROCESS: Final = ("max-held", "max-arrival", "max-connections", "api-keys-file")
+OF_PROCESS: Final = ("max-held", "max-arrival", "max-connections", "api-keys-file", "grpc-port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """Where gRPC is served, and for whom: `tls` are the files of certificate and key, `grace` seconds to finish."""
+
+    host: str
+    port: int
+    keys: tuple[str, ...]
+    tls: tuple[Path, Path] | None
+    grace: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The command line of `python -m mlopt.serve`, checked."""
 
@@ -56,6 +67,14 @@ class Settings:
     engines: Path | None = None
     engine: tuple[str, ...] = ()
     engine_python: str = "python3"
+    grpc_port: int | None = None
+
+    def door(self, keys: tuple[str, ...]) -> Door | None:
+        """Where gRPC is served; None where it is not."""
+        if self.grpc_port is None:
+            return None
+        tls = (self.tls_cert, self.tls_key) if self.tls_cert and self.tls_key else None
+        return Door(self.host, self.grpc_port, keys, tls, self.grace)
 
 
 def variable(option: str) -> str:
@@ -98,6 +117,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     )
     option("--host", str, "127.0.0.1", "address to listen on", "ADDRESS")
     option("--port", int, 8080, "port to listen on")
+    option("--grpc-port", int, None, "port for gRPC, which needs grpcio and protobuf; without, none")
     option("--concurrency", _whole(1), limits.concurrency, "inferences at once")
     option("--max-waiting", _whole(0), limits.waiting, "more than these waiting get 503")
     option("--max-wait", _seconds, f"{limits.patience:g}", "longest wait for an inference; then 503", "SECONDS")

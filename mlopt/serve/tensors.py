@@ -32,11 +32,14 @@ _LENGTH: Final = 4  # bytes before each element of a BYTES tensor
 
 
 class Rejected(Exception):
-    """A request that is refused: the HTTP status and a sentence for the client. Never a fault of the server."""
+    """A request that is refused: the HTTP status and a sentence for the client. Never a fault of the server.
 
-    def __init__(self, message: str, *, status: int = 400, retry_after: int | None = None) -> None:
+    `busy` where there are too many requests, which is not why every 503 is one.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, retry_after: int | None = None, busy: bool = False) -> None:
         super().__init__(message)
-        self.message, self.status, self.retry_after = message, status, retry_after
+        self.message, self.status, self.retry_after, self.busy = message, status, retry_after, busy
 
 
 @dataclass(frozen=True, slots=True)

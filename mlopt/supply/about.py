@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from mlopt.artifact import digest_of, files
 from mlopt.image.assemble import kitchen_of
 from mlopt.image.inputs import docker_folder
 from mlopt.image.layers import source_date
+from mlopt.image.serving import extras_of
 from mlopt.supply.figures import Figure, figures_of
 from mlopt.supply.packages import Component, debs, wheels
 
@@ -76,9 +78,11 @@ def about(report: Report, image: Image, *, source: Path, model: Path, inputs: In
     suite, python = kitchen.wanted.suite, kitchen.wanted.python
     name, _, version = image.reference.rpartition(":")
 
+    extras = extras_of(json.loads((model / "serving.json").read_bytes()))
+
     def contents(platform: str, digest: str) -> Contents:
         below = debs(kitchen.debs(platform), suite=suite, platform=platform, inputs=inputs)
-        runtime = wheels(kitchen.wheels(platform, shipped.runtime), python=python, inputs=inputs)
+        runtime = wheels(kitchen.wheels(platform, shipped.runtime, extras), python=python, inputs=inputs)
         return Contents(platform, digest.removeprefix("sha256:"), (*below, *runtime))
 
     return About(

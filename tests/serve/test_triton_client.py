@@ -37,10 +37,9 @@ def client(port: int) -> Iterator[Any]:
     client.close()
 
 
-@pytest.fixture(scope="module")
-def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def kinds_folder(folder: Path) -> Path:
     """A model that gives back each input, one for each kind of tensor."""
-    folder = tmp_path_factory.mktemp("kinds")
+    folder.mkdir()
     graph = helper.make_graph(
         [helper.make_node("Identity", [name], [f"{name}_out"]) for name in KINDS],
         "kinds",
@@ -51,6 +50,13 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
     )
     (folder / "serving.json").write_bytes(encode_serving(describe_serving(folder / "model.onnx", name="kinds")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Of a model that gives back each input, one for each kind of tensor."""
+    folder = kinds_folder(tmp_path_factory.mktemp("kinds") / "model")
     with quiet_server(folder) as port:
         client = triton.InferenceServerClient(f"127.0.0.1:{port}")
         yield client

@@ -1,0 +1,101 @@
+"""Thousands of hostile calls over gRPC, and bytes that are no HTTP/2: refused with a status, and the server lives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+from hostile_grpc import Sent, hostile_bytes, hostile_calls
+from serving_process import process, status, wait_ready
+from test_hostile import _memory
+
+from mlopt.image.run import free_port
+from mlopt.serve.oip import SERVICE, messages
+
+grpc = pytest.importorskip("grpc", reason="grpcio (the extra [grpc]) is not installed")
+COUNT = int(os.environ.get("MLOPT_HOSTILE", "2000"))
+_AT_ONCE = 16
+# What a client can be told of what it did; INTERNAL and UNKNOWN are faults of the server.
+_HARMLESS = {
+    *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "DEADLINE_EXCEEDED"),
+    *("UNAUTHENTICATED", "CANCELLED", "UNAVAILABLE"),
+}
+
+
+async def _calls(port: int, calls: list[Sent]) -> Counter[str]:
+    seen: Counter[str] = Counter()
+    places = asyncio.Semaphore(_AT_ONCE)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        async def one(sent: Sent) -> None:
+            async with places:
+                try:
+                    await channel.unary_unary(sent.path)(sent.body, timeout=20, metadata=sent.metadata)
+                    seen.update(["OK"])
+                except grpc.aio.AioRpcError as error:
+                    seen.update([error.code().name])
+
+        await asyncio.gather(*(one(sent) for sent in calls))
+    return seen
+
+
+async def _bytes(port: int, all_raw: list[bytes]) -> None:
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(raw: bytes) -> None:
+        async with places:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(raw)
+                while await asyncio.wait_for(reader.read(65536), 0.05):
+                    pass
+            except (TimeoutError, ConnectionError):
+                pass
+            finally:
+                writer.close()
+
+    await asyncio.gather(*(one(raw) for raw in all_raw))
+
+
+def _ask(port: int, method: str) -> Any:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        return channel.unary_unary(f"/{SERVICE}/{method}")(b"", timeout=20)
+
+
+@pytest.mark.parametrize("options", [(), ("--max-batch", "8", "--cache", "1")], ids=["alone", "batches"])
+def test_nothing_that_is_called_is_a_fault(model_folder: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    port, rpc = free_port(), free_port()
+    strict = ("--log-level", "error", "--max-body", "1", "--max-held", "8", "--max-arrival", "2")
+    calls = hostile_calls(COUNT // 2, seed=len(options))
+    with (
+        (tmp_path / "log").open("w") as log,
+        process(model_folder, port=port, options=(*strict, *options, "--grpc-port", str(rpc)), log=log) as running,
+    ):
+        wait_ready(port, running)
+        asyncio.run(_calls(rpc, hostile_calls(200, seed=99)))
+        asyncio.run(_bytes(rpc, hostile_bytes(50, seed=99)))
+        before = _memory(running.pid)
+        seen = asyncio.run(_calls(rpc, calls))
+        assert set(seen) <= _HARMLESS, seen
+        assert seen["INVALID_ARGUMENT"] > len(calls) / 4, seen
+        assert seen["OK"] >= len(calls) / 16, seen
+        asyncio.run(_bytes(rpc, hostile_bytes(COUNT // 4, seed=len(options))))
+        assert messages()["ServerReadyResponse"].FromString(_ask(rpc, "ServerReady")).ready
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        codes = set(re.findall(r'mlopt_requests_total\{code="([A-Z_]+)"', metrics))
+        assert codes <= _HARMLESS, codes
+        assert 'mlopt_in_flight{model="colours",version="3"} 0.0' in metrics, "a call is still counted"
+        assert _memory(running.pid) - before < 48 << 20
+        assert status(port, "/v2/health/ready") == 200
+        running.terminate()
+        assert running.wait(60) == 0
+    assert (tmp_path / "log").read_text() == "", "hostile calls are no errors of the server"
