@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         server.should_exit = True
 
     try:
-        settings = settled(arguments, [serving for _, serving in find_models(settings.model_dirs)])
+        settings = settled(arguments, settings, [serving for _, serving in find_models(settings.model_dirs)])
         keys = read_keys(file=settings.api_keys_file, listed=os.environ.get(f"{PREFIX}API_KEYS"))
         builds = _builds(settings)
         app = make_app(

@@ -10,8 +10,8 @@ from mlopt.serve.model import NotServable, Serving
 from mlopt.serve.settings import OF_PROCESS, Limits, Settings, is_said, read_settings, size, variable
 
 
-def settled(arguments: list[str] | None, servings: Sequence[Serving]) -> Settings:
-    """The settings of the process, with what its models say where nobody else does.
+def settled(arguments: list[str] | None, settings: Settings, servings: Sequence[Serving]) -> Settings:
+    """The settings of the process, read from `arguments`, with what its models say where nobody else does.
 
     Raises `NotServable` where two of them say different things that hold for the whole process.
     """
@@ -31,13 +31,19 @@ def settled(arguments: list[str] | None, servings: Sequence[Serving]) -> Setting
     if servings and all("max-body" in serving.told for serving in servings):
         # No model takes more, so that all bodies together need no room for it.
         for_all["max-body"] = f"{max(size(1)(serving.told['max-body']) for serving in servings)}B"
-    return read_settings(arguments, _environment(for_all))
+    return read_settings(arguments, _environment(for_all)) if for_all else settings
 
 
 def limits_of(arguments: list[str] | None, settings: Settings) -> Callable[[Serving], Limits]:
     """The limits of each model: its own, where nobody else says, within those of the process."""
     held = {"max-held": f"{settings.limits.held}B"}
-    return lambda serving: read_settings(arguments, _environment({**serving.told, **held})).limits
+
+    def limits(serving: Serving) -> Limits:
+        if not serving.told:
+            return settings.limits
+        return read_settings(arguments, _environment({**serving.told, **held})).limits
+
+    return limits
 
 
 def _environment(told: Mapping[str, str]) -> dict[str, str]:

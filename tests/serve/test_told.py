@@ -20,6 +20,7 @@ from mlopt.image.run import free_port
 from mlopt.image.serving import describe_serving, encode_serving
 from mlopt.project import read_project
 from mlopt.serve.model import NotServable, Serving, read_serving
+from mlopt.serve.settings import Settings, read_settings
 from mlopt.serve.told import limits_of, settled
 
 TABLE = """
@@ -51,13 +52,17 @@ def served(model_folder: Path, tmp_path: Path, table: str, *, name: str = "colou
     return read_serving(tmp_path / name)
 
 
+def settle(arguments: list[str], servings: list[Serving]) -> Settings:
+    return settled(arguments, read_settings(arguments), servings)
+
+
 def test_what_the_table_says_reaches_the_server(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving = served(model_folder, tmp_path, TABLE)
     assert serving.batching is not None
     assert (serving.batching.largest, serving.batching.delay) == (8, 0.002)
-    settings = settled(["--model-dir", "x"], [serving])
+    settings = settle(["--model-dir", "x"], [serving])
     limits = limits_of(["--model-dir", "x"], settings)(serving)
     assert (limits.cache, limits.concurrency, limits.waiting, limits.patience) == (1_000_000, 1, 0, 1.5)
     assert limits.body == 2 << 20
@@ -67,9 +72,9 @@ def test_what_the_table_says_reaches_the_server(
     monkeypatch.setenv("MLOPT_SERVE_CACHE", "3")
     monkeypatch.setenv("MLOPT_SERVE_MAX_HELD", "100")
     arguments = ["--model-dir", "x", "--max-body=5", "--max-connections", "9"]
-    limits = limits_of(arguments, settled(arguments, [serving]))(serving)
+    limits = limits_of(arguments, settle(arguments, [serving]))(serving)
     assert (limits.cache, limits.body, limits.held) == (3 << 20, 5 << 20, 100 << 20)
-    assert settled(arguments, [serving]).connections == 9
+    assert settle(arguments, [serving]).connections == 9
 
 
 def test_without_the_table_nothing_is_said(model_folder: Path, tmp_path: Path) -> None:
@@ -109,10 +114,10 @@ def test_models_that_disagree_on_the_process_end_the_start(model_folder: Path, t
     other = served(model_folder, tmp_path, "[serve]\nmax-connections = 6\ncache = '2MB'", name="other")
     silent = served(model_folder, tmp_path, "", name="silent")
     with pytest.raises(NotServable, match=r"one says max-connections 5, other says 6.*--max-connections"):
-        settled(["--model-dir", "x"], [one, silent, other])
-    assert settled(["--model-dir", "x", "--max-connections", "9"], [one, other]).connections == 9
-    assert settled(["--model-dir", "x"], [silent, one]).connections == 5
-    own = limits_of(["--model-dir", "x"], settled(["--model-dir", "x"], [one]))
+        settle(["--model-dir", "x"], [one, silent, other])
+    assert settle(["--model-dir", "x", "--max-connections", "9"], [one, other]).connections == 9
+    assert settle(["--model-dir", "x"], [silent, one]).connections == 5
+    own = limits_of(["--model-dir", "x"], settle(["--model-dir", "x"], [one]))
     assert [own(serving).cache for serving in (one, other, silent)] == [1_000_000, 2_000_000, 0]
 
 
