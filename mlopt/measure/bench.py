@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel, WorkerFailed
+from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
 from mlopt.measure.alone import cold_start, loaded
 from mlopt.measure.interleave import Subject, measure_together
+from mlopt.measure.limits import UNLIMITED, Applied, Limits, forget
 from mlopt.measure.percentiles import Percentile, percentiles_of
 from mlopt.measure.server import ServerRate, highest_rate
-from mlopt.measurement import Measurement
+from mlopt.measurement import Interval, Measurement
 from mlopt.sniff import sniff
 from mlopt.step import installed
 from mlopt.units import Seconds
@@ -49,13 +50,26 @@ class Benched:
 
 
 @dataclass(frozen=True, slots=True)
+class Noise:
+    """A second copy of the first model beside it, as if it were another: `speedup` is 1 but for chance, and `tells` the
+    smallest difference in speed, as a share, that these rounds can tell from none."""
+
+    speedup: Interval
+    tells: float
+
+
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What `mlopt bench` found; the first model is the baseline of all."""
+    """What `mlopt bench` found; the first model is the baseline of all. `machine` holds what explains its clocks,
+    `limits` what each process was allowed less of than there is."""
 
     schema: int
     kind: Literal["mlopt-bench"]
     mlopt: str
     models: tuple[Benched, ...]
+    noise: Noise
+    machine: Mapping[str, str]
+    limits: tuple[Applied, ...]
 
     @property
     def labelled(self) -> dict[str, Measurement]:
@@ -74,15 +88,17 @@ def bench(
     device: str,
     runtimes: Sequence[str] = (),
     bound: float | None = None,
+    limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
 ) -> BenchResult:
     """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
 
     Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
     `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
-    `UnknownName`, `MissingDependency`, `WorkerFailed`, and `Misused` for a server without a bound.
+    `UnknownName`, `MissingDependency`, `WorkerFailed`, `OutOfMemory`, and `Misused` for a server without a bound.
     """
     from mlopt.convert.batch import free_size_of
     from mlopt.samples.generated import GeneratedSamples
+    from mlopt.surroundings import describe
 
     _check_runtimes(runtimes)
     serving = method.scenario == "server"
@@ -104,18 +120,29 @@ def bench(
         for runtime in runtimes or (own_runtime(Path(name)),)
     ]
     subjects = [subject for _, subject in named]
+    copy = replace(subjects[0], name=f"{subjects[0].name} again")
+    bounds, told = limits
+    if bounds.memory:  # what is in the page cache already would be nobody's
+        for subject in subjects:
+            forget(_files(subject.artifact.main))
     side_by_side = replace(method, scenario="single-stream", seconds=Seconds(method.seconds / 2)) if serving else method
     measured, failures = measure_together(
-        subjects[0], subjects[1:], single=single, offline=offline, method=side_by_side, device=device
+        subjects[0],
+        [*subjects[1:], copy],
+        single=single,
+        offline=offline,
+        method=side_by_side,
+        device=device,
+        limits=bounds,
     )
     if failures:
-        raise WorkerFailed("; ".join(failures.values()))
+        raise next(iter(failures.values()))
     found = []
     for name, subject in named:
         weights = _files(subject.artifact.main)
         server = None
         if serving and bound is not None:
-            with loaded(subject, single, threads=method.threads) as worker:
+            with loaded(subject, single, threads=method.threads, limits=bounds) as worker:
                 server = highest_rate(worker, bound, seconds=method.seconds / 2 / len(named))
         taken = measured[subject.name]
         one = Benched(
@@ -124,11 +151,17 @@ def bench(
             versions_of(subject.runtime),
             taken,
             percentiles_of(taken.latency.samples),
-            cold_start(subject, single, threads=method.threads, files=weights),
+            cold_start(subject, single, threads=method.threads, files=weights, limits=bounds),
             server,
         )
         found.append(one)
-    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found))
+    return BenchResult(
+        SCHEMA, KIND, version("mlopt"), tuple(found), _noise(measured[copy.name].speedup), describe(), told
+    )
+
+
+def _noise(speedup: Interval) -> Noise:
+    return Noise(speedup, max(speedup.high, 1 / speedup.low) - 1)
 
 
 def _shared_signature(files: Mapping[str, Path]) -> Signature:

@@ -16,7 +16,9 @@ _COLUMN: Final = 9
 
 def to_terminal(found: BenchResult, *, width: int) -> str:
     """Clocks, percentiles and, of servers, what they hold; sentences wrapped to the width."""
-    lines = [*_clocks(found), *textwrap.wrap(_method(found), width), "", *_percentiles(found)]
+    lines = [*_clocks(found), *textwrap.wrap(_method(found), width)]
+    lines += [line for told in _notes(found) for line in textwrap.wrap(told, width, subsequent_indent="  ")]
+    lines += ["", *_percentiles(found)]
     for name, model in zip(found.labelled, found.models, strict=True):
         if model.server:
             lines += ["", *textwrap.wrap(f"{name} as a server: {said(model.server)}", width)]
@@ -34,10 +36,24 @@ def _clocks(found: BenchResult) -> Iterator[str]:
         yield f"{name:<{width}}{times}  {rest}  {text.times(one.speedup)}"
 
 
+def _notes(found: BenchResult) -> Iterator[str]:
+    """What the clocks can tell, what they were limited to, and which models did not have enough memory."""
+    yield (
+        f"noise: a copy of the first model beside it is at {text.times(found.noise.speedup)}: a difference in speed of "
+        f"less than {text.percent(found.noise.tells)} cannot be told here in that time"
+    )
+    for limit in found.limits:
+        yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
+    for name, one in found.labelled.items():
+        if one.thrashes:
+            each = one.major_faults / one.latency.queries
+            yield f"{name} thrashes: it reads {each:.3g} pages from disk in each query, for want of memory"
+
+
 def _method(found: BenchResult) -> str:
     first = found.models[0].measurement
     return (
-        f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
+        f"{first.grade} on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
         f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
         "generated inputs"
     )
