@@ -33,6 +33,7 @@ _VERBS = ("compare", "history")  # what people try after bench
 @limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@click.option("--loadgen", is_flag=True, help="Run each under MLPerf's own load generator too (extra [loadgen]).")
 @limiting
 @history_option
 @outputs("junit", "sarif", "openmetrics")
@@ -46,6 +47,7 @@ def command(
     latency_bound: float | None,
     threads: int | None,
     batch: int | None,
+    loadgen: bool,
     limits_of: str | None,
     limit_cores: int | None,
     limit_memory: Bytes | None,
@@ -109,7 +111,9 @@ def command(
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
         within = "".join(f", {one.limit} limited to {one.asked}" for one in limits[1] if one.applied)
         device = f"{machine.cpu}, {machine.cores} cores{within}"
-        found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound, limits=limits)
+        found = bench(
+            models, method=method, device=device, runtimes=runtimes, bound=bound, limits=limits, loadgen=loadgen
+        )
     plain = to_json(found)
     width = shutil.get_terminal_size((100, 24)).columns
     click.echo(json.dumps(plain) if as_json else to_terminal(found, width=width))

@@ -15,6 +15,8 @@ from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedM
 from mlopt.measure.alone import cold_start, loaded
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measure.limits import UNLIMITED, Applied, Limits, forget
+from mlopt.measure.loadgen import DISTRIBUTION as LOADGEN
+from mlopt.measure.loadgen import LoadGenResult, ask_loadgen
 from mlopt.measure.percentiles import Percentile, percentiles_of
 from mlopt.measure.server import ServerRate, highest_rate
 from mlopt.measurement import Interval, Measurement
@@ -36,7 +38,8 @@ class Benched:
     """One model in one runtime; `model` as the person named it. `versions` are those of the runtime's packages.
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
-    `measurement` then of single queries.
+    `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
+    a server at the highest rate that held.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Benched:
     percentiles: tuple[Percentile, ...]
     cold_start: float
     server: ServerRate | None
+    loadgen: LoadGenResult | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ def bench(
     runtimes: Sequence[str] = (),
     bound: float | None = None,
     limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
+    loadgen: bool = False,
 ) -> BenchResult:
     """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
 
@@ -101,6 +106,8 @@ def bench(
     from mlopt.surroundings import describe
 
     _check_runtimes(runtimes)
+    if loadgen and not installed(LOADGEN):
+        raise MissingDependency(f"--loadgen needs {LOADGEN}.", next="pip install 'mlopt[loadgen]'")
     serving = method.scenario == "server"
     if serving and bound is None:
         raise Misused(
@@ -140,11 +147,14 @@ def bench(
     found = []
     for name, subject in named:
         weights = _files(subject.artifact.main)
-        server = None
-        if serving and bound is not None:
+        taken, server, by_loadgen = measured[subject.name], None, None
+        if serving or loadgen:
+            seconds = method.seconds / 2 / len(named)
             with loaded(subject, single, threads=method.threads, limits=bounds) as worker:
-                server = highest_rate(worker, bound, seconds=method.seconds / 2 / len(named))
-        taken = measured[subject.name]
+                if serving and bound is not None:
+                    server = highest_rate(worker, bound, seconds=seconds)
+                if loadgen:
+                    by_loadgen = ask_loadgen(worker, method.scenario, taken, seconds, server)
         one = Benched(
             name,
             *_identity(weights),
@@ -153,6 +163,7 @@ def bench(
             percentiles_of(taken.latency.samples),
             cold_start(subject, single, threads=method.threads, files=weights, limits=bounds),
             server,
+            by_loadgen,
         )
         found.append(one)
     return BenchResult(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mlopt.measure.bench import BenchResult
+from mlopt.measure.loadgen import LoadGenResult
 from mlopt.measure.percentiles import CONFIDENCE, SHOWN
 from mlopt.measure.server import ServerRate
 from mlopt.report import text
@@ -22,6 +23,8 @@ def to_terminal(found: BenchResult, *, width: int) -> str:
     for name, model in zip(found.labelled, found.models, strict=True):
         if model.server:
             lines += ["", *textwrap.wrap(f"{name} as a server: {said(model.server)}", width)]
+        if model.loadgen:
+            lines += ["", *textwrap.wrap(f"{name} under LoadGen {_by_loadgen(model.loadgen)}", width)]
     return "\n".join(lines)
 
 
@@ -67,6 +70,21 @@ def _percentiles(found: BenchResult) -> Iterator[str]:
         ends = (f"≤ {text.seconds(one.high)}" if one.high is not None else "–" for one in model.percentiles)
         yield f"{'  at most':<{width}}" + "".join(f"  {end:>{_COLUMN}}" for end in ends)
     yield f"at most: MLPerf's early stopping, {CONFIDENCE * 100:g} % confidence; –: too few queries"
+
+
+def _by_loadgen(found: LoadGenResult) -> str:
+    """LoadGen's result as MLPerf reports it, and the same by our clock on the same queries."""
+    if found.scenario == "server":
+        assert found.scheduled is not None
+        told = f"p99 {text.seconds(found.p99)} at {text.rate(found.scheduled)}"
+    elif found.scenario == "offline":
+        told = f"{text.rate(found.samples_per_second)} (by our clock {text.rate(found.ours['samples_per_second'])})"
+    else:
+        name, value = ("p90", found.p90) if found.scenario == "single-stream" else ("p99", found.p99)
+        bound = f", ≤ {text.seconds(found.bound)}" if found.bound else ""
+        told = f"{name} {text.seconds(value)}{bound} (by our clock {text.seconds(found.ours[name])})"
+    verdict = "valid" if found.valid else f"invalid: {found.why_not or 'the bound does not hold'}"
+    return f"{found.version}: {told}, {found.queries} queries, {verdict}"
 
 
 def said(server: ServerRate) -> str:

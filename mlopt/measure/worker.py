@@ -19,6 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from mlopt import registry
 from mlopt.array_files import load_arrays
 from mlopt.errors import MloptError
+from mlopt.measure import loadgen
 from mlopt.runners.runner import OnDevice, Runner
 
 _KIB: Final = 1024
@@ -77,6 +78,8 @@ class Loaded:
                     reply = loaded.batch(**command)
                 elif kind == "serve":
                     reply = loaded.serve_at(**command)
+                elif kind == "loadgen":
+                    reply = loadgen.run(runner=loaded.runner, feeds=loaded.single, **command)
                 else:
                     reply = loaded.peak()
             except MloptError as error:
