@@ -33,6 +33,7 @@ _VERBS = ("compare", "history")  # what people try after bench
 @limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Tell the memory of so many processes together.")
 @click.option("--loadgen", is_flag=True, help="Run each under MLPerf's own load generator too (extra [loadgen]).")
 @limiting
 @history_option
@@ -47,6 +48,7 @@ def command(
     latency_bound: float | None,
     threads: int | None,
     batch: int | None,
+    workers: int,
     loadgen: bool,
     limits_of: str | None,
     limit_cores: int | None,
@@ -112,7 +114,14 @@ def command(
         within = "".join(f", {one.limit} limited to {one.asked}" for one in limits[1] if one.applied)
         device = f"{machine.cpu}, {machine.cores} cores{within}"
         found = bench(
-            models, method=method, device=device, runtimes=runtimes, bound=bound, limits=limits, loadgen=loadgen
+            models,
+            method=method,
+            device=device,
+            runtimes=runtimes,
+            bound=bound,
+            limits=limits,
+            loadgen=loadgen,
+            workers=workers,
         )
     plain = to_json(found)
     width = shutil.get_terminal_size((100, 24)).columns

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
-from mlopt.measure.alone import cold_start, loaded
+from mlopt.measure.alone import Shared, cold_start, loaded, shared
 from mlopt.measure.energy import Energy, counters, spent
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measure.limits import UNLIMITED, Applied, Limits, forget
@@ -40,7 +40,8 @@ class Benched:
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
-    a server at the highest rate that held. `energy` is None where nothing counts it.
+    a server at the highest rate that held. `energy` is None where nothing counts it. `shared` is
+    the memory of several processes, where somebody asked for it.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Benched:
     server: ServerRate | None
     loadgen: LoadGenResult | None
     energy: Energy | None
+    shared: Shared | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def bench(
     bound: float | None = None,
     limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
     loadgen: bool = False,
+    workers: int = 1,
 ) -> BenchResult:
     """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
 
@@ -147,7 +150,7 @@ def bench(
     )
     if failures:
         raise next(iter(failures.values()))
-    asks = _Asks(method, bound, bounds, loadgen, device, seconds=method.seconds / 2 / len(named))
+    asks = _Asks(method, bound, bounds, loadgen, workers, device, seconds=method.seconds / 2 / len(named))
     found, missing = [], ""
     for name, subject in named:
         one, why = _benched(name, subject, measured[subject.name], single, asks)
@@ -165,6 +168,7 @@ class _Asks:
     bound: float | None
     limits: Limits
     loadgen: bool
+    workers: int
     device: str
     seconds: float
 
@@ -198,6 +202,9 @@ def _benched(
         server,
         by_loadgen,
         energy,
+        shared(subject, single, workers=asks.workers, threads=threads, limits=asks.limits)
+        if asks.workers > 1
+        else None,
     )
     return found, why
 
