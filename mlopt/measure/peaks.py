@@ -1,0 +1,185 @@
+"""What this machine can do at most: products of matrices in fp32 and int8, bytes from memory and from a cache.
+
+Measured once for a machine, a number of threads and versions of the runtimes, and kept in the store. A product runs in
+every runtime that is installed, for none alone shows what the processor can do. `python -m mlopt.measure.peaks FOLDER
+THREADS` measures, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from mlopt import registry
+from mlopt.artifact import PEAKS, Artifact, Format
+from mlopt.errors import WorkerFailed
+from mlopt.insight import Peak, Peaks
+from mlopt.step import installed
+
+if TYPE_CHECKING:
+    from mlopt.store import Store
+
+PRODUCTS: Final = Format("matrix-products")
+RUNTIMES: Final = ("onnxruntime", "openvino")
+SIDE: Final = 768  # of the matrices
+_SECONDS, _PASSES = 0.12, 2  # for each figure, about, in each pass; what disturbs one may leave the other alone
+_FEWEST: Final = 3
+_LARGE, _SMALL = 256 << 20, 128 << 10  # bytes that are copied: from memory, and inside a second-level cache
+_LIMIT: Final = 120.0
+
+
+def measure_peaks(store: Store, *, device: str, threads: int) -> Peaks:
+    """From the store, or measured now. Raises `WorkerFailed`."""
+    with tempfile.TemporaryDirectory(prefix="mlopt-products-") as folder:
+        _write_products(Path(folder) / "products")
+        source = store.adopt(Path(folder) / "products", PRODUCTS)
+    found = json.loads(store.run(MeasurePeaks(device, threads), source).main.read_bytes())
+    return Peaks(**{**found, "peaks": tuple(Peak(**one) for one in found["peaks"])})
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurePeaks:
+    """A step like others, so that the store keeps what it finds; no recipe asks for it."""
+
+    name: ClassVar[str] = "measure-peaks"
+    version: ClassVar[int] = 1
+    accepts: ClassVar[frozenset[Format]] = frozenset({PRODUCTS})
+    produces: ClassVar[Format] = PEAKS
+    requires: ClassVar[tuple[str, ...]] = ("numpy", *RUNTIMES)
+
+    device: str
+    threads: int
+
+    def run(self, source: Artifact, into: Path) -> None:
+        try:
+            said = subprocess.run(
+                [sys.executable, "-m", "mlopt.measure.peaks", str(source.path), str(self.threads)],
+                capture_output=True,
+                text=True,
+                timeout=_LIMIT,
+                check=True,
+                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            ).stdout
+        except subprocess.TimeoutExpired as error:
+            raise WorkerFailed(f"The peaks of this machine were not measured within {_LIMIT:.0f} s.") from error
+        except subprocess.CalledProcessError as error:
+            tail = error.stderr.strip()[-400:]
+            raise WorkerFailed("The peaks of this machine could not be measured.", where=tail) from error
+        taken = datetime.now(UTC).isoformat(timespec="seconds")
+        peaks = [Peak(**one) for one in json.loads(said.splitlines()[-1])]
+        whole = Peaks(self.device, "measured", self.threads, taken, tuple(peaks))
+        (into / "peaks.json").write_text(json.dumps(dataclasses.asdict(whole), indent=1) + "\n")
+
+
+def main(arguments: Sequence[str]) -> None:
+    folder, threads = Path(arguments[0]), int(arguments[1])
+    best: dict[str, Peak] = {}
+    for _ in range(_PASSES):
+        for peak in (
+            _product(folder, "fp32", threads),
+            _product(folder, "int8", threads),
+            _copies("memory", _large(), threads),
+            _copies("cache", _SMALL, threads),
+        ):
+            best[peak.kind] = max(peak, best.get(peak.kind, peak), key=lambda one: one.rate)
+    print(json.dumps([dataclasses.asdict(peak) for peak in best.values()]))
+
+
+def _product(folder: Path, kind: Literal["fp32", "int8"], threads: int) -> Peak:
+    """The fastest run in the fastest runtime."""
+    import numpy as np
+
+    a = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE)).astype(np.float32 if kind == "fp32" else np.uint8)
+    rates = {}
+    for runtime in RUNTIMES:
+        if installed(runtime) is not None:
+            with registry.load("mlopt.runners", runtime)(folder / f"{kind}.onnx", threads=threads) as runner:
+                rates[runtime] = 2 * SIDE**3 / _fastest(lambda run=runner: run.infer({"a": a}))  # type: ignore[misc]
+    best = max(rates, key=lambda name: rates[name])
+    size = f"{SIDE}×{SIDE}×{SIDE}"
+    return Peak(kind, rates[best], f"{best} {installed(best)}", f"product of {kind} matrices, {size}, the fastest run")
+
+
+def _copies(kind: Literal["memory", "cache"], size: int, threads: int) -> Peak:
+    """Every thread copies its own part; bytes are counted twice, read and written."""
+    import numpy as np
+
+    repeats = max(1, _LARGE // 4 // size)  # so that threads have something to do before the next one has started
+    part = size // threads if kind == "memory" else size
+    pairs = [(np.zeros(part, np.uint8), np.ones(part, np.uint8)) for _ in range(threads)]
+
+    def copies(target: np.ndarray, source: np.ndarray) -> None:
+        for _ in range(repeats):
+            np.copyto(target, source)
+
+    def copy() -> None:
+        others = [threading.Thread(target=copies, args=pair) for pair in pairs[1:]]
+        for other in others:
+            other.start()
+        copies(*pairs[0])
+        for other in others:
+            other.join()
+
+    rate = 2 * part * threads * repeats / _fastest(copy)
+    shown = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+    each = " in each thread" if kind == "cache" and threads > 1 else ""
+    return Peak(kind, rate, f"numpy {installed('numpy')}", f"copy of {shown}{each}, read and written, the fastest run")
+
+
+def _large() -> int:
+    """A board with little memory gets less of it filled."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(_LARGE, whole // 32))
+
+
+def _fastest(call: Callable[[], Any]) -> float:
+    call()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < _FEWEST or time.perf_counter() - began < _SECONDS:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _write_products(folder: Path) -> None:
+    """fp32.onnx and int8.onnx: one product each with weights that the file holds, as layers have them."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder.mkdir()
+    weights = np.random.default_rng(0).integers(-60, 60, (SIDE, SIDE))
+    fp32 = [helper.make_node("MatMul", ["a", "w"], ["y"], name="product")]
+    held = [numpy_helper.from_array(weights.astype(np.float32), "w")]
+    int8 = [
+        helper.make_node("DequantizeLinear", ["a", "scale", "zero"], ["a_float"], name="a_float"),
+        helper.make_node("DequantizeLinear", ["w", "scale", "none"], ["w_float"], name="w_float"),
+        helper.make_node("MatMul", ["a_float", "w_float"], ["product"], name="product"),
+        helper.make_node("QuantizeLinear", ["product", "wide", "zero"], ["y"], name="y"),
+    ]
+    constants = {"scale": np.float32(0.01), "wide": np.float32(10), "zero": np.uint8(128), "none": np.int8(0)}
+    rest = [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()]
+    for name, nodes, kept, type in (
+        ("fp32", fp32, held, TensorProto.FLOAT),
+        ("int8", int8, [numpy_helper.from_array(weights.astype(np.int8), "w"), *rest], TensorProto.UINT8),
+    ):
+        ends = [helper.make_tensor_value_info(end, type, [SIDE, SIDE]) for end in ("a", "y")]
+        graph = helper.make_graph(nodes, name, ends[:1], ends[1:], kept)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,74 @@
+"""OpenVINO's performance counts as kernels, under the names of the ONNX nodes that it merged into each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from mlopt.insight import Arithmetic, Kernel, Profile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlopt.serve.openvino import Network
+
+_WARM_UP: Final = 3
+_NAMES: Final = "originalLayersNames"
+# The end of what it calls a kernel: brgconv_avx512_1x1_f32.
+_TYPES: Final[Mapping[str, Arithmetic]] = {
+    "f32": "fp32",
+    "f16": "fp16",
+    "bf16": "bf16",
+    "i8": "int8",
+    "u8": "int8",
+}
+
+
+def recorded(network: Network, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
+    """Of a network that was compiled for profiling.
+
+    What it says of a kernel is the mean of all queries so far, the slow first ones among them: these are taken out.
+    """
+    request = network.request(feeds[0])
+    queries: list[float] = []
+    for number in range(_WARM_UP + count):
+        began = time.perf_counter()
+        request.infer(dict(feeds[number % len(feeds)]), share_inputs=True)
+        queries.append(time.perf_counter() - began)
+        if number == _WARM_UP - 1:
+            before = {one.node_name: one.real_time.total_seconds() for one in request.profiling_info}
+    merged = _merged(request.get_compiled_model().get_runtime_model())
+    kernels = []
+    for one in request.profiling_info:
+        if one.status != one.Status.EXECUTED:
+            continue
+        total = one.real_time.total_seconds() * (_WARM_UP + count) - before.get(one.node_name, 0.0) * _WARM_UP
+        plain = one.exec_type in ("undef", "")
+        kernels.append(
+            Kernel(
+                one.node_name,
+                one.node_type if plain else f"{one.node_type} ({one.exec_type})",
+                merged.get(one.node_name) or (one.node_name,),
+                _TYPES.get(one.exec_type.rpartition("_")[2].lower(), "other"),
+                max(total / count, 0.0),
+            )
+        )
+    return Profile(
+        tuple(kernels),
+        statistics.fmean(queries[_WARM_UP:]),
+        count,
+        "OpenVINO's performance counts, in whole microseconds; mean of the queries",
+    )
+
+
+def _merged(compiled: Any) -> dict[str, tuple[str, ...]]:
+    """By the name of an executed node: the names of the nodes it was made of; layouts are of none."""
+    found = {}
+    for node in compiled.get_ordered_ops():
+        info = node.get_rt_info()
+        if _NAMES in info:
+            names = info[_NAMES].astype(str)
+            found[node.get_friendly_name()] = tuple(name for name in names.split(",") if name)
+    return found
