@@ -78,7 +78,7 @@ def inside_of(report: Report) -> Inside:
     threads = f"{first.threads} thread{'s' if first.threads > 1 else ''}"
     source = f"{first.grade} on {first.device}, {threads}, batch {first.batch}"
     wholes = tuple(Whole(side, layers, _rows(layers), tuple(_facts(report, side, layers))) for side, layers in both)
-    return Inside(tuple(_parts(both)), wholes, _summary(both), missing, first.grade, source)
+    return Inside(tuple(parts_of(both)), wholes, _summary(both), missing, first.grade, source)
 
 
 def name_of(layer: Layer) -> str:
@@ -105,7 +105,7 @@ def total(layers: Layers) -> float:
     return sum(layer.seconds for layer in layers.layers)
 
 
-def _parts(both: Sequence[tuple[Side, Layers]]) -> Iterator[Part]:
+def parts_of(both: Sequence[tuple[Side, Layers]]) -> Iterator[Part]:
     """The longest first, the rest together."""
     groups = _matched([layers for _, layers in both])
     spent = [[sum(layer.seconds for layer in group[number]) for number in range(len(both))] for group in groups]
