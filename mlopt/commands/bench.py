@@ -31,6 +31,7 @@ _VERBS = ("compare", "history")  # what people try after bench
 @limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@click.option("--layers", is_flag=True, help="Also where the time of a query goes, and memory over time.")
 @history_option
 @outputs("junit", "sarif", "openmetrics")
 @talking
@@ -43,6 +44,7 @@ def command(
     latency_bound: float | None,
     threads: int | None,
     batch: int | None,
+    layers: bool,
     history: Path | None,
     junit: Path | None,
     sarif: Path | None,
@@ -97,7 +99,7 @@ def command(
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
         device = f"{machine.cpu}, {machine.cores} cores"
-        found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound)
+        found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound, layers=layers)
     plain = to_json(found)
     width = shutil.get_terminal_size((100, 24)).columns
     click.echo(json.dumps(plain) if as_json else to_terminal(found, width=width))

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel, WorkerFailed
+from mlopt.insight import Anatomy
 from mlopt.measure.alone import cold_start, loaded
+from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measure.percentiles import Percentile, percentiles_of
 from mlopt.measure.server import ServerRate, highest_rate
@@ -35,7 +37,7 @@ class Benched:
     """One model in one runtime; `model` as the person named it. `versions` are those of the runtime's packages.
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
-    `measurement` then of single queries.
+    `measurement` then of single queries. `inside` is there where it was asked for.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Benched:
     percentiles: tuple[Percentile, ...]
     cold_start: float
     server: ServerRate | None
+    inside: Anatomy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,10 @@ def bench(
     device: str,
     runtimes: Sequence[str] = (),
     bound: float | None = None,
+    layers: bool = False,
 ) -> BenchResult:
-    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
+    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency; with
+    `layers` the inside of each as well.
 
     Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
     `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
@@ -126,9 +131,14 @@ def bench(
             percentiles_of(taken.latency.samples),
             cold_start(subject, single, threads=method.threads, files=weights),
             server,
+            _inside(subject, single, method, device) if layers else None,
         )
         found.append(one)
     return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found))
+
+
+def _inside(subject: Subject, feeds: Sequence[Mapping[str, Any]], method: Method, device: str) -> Anatomy:
+    return look_inside(subject, feeds, threads=method.threads, batch=method.query_batch, device=device)
 
 
 def _shared_signature(files: Mapping[str, Path]) -> Signature:

@@ -106,10 +106,12 @@ def total(layers: Layers) -> float:
 
 
 def parts_of(both: Sequence[tuple[Side, Layers]]) -> Iterator[Part]:
-    """The longest first, the rest together."""
+    """Those with the largest share of either side first, the rest together."""
     groups = _matched([layers for _, layers in both])
     spent = [[sum(layer.seconds for layer in group[number]) for number in range(len(both))] for group in groups]
-    order = sorted(range(len(groups)), key=lambda number: -max(spent[number]))
+    wholes = [total(layers) or 1.0 for _, layers in both]
+    shares = [max(one / whole for one, whole in zip(times, wholes, strict=True)) for times in spent]
+    order = sorted(range(len(groups)), key=lambda number: -shares[number])
     top, rest = order[:_TOP], order[_TOP:]
     longest = max((max(spent[number]) for number in top), default=0.0)
     for number in top:
@@ -250,5 +252,5 @@ def _summary(both: Sequence[tuple[Side, Layers]]) -> str:
         half, number = sum(times) / 2, 0
         while number < len(times) and sum(times[:number]) < half:
             number += 1
-        said.append(f"{number} of {len(times)} layers of {side.name} take half of its time")
-    return f"{text.listed(said)}."
+        said.append(f"{number} of the {len(times)} layers of {side.name}")
+    return f"Half of the time in layers goes to {text.listed(said)}."
