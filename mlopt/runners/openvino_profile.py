@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlopt.serve.openvino import Network
 
 _WARM_UP: Final = 3
+_DISTURBED: Final = 1.5  # times the median: a query that took longer was not alone
 _NAMES: Final = "originalLayersNames"
 # The end of what it calls a kernel: brgconv_avx512_1x1_f32.
 _TYPES: Final[Mapping[str, Arithmetic]] = {
@@ -29,37 +30,42 @@ _TYPES: Final[Mapping[str, Arithmetic]] = {
 def recorded(network: Network, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
     """Of a network that was compiled for profiling.
 
-    What it says of a kernel is the mean of all queries so far, the slow first ones among them: these are taken out.
+    What it says of a kernel is the mean of all queries so far, in whole microseconds: totals are made of it again, and
+    from them go the slow first queries and those in which something else had the core.
     """
     request = network.request(feeds[0])
     queries: list[float] = []
+    totals: list[dict[str, float]] = [{}]
     for number in range(_WARM_UP + count):
         began = time.perf_counter()
         request.infer(dict(feeds[number % len(feeds)]), share_inputs=True)
         queries.append(time.perf_counter() - began)
-        if number == _WARM_UP - 1:
-            before = {one.node_name: one.real_time.total_seconds() for one in request.profiling_info}
+        said = request.profiling_info
+        totals.append({one.node_name: one.real_time.total_seconds() * (number + 1) for one in said})
+    limit = _DISTURBED * statistics.median(queries[_WARM_UP:])
+    kept = [number for number in range(_WARM_UP, len(queries)) if queries[number] <= limit]
     merged = _merged(request.get_compiled_model().get_runtime_model())
     kernels = []
-    for one in request.profiling_info:
+    for one in said:
         if one.status != one.Status.EXECUTED:
             continue
-        total = one.real_time.total_seconds() * (_WARM_UP + count) - before.get(one.node_name, 0.0) * _WARM_UP
+        name = one.node_name
+        spent = sum(totals[number + 1][name] - totals[number].get(name, 0.0) for number in kept)
         plain = one.exec_type in ("undef", "")
         kernels.append(
             Kernel(
-                one.node_name,
+                name,
                 one.node_type if plain else f"{one.node_type} ({one.exec_type})",
-                merged.get(one.node_name) or (one.node_name,),
+                merged.get(name) or (name,),
                 _TYPES.get(one.exec_type.rpartition("_")[2].lower(), "other"),
-                max(total / count, 0.0),
+                max(spent / len(kept), 0.0),
             )
         )
     return Profile(
         tuple(kernels),
-        statistics.fmean(queries[_WARM_UP:]),
-        count,
-        "OpenVINO's performance counts, in whole microseconds; mean of the queries",
+        statistics.fmean(queries[number] for number in kept),
+        len(kept),
+        f"OpenVINO's performance counts, in whole microseconds; mean of queries within {_DISTURBED:g} times the median",
     )
 
 

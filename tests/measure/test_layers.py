@@ -51,7 +51,7 @@ def test_every_node_is_in_one_layer_or_named_as_without_time(runtime: str, net: 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_layers_add_up_to_nearly_the_query(runtime: str, tmp_path: Path) -> None:
     profile, layers, _, _ = profiled(nets.conv_net(side=256, width=64), runtime, tmp_path, image=picture(256))
-    assert profile.queries == 20
+    assert 10 <= profile.queries <= 20  # OpenVINO leaves out those that were disturbed
     spent = sum(layer.seconds for layer in layers)
     assert 0.5 * profile.seconds < spent < 1.1 * profile.seconds
     longest = max(layers, key=lambda layer: layer.seconds)
