@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -142,6 +143,18 @@ def attributes_of(node: Any) -> dict[str, Any]:
     import onnx
 
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def work_of(path: Path) -> str:
+    """What a model computes but for the numbers: one digest for all files with the same operators, with the same
+    attributes, on weights of the same shapes and types. A runtime runs the same kernels for them."""
+    graph = load_graph(path).graph
+    said = [
+        (node.domain, node.op_type, sorted(one.SerializeToString(deterministic=True) for one in node.attribute))
+        for node in graph.node
+    ]
+    weights = [(tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer if len(tensor.dims) > 1]
+    return hashlib.sha256(repr((sorted(said), sorted(weights))).encode()).hexdigest()
 
 
 def external_tensors(model: Any) -> Iterator[ExternalTensor]:
