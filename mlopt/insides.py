@@ -31,11 +31,6 @@ def look_inside(
     batch = prepared.batch(method.query_batch)
     feeds = list(itertools.islice(prepared.evaluation.feeds(batch=batch), _FEEDS))
     names = list(dict.fromkeys((BASELINE, winner)))
-    peaks: Peaks | None = None
-    try:
-        peaks = measure_peaks(prepared.store, device=prepared.device, threads=method.threads)
-    except MloptError as error:
-        progress.say(f"no roofline: {error.what}")
     with progress.phase("look inside", ", ".join(names)):
         anatomies = tuple(
             inside.look_inside(
@@ -47,4 +42,10 @@ def look_inside(
             )
             for name in names
         )
+    peaks: Peaks | None = None
+    layers = [layer for one in anatomies if one.layers for layer in one.layers.layers]
+    try:
+        peaks = measure_peaks(prepared.store, device=prepared.device, threads=method.threads, layers=layers)
+    except MloptError as error:
+        progress.say(f"no roofline: {error.what}")
     return Insight(peaks, anatomies)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EVERY: Final = 0.002  # seconds between two readings of memory
 _POINTS: Final = 240  # that are kept
 _RUNNING, _PROFILED = 0.3, 0.4  # seconds of queries, about
-_FEWEST, _MOST = 5, 50
+_MOST: Final = 50
 _EVENTS: Final = 20_000  # that a profiler is let write
 _LIMIT: Final = 60.0
 
@@ -83,7 +83,7 @@ def look_inside(
 
 
 def _fitting(seconds: float, each: float, *, most: int) -> int:
-    return max(_FEWEST, min(most, int(seconds / max(each, 1e-6))))
+    return max(1, min(most, int(seconds / max(each, 1e-6))))
 
 
 @dataclass(slots=True)

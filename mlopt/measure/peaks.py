@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from mlopt import registry
 from mlopt.artifact import PEAKS, Artifact, Format
 from mlopt.errors import WorkerFailed
-from mlopt.insight import Peak, Peaks
+from mlopt.insight import Layer, Peak, Peaks
 from mlopt.step import installed
 
 if TYPE_CHECKING:
@@ -43,13 +43,28 @@ _LARGE, _SMALL = 256 << 20, 128 << 10  # bytes that are copied: from memory, and
 _LIMIT: Final = 120.0
 
 
-def measure_peaks(store: Store, *, device: str, threads: int) -> Peaks:
-    """From the store, or measured now. Raises `WorkerFailed`."""
+def measure_peaks(store: Store, *, device: str, threads: int, layers: Sequence[Layer] = ()) -> Peaks:
+    """From the store, or measured now; a second time where one of these layers was faster, for then the machine was
+    busy the first time. Raises `WorkerFailed`."""
     with tempfile.TemporaryDirectory(prefix="mlopt-products-") as folder:
         _write_products(Path(folder) / "products")
         source = store.adopt(Path(folder) / "products", PRODUCTS)
-    found = json.loads(store.run(MeasurePeaks(device, threads), source).main.read_bytes())
+    found = _read(store.run(MeasurePeaks(device, threads), source))
+    if not any(_beats(layer, found) for layer in layers):
+        return found
+    again = _read(store.run(MeasurePeaks(device, threads, attempt=2), source))
+    better = (max(pair, key=lambda one: one.rate) for pair in zip(found.peaks, again.peaks, strict=True))
+    return dataclasses.replace(found, taken=again.taken, peaks=tuple(better))
+
+
+def _read(made: Artifact) -> Peaks:
+    found = json.loads(made.main.read_bytes())
     return Peaks(**{**found, "peaks": tuple(Peak(**one) for one in found["peaks"])})
+
+
+def _beats(layer: Layer, peaks: Peaks) -> bool:
+    peak = peaks.rate(layer.arithmetic)
+    return bool(peak and layer.operations and layer.operations > peak * layer.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,7 @@ class MeasurePeaks:
 
     device: str
     threads: int
+    attempt: int = 1
 
     def run(self, source: Artifact, into: Path) -> None:
         try:

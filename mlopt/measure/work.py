@@ -77,7 +77,10 @@ class Graph:
             return 0 if each == 0 else None if made is None else each * math.prod(made)
         if (count := _COUNTED.get(node.op_type)) is None or made is None or not shapes or shapes[0] is None:
             return None
-        return count(attributes_of(node), shapes, made)
+        try:
+            return count(attributes_of(node), shapes, made)
+        except (IndexError, KeyError, ZeroDivisionError):  # it breaks the rules of its operator, and still runs
+            return None
 
     def bytes(self, group: Collection[int], ran: Collection[int]) -> int | None:
         """What a fused group of nodes reads and writes, each tensor once. Conversions to and from int8 that the runtime

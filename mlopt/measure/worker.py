@@ -130,7 +130,9 @@ class Loaded:
         return {"seconds": times}
 
     def profile(self, count: int) -> dict[str, Any]:
-        """Where the time of a query goes, by the runtime's own profiler. Raises `UnsupportedModel` without one."""
+        """Where the time of a query goes, by the runtime's own profiler; the last command, for the model is loaded anew
+        in the place of what was there. Raises `UnsupportedModel` without one."""
+        self.runner.__exit__(None, None, None)
         runner = self.kind(self.model, threads=self.threads)
         if not isinstance(runner, Profiled):
             raise UnsupportedModel(f"{self.kind.name} has no profiler that mlopt can read.")

@@ -226,7 +226,7 @@ def _facts(report: Report, side: Side, layers: Layers) -> Iterator[str]:
     yield (
         f"{side.name} in {layers.runtime}: {len(layers.layers)} layers take {spent} of the "
         f"{text.seconds(layers.seconds)} of a query under the profiler; its own work and waiting are the rest"
-        f"{without}. {layers.method}, {layers.queries} queries."
+        f"{without}. {layers.method}."
     )
     fused = [layer for layer in layers.layers if len(_computing(layer)) > 1]
     if fused:

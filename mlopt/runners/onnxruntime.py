@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mlopt.errors import UnsupportedModel
+from mlopt.runners.runner import WARM_UP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,16 +43,18 @@ class OnnxRuntimeRunner:
         self._session = None
 
     def profile(self, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
-        from mlopt.runners.onnxruntime_profile import WARM_UP, recorded
+        from mlopt.runners.onnxruntime_profile import recorded
+
+        warm_up = min(WARM_UP, count)
 
         def run(options: Any) -> Any:
             self._session = self._loaded(options)
-            for number in range(WARM_UP + count):
+            for number in range(warm_up + count):
                 self.infer(feeds[number % len(feeds)])
             session, self._session = self._session, None
             return session
 
-        return recorded(self._options(), run)
+        return recorded(self.model, self._options(), run, warm_up=warm_up)
 
     def _options(self) -> Any:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any, Final
 
 from mlopt.insight import Arithmetic, Kernel, Profile
 
-WARM_UP: Final = 3  # queries in which memory is still being allocated
+_SMALL: Final = 256 << 20
 _EVENT: Final = "_kernel_time"
 _QUERY: Final = "model_run"
 # What optimisers append to the name of a node, or of the tensor that it makes.
@@ -24,23 +23,25 @@ _TYPES: Final[Mapping[str, Arithmetic]] = {"float": "fp32", "float16": "fp16", "
 _IN_FLOAT: Final = {"QuantizeLinear", "DequantizeLinear", "MatMulNBits", "DequantizeBFP"}
 
 
-def recorded(options: Any, run: Callable[[Any], Any]) -> Profile:
-    """Of what `run` does with a session of these options; it returns the session."""
+def recorded(model: Path, options: Any, run: Callable[[Any], Any], *, warm_up: int) -> Profile:
+    """Of what `run` does with a session of these options, without its first queries; it returns the session."""
     with tempfile.TemporaryDirectory(prefix="mlopt-profile-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "events")
-        options.optimized_model_filepath = str(optimized)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        if _is_small(model):  # it is written whole
+            options.optimized_model_filepath = str(optimized)
         events = json.loads(Path(run(options).end_profiling()).read_bytes())
-        return read(events, _nodes(optimized))
+        return read(events, _nodes(optimized), warm_up=warm_up)
 
 
-def read(events: Sequence[Mapping[str, Any]], nodes: Sequence[Any]) -> Profile:
+def read(events: Sequence[Mapping[str, Any]], nodes: Sequence[Any], *, warm_up: int = 0) -> Profile:
     """`nodes` are those of the optimised graph: they say which tensors a kernel makes."""
-    queries = [event for event in events if event["cat"] == "Session" and event["name"] == _QUERY][WARM_UP:]
+    queries = [event for event in events if event["cat"] == "Session" and event["name"] == _QUERY][warm_up:]
+    # Of those that something else disturbed nothing is taken, neither the whole nor the kernels.
+    kept = sorted(queries, key=lambda query: query["dur"])[: -(-len(queries) // 2)]
     seen: dict[str, list[Mapping[str, Any]]] = {}
-    for query in queries:
+    for query in kept:
         for event in _outermost(events, query):
             seen.setdefault(event["name"].removesuffix(_EVENT), []).append(event)
     kinds = [events[0]["args"]["op_name"] for events in seen.values()]
@@ -51,17 +52,15 @@ def read(events: Sequence[Mapping[str, Any]], nodes: Sequence[Any]) -> Profile:
         node = nodes[number] if in_order else by_name.get(name)
         anchors = (name, _ADDED.sub("", name), *(node.output if node is not None else ()))
         kind = str(times[0]["args"]["op_name"])
-        arithmetic, seconds = _arithmetic(times[0]["args"]), _typical(times)
+        arithmetic, seconds = _arithmetic(times[0]["args"]), _mean(times, len(kept))
         kernels.append(Kernel(name, kind, tuple(dict.fromkeys(anchors)), arithmetic, seconds))
-    method = "ONNX Runtime's profiler, in whole microseconds; mean of the middle half of the queries"
-    return Profile(tuple(kernels), _typical(queries), len(queries), method)
+    method = f"ONNX Runtime's profiler, in whole microseconds; mean of the faster half of {len(queries)} queries"
+    return Profile(tuple(kernels), _mean(kept, len(kept)), len(kept), method)
 
 
-def _typical(events: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds: the mean of the middle half, for a median of whole microseconds would be too coarse."""
-    times = sorted(event["dur"] for event in events)
-    cut = len(times) // 4
-    return statistics.fmean(times[cut : len(times) - cut]) * 1e-6
+def _mean(events: Sequence[Mapping[str, Any]], queries: int) -> float:
+    """Seconds of a query."""
+    return float(sum(event["dur"] for event in events)) * 1e-6 / queries
 
 
 def _outermost(events: Sequence[Mapping[str, Any]], query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -86,6 +85,12 @@ def _arithmetic(said: Mapping[str, Any]) -> Arithmetic:
     if said["op_name"] not in _IN_FLOAT and (_BYTES & set(types[:2])):
         return "int8"
     return _TYPES.get(types[0], "other")
+
+
+def _is_small(model: Path) -> bool:
+    from mlopt.onnx_file import external_tensors, load_graph
+
+    return model.stat().st_size <= _SMALL and not any(external_tensors(load_graph(model)))
 
 
 def _nodes(optimized: Path) -> Sequence[Any]:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.insight import Arithmetic, Kernel, Profile
+from mlopt.runners.runner import WARM_UP
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlopt.serve.openvino import Network
 
-_WARM_UP: Final = 3
 _DISTURBED: Final = 1.5  # times the median: a query that took longer was not alone
 _NAMES: Final = "originalLayersNames"
 # The end of what it calls a kernel: brgconv_avx512_1x1_f32.
@@ -33,17 +33,18 @@ def recorded(network: Network, feeds: Sequence[Mapping[str, np.ndarray]], *, cou
     What it says of a kernel is the mean of all queries so far, in whole microseconds: totals are made of it again, and
     from them go the slow first queries and those in which something else had the core.
     """
+    warm_up = min(WARM_UP, count)
     request = network.request(feeds[0])
     queries: list[float] = []
     totals: list[dict[str, float]] = [{}]
-    for number in range(_WARM_UP + count):
+    for number in range(warm_up + count):
         began = time.perf_counter()
         request.infer(dict(feeds[number % len(feeds)]), share_inputs=True)
         queries.append(time.perf_counter() - began)
         said = request.profiling_info
         totals.append({one.node_name: one.real_time.total_seconds() * (number + 1) for one in said})
-    limit = _DISTURBED * statistics.median(queries[_WARM_UP:])
-    kept = [number for number in range(_WARM_UP, len(queries)) if queries[number] <= limit]
+    limit = _DISTURBED * statistics.median(queries[warm_up:])
+    kept = [number for number in range(warm_up, len(queries)) if queries[number] <= limit]
     merged = _merged(request.get_compiled_model().get_runtime_model())
     kernels = []
     for one in said:
@@ -65,7 +66,8 @@ def recorded(network: Network, feeds: Sequence[Mapping[str, np.ndarray]], *, cou
         tuple(kernels),
         statistics.fmean(queries[number] for number in kept),
         len(kept),
-        f"OpenVINO's performance counts, in whole microseconds; mean of queries within {_DISTURBED:g} times the median",
+        f"OpenVINO's performance counts, in whole microseconds; mean of those of {count} queries "
+        f"that took no longer than {_DISTURBED:g} times the median",
     )
 
 

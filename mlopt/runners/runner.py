@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mlopt.insight import Profile
 
     Arrays = Mapping[str, np.ndarray]
+
+
+WARM_UP: Final = 3  # queries of a profile in which memory is still being allocated; fewer where it has fewer
 
 
 class Runner(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.insight import Peaks
+from mlopt.insight import Layer, Peaks
 from mlopt.measure import peaks
 from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject
@@ -63,5 +63,10 @@ def test_peaks_are_measured_once_for_a_machine(tmp_path: Path, monkeypatch: pyte
     assert all(1e8 < peak.rate < 1e14 for peak in found.peaks)
     assert all(peak.by and peak.method for peak in found.peaks)
     assert (found.grade, found.threads, found.device) == ("measured", 1, "here")
+    slow, fast = (Layer((), (), "Conv", "fp32", seconds, 10**9, None) for seconds in (1e3, 1e-9))
+    again = peaks.measure_peaks(store, device="here", threads=1, layers=[slow, fast])
+    assert all(after.rate >= before.rate for before, after in zip(found.peaks, again.peaks, strict=True))
+    assert len(list((tmp_path / "store" / "results").glob("*/data/peaks.json"))) == 2
     monkeypatch.setattr(peaks.subprocess, "run", lambda *a, **k: pytest.fail("measured again"))
-    assert peaks.measure_peaks(store, device="here", threads=1) == found
+    assert peaks.measure_peaks(store, device="here", threads=1, layers=[slow]) == found
+    assert peaks.measure_peaks(store, device="here", threads=1, layers=[fast]) == again

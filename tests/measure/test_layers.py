@@ -97,9 +97,9 @@ def test_a_kernel_that_runs_inside_another_is_left_out() -> None:
     for start in range(0, 5000, 1000):
         events += [event("model_run", start, 900, "Session"), event("If", start + 10, 500)]
         events += [event("Add", start + 20, 100), event("Relu", start + 600, 50)]
-    profile = read(events, ())
+    profile = read(events, (), warm_up=3)
     assert [(kernel.name, round(kernel.seconds * 1e6)) for kernel in profile.kernels] == [("If", 500), ("Relu", 50)]
-    assert profile.queries == 2
+    assert profile.queries == 1  # the faster half of the two that are left
     assert round(profile.seconds * 1e6) == 900
 
 
