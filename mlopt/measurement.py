@@ -46,7 +46,8 @@ class Measurement:
 
     Times in seconds, memory in bytes, `throughput` in samples per second at `offline_batch`.
     `speedup` is baseline / candidate (above 1: the candidate is faster), median of per-round ratios.
-    `peak_memory` is VmHWM of a fresh process that ran only this model.
+    `peak_memory` is VmHWM of a fresh process that ran only this model, `major_faults` how many pages it had to read
+    from disk during the queries.
     """
 
     device: str
@@ -65,6 +66,12 @@ class Measurement:
     peak_memory: int
     memory_after_import: int
     memory_after_load: int
+    major_faults: int
+
+    @property
+    def thrashes(self) -> bool:
+        """Whether it runs, but in so little memory that a query has had to read what was thrown away before."""
+        return self.major_faults >= self.latency.queries
 
 
 @dataclass(frozen=True, slots=True)

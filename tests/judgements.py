@@ -32,6 +32,7 @@ def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Mea
         peak_memory=memory,
         memory_after_import=1,
         memory_after_load=2,
+        major_faults=0,
     )
 
 

@@ -29,6 +29,7 @@ TAKEN = Measurement(
     peak_memory=200 * MIB - 4096,
     memory_after_import=50 * MIB,
     memory_after_load=80 * MIB,
+    major_faults=0,
 )
 
 

@@ -34,6 +34,7 @@ MEASURED = Measurement(
     peak_memory=10**8,
     memory_after_import=10**7,
     memory_after_load=10**7,
+    major_faults=0,
 )
 
 

@@ -414,6 +414,7 @@ def _candidate(
         peak_memory=58_000_000 + file_size * 4,
         memory_after_import=41_000_000,
         memory_after_load=44_000_000 + 2 * file_size,
+        major_faults=0,
     )
     accuracy = Accuracy(
         device=DEVICE,
