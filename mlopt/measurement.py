@@ -28,6 +28,8 @@ class Latency:
 
     `p50_high` is the upper end of the median's 95 % interval: queries of one round share what disturbs them, so that
     it comes from the medians of the rounds, or the baseline's median over the lower end of `speedup` if that is more.
+    `p90_high` and `p99_high` are theirs, by how much rounds differ, or MLPerf's early-stopping estimate if that is
+    more; of too few queries for one the slowest of all.
     """
 
     p50: float
@@ -38,6 +40,8 @@ class Latency:
     queries: int
     samples: tuple[float, ...]
     p50_high: float
+    p90_high: float
+    p99_high: float
 
 
 @dataclass(frozen=True, slots=True)

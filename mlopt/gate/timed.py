@@ -13,7 +13,7 @@ from mlopt.gate.result import Check, Timing
 from mlopt.gate.rounds import ROLES, Role, SideBySide
 from mlopt.intervals import median_high
 from mlopt.measure.interleave import Subject
-from mlopt.measure.percentiles import percentile
+from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measurement import Interval, Latency, Measurement
 
 if TYPE_CHECKING:
@@ -127,11 +127,11 @@ def timing_of(found: Timed, feeds: Feeds, method: Method, device: str) -> Timing
     )
 
 
-def _medians(run: Run) -> list[float]:
-    """Of the candidate, for each pair of rounds."""
+def _pairs(run: Run) -> list[tuple[float, ...]]:
+    """The candidate's queries, for each pair of rounds."""
     times = run.queries["candidate"]
     each = len(times) // run.pairs
-    return [statistics.median(times[start : start + each]) for start in range(0, each * run.pairs, each)]
+    return [times[start : start + each] for start in range(0, each * run.pairs, each)]
 
 
 def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, device: str) -> Measurement:
@@ -157,7 +157,9 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
             times[-1],
             len(times),
             tuple(times),
-            max(percentile(times, 50), median_high(_medians(run))),
+            max(percentile(times, 50), median_high([statistics.median(pair) for pair in _pairs(run)])),
+            tail_high(_pairs(run), 90),
+            tail_high(_pairs(run), 99),
         ),
         speedup=speedup,
         rounds=2 * run.pairs,

@@ -14,6 +14,7 @@ from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
 from mlopt.insight import Anatomy
 from mlopt.measure.alone import cold_start, loaded
+from mlopt.measure.energy import Energy, counters, spent
 from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measure.limits import UNLIMITED, Applied, Limits, forget
@@ -41,7 +42,8 @@ class Benched:
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
-    a server at the highest rate that held. `inside` is there where it was asked for.
+    a server at the highest rate that held. `energy` is None where nothing counts it; `inside` is there where it was asked
+    for.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Benched:
     cold_start: float
     server: ServerRate | None
     loadgen: LoadGenResult | None
+    energy: Energy | None
     inside: Anatomy | None = None
 
 
@@ -68,7 +71,7 @@ class Noise:
 @dataclass(frozen=True, slots=True)
 class BenchResult:
     """What `mlopt bench` found; the first model is the baseline of all. `machine` holds what explains its clocks,
-    `limits` what each process was allowed less of than there is."""
+    `limits` what each process was allowed less of than there is, `no_energy` why nobody knows the energy of a query."""
 
     schema: int
     kind: Literal["mlopt-bench"]
@@ -77,6 +80,7 @@ class BenchResult:
     noise: Noise
     machine: Mapping[str, str]
     limits: tuple[Applied, ...]
+    no_energy: str
 
     @property
     def labelled(self) -> dict[str, Measurement]:
@@ -149,40 +153,67 @@ def bench(
     )
     if failures:
         raise next(iter(failures.values()))
-    found = []
+    asks = _Asks(method, bound, bounds, loadgen, layers, device, seconds=method.seconds / 2 / len(named))
+    found, missing = [], ""
     for name, subject in named:
-        weights = _files(subject.artifact.main)
-        taken, server, by_loadgen = measured[subject.name], None, None
-        if serving or loadgen:
-            seconds = method.seconds / 2 / len(named)
-            with loaded(subject, single, threads=method.threads, limits=bounds) as worker:
-                if serving and bound is not None:
-                    server = highest_rate(worker, bound, seconds=seconds)
-                if loadgen:
-                    by_loadgen = ask_loadgen(worker, method.scenario, taken, seconds, server)
-        one = Benched(
-            name,
-            *_identity(weights),
-            versions_of(subject.runtime),
-            taken,
-            percentiles_of(taken.latency.samples),
-            cold_start(subject, single, threads=method.threads, files=weights, limits=bounds),
-            server,
-            by_loadgen,
-            _inside(subject, single, method, device) if layers else None,
-        )
+        one, why = _benched(name, subject, measured[subject.name], single, asks)
         found.append(one)
-    return BenchResult(
-        SCHEMA, KIND, version("mlopt"), tuple(found), _noise(measured[copy.name].speedup), describe(), told
+        missing = missing or why
+    noise = _noise(measured[copy.name].speedup)
+    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found), noise, describe(), told, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What is asked of each model alone, after the rounds; `seconds` bound each part of it."""
+
+    method: Method
+    bound: float | None
+    limits: Limits
+    loadgen: bool
+    layers: bool
+    device: str
+    seconds: float
+
+
+def _benched(
+    name: str, subject: Subject, taken: Measurement, single: Sequence[Mapping[str, Any]], asks: _Asks
+) -> tuple[Benched, str]:
+    """One model, and why its energy is not known."""
+    weights, server, by_loadgen, energy = _files(subject.artifact.main), None, None, None
+    on_gpu = not taken.device.startswith(asks.device)
+    given, why = counters(gpu=on_gpu)
+    if asks.limits.grade != "measured":
+        given, why = (), "an emulator's energy is nobody's"
+    scenario, threads = asks.method.scenario, asks.method.threads
+    if scenario == "server" or asks.loadgen or given:
+        with loaded(subject, single, threads=threads, limits=asks.limits) as worker:
+            if scenario == "server" and asks.bound is not None:
+                server = highest_rate(worker, asks.bound, seconds=asks.seconds)
+            if asks.loadgen:
+                by_loadgen = ask_loadgen(worker, scenario, taken, asks.seconds, server)
+            if given:
+                energy = spent(worker, given)
+    started = cold_start(subject, single, threads=threads, files=weights, limits=asks.limits)
+    found = Benched(
+        name,
+        *_identity(weights),
+        versions_of(subject.runtime),
+        taken,
+        percentiles_of(taken.latency.samples),
+        started,
+        server,
+        by_loadgen,
+        energy,
+        look_inside(subject, single, threads=threads, batch=asks.method.query_batch, device=asks.device)
+        if asks.layers
+        else None,
     )
+    return found, why
 
 
 def _noise(speedup: Interval) -> Noise:
     return Noise(speedup, max(speedup.high, 1 / speedup.low) - 1)
-
-
-def _inside(subject: Subject, feeds: Sequence[Mapping[str, Any]], method: Method, device: str) -> Anatomy:
-    return look_inside(subject, feeds, threads=method.threads, batch=method.query_batch, device=device)
 
 
 def _shared_signature(files: Mapping[str, Path]) -> Signature:

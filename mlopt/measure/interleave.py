@@ -15,7 +15,7 @@ from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
 from mlopt.measure.limits import UNLIMITED, Limits
-from mlopt.measure.percentiles import percentile
+from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.measurement import Interval, Latency, Measurement
 
@@ -173,6 +173,8 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
             queries=len(times),
             samples=tuple(times),
             p50_high=max(percentile(times, 50), median_high(medians), beside),
+            p90_high=tail_high(run.rounds, 90),
+            p99_high=tail_high(run.rounds, 99),
         ),
         speedup=speedup,
         rounds=len(run.rounds),

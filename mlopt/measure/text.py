@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mlopt.measure.bench import BenchResult
+from mlopt.measure.energy import Energy
 from mlopt.measure.loadgen import LoadGenResult
 from mlopt.measure.percentiles import CONFIDENCE, SHOWN
 from mlopt.measure.server import ServerRate
@@ -51,10 +52,22 @@ def _notes(found: BenchResult) -> Iterator[str]:
     )
     for limit in found.limits:
         yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
+    for name, model in zip(found.labelled, found.models, strict=True):
+        if model.energy:
+            yield f"energy of {name}: {_energy(model.energy)}"
+    if found.no_energy:
+        yield f"energy: not measured: {found.no_energy}"
     for name, one in found.labelled.items():
         if one.thrashes:
             each = one.major_faults / one.latency.queries
             yield f"{name} thrashes: it reads {each:.3g} pages from disk in each query, for want of memory"
+
+
+def _energy(found: Energy) -> str:
+    return (
+        f"{1e3 * found.joules:.3g} mJ a query above rest ({found.source}: {found.busy:.3g} W busy, {found.idle:.3g} W "
+        f"at rest, {found.queries} queries in {found.seconds:.3g} s)"
+    )
 
 
 def _method(found: BenchResult) -> str:
