@@ -20,6 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from mlopt import registry
 from mlopt.array_files import load_arrays
 from mlopt.errors import MloptError, UnsupportedModel
+from mlopt.measure import loadgen
 from mlopt.runners.runner import OnDevice, Profiled, Runner
 
 _KIB: Final = 1024
@@ -83,6 +84,8 @@ class Loaded:
                     reply = loaded.profile(**command)
                 elif kind == "serve":
                     reply = loaded.serve_at(**command)
+                elif kind == "loadgen":
+                    reply = loadgen.run(runner=loaded.runner, feeds=loaded.single, **command)
                 else:
                     reply = loaded.peak()
             except MloptError as error:

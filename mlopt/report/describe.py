@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlopt import host
+from mlopt import surroundings
 from mlopt.choose import Choice, Judged
 from mlopt.engines import is_experimental
 from mlopt.onnx_file import notes_in
@@ -66,7 +66,7 @@ def describe(
         peak_memory=_peak_memory(),
         command=prepared.request.command,
         tools=_tools(),
-        machine=host.describe(),
+        machine=surroundings.describe(),
         model=_model(prepared),
         target=TargetFacts(
             prepared.target.name,

@@ -55,7 +55,7 @@ def test_every_stroke_is_inside_whatever_the_numbers_are(
     for candidate, (fast, middle, slow, top1, low, high, size) in zip(report.candidates, numbers, strict=False):
         assert candidate.measurement
         assert candidate.accuracy
-        latency = Latency(fast, middle, slow, fast, slow, 3, (fast, middle, slow) * 3, slow)
+        latency = Latency(fast, middle, slow, fast, slow, 3, (fast, middle, slow) * 3, slow, slow, slow)
         candidates.append(
             replace(
                 candidate,
