@@ -74,6 +74,7 @@ typedef struct {
     bool batching;
 } Serving;
 
+const Datatype *datatype_of(ONNXTensorElementDataType element); /* NULL: the protocol has none for it */
 bool serving_read(Serving *serving, const char *folder, Text *why);
 void serving_metadata(const Serving *serving, Text *json);
 int available_cores(void);
@@ -106,13 +107,14 @@ void answer_fail(Answer *answer, int status, const char *format, ...) PRINTF(3, 
 /* `json_length` is -1 where the client sent no Inference-Header-Content-Length. */
 void infer(const Model *model, const char *body, size_t length, long json_length, Answer *answer);
 
-/* tensors.c: values of clients to tensors of the runtime and back. */
+/* tensors.c, results.c: values of clients to tensors of the runtime, and back. */
 typedef struct {
     OrtValue *value;
     void *owned;
 } Feed;
 
 void feed_free(const Model *model, Feed *feed);
+bool is_utf8(const char *letters, size_t length);
 size_t count_of(const int64_t *shape, size_t rank); /* SIZE_MAX where no memory could hold it */
 bool tensor_from_json(const Model *model, const Tensor *wanted, const int64_t *shape, yyjson_val *data, Feed *feed,
                       Text *why);

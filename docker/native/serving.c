@@ -18,6 +18,12 @@ static const Datatype datatypes[] = {
     {"BYTES", 0, ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, 'O'},
 };
 
+const Datatype *datatype_of(ONNXTensorElementDataType element) {
+    for (size_t place = 0; place < sizeof datatypes / sizeof *datatypes; place++)
+        if (datatypes[place].element == element) return &datatypes[place];
+    return NULL;
+}
+
 static char *text_of(yyjson_val *table, const char *key, const char *otherwise) {
     const char *found = yyjson_get_str(yyjson_obj_get(table, key));
     found = found ? found : otherwise;
