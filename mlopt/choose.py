@@ -31,13 +31,15 @@ NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A candidate with its numbers and verdicts. `measurement` is None where the target is another machine."""
+    """A candidate with its numbers and verdicts. `measurement` is None where the target is another machine. `work` is
+    the same for those that run the same kernels in the same runtime; empty where nobody knows."""
 
     name: str
     file_size: int
     accuracy: Accuracy | None
     measurement: Measurement | None
     verdicts: tuple[BudgetVerdict, ...]
+    work: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +234,20 @@ def _goal(judged: Judged, profile: Profile) -> float:
 
 def _as_fast(eligible: Sequence[Judged], profile: Profile) -> list[Judged]:
     """The best on the goal, and on latency all that are as fast but for what chance makes of it."""
-    first = min((_goal(judged, profile) for judged in eligible), default=0.0)
-    reach = first * FASTER if profile.minimize == "latency" else first
-    return [judged for judged in eligible if _goal(judged, profile) <= reach]
+    first = min(eligible, key=lambda judged: _goal(judged, profile), default=None)
+    if first is None:
+        return []
+    least = _goal(first, profile)
+    if profile.minimize != "latency":
+        return [judged for judged in eligible if _goal(judged, profile) <= least]
+    return [judged for judged in eligible if _goal(judged, profile) <= least * FASTER or _same_work(judged, first)]
+
+
+def _same_work(one: Judged, other: Judged) -> bool:
+    """The same kernels, and no proof that it is another speed: then only chance is between the two."""
+    if not one.work or one.work != other.work or one.measurement is None or other.measurement is None:
+        return False
+    return one.measurement.speedup.high >= other.measurement.speedup.low
 
 
 def _of_equals(equals: Sequence[Judged]) -> Judged | None:
@@ -247,6 +260,8 @@ def _of_equals(equals: Sequence[Judged]) -> Judged | None:
 def _tied(other: Judged, best: Judged) -> str:
     heavier = _memory(other) > _memory(best) * SAME_MEMORY
     merit = "takes less memory" if heavier else "answers more like the original"
+    if other.work and other.work == best.work:
+        return f"{best.name} runs the same kernels, and {merit}"
     return f"{best.name} is as good on what is asked for, within one part in a hundred, and {merit}"
 
 

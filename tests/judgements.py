@@ -67,11 +67,12 @@ def judged(
     memory: int = 10**8,
     sqnr: float = 40.0,
     profile: Profile = PROFILE,
+    work: str = "",
 ) -> Judged:
     measurement = measured(faster, memory=memory) if faster else None
     found = dataclasses.replace(accuracy(drop), sqnr=sqnr)
     verdicts = judge(profile.budgets, file_size=size, accuracy=found, measurement=measurement)
-    return Judged(name, size, found, measurement, verdicts)
+    return Judged(name, size, found, measurement, verdicts, work)
 
 
 BASELINE = judged("baseline", speed(1.0, 1.0, 1.0), NONE, size=400)

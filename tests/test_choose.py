@@ -39,6 +39,18 @@ def test_of_those_that_take_as_much_memory_too_the_most_faithful_ships() -> None
     assert choose(BASELINE, [plain, heavy], PROFILE, ship=None, device="here").winner == "plain"
 
 
+def test_of_those_that_run_the_same_kernels_the_most_faithful_ships_whatever_chance_made_of_their_clocks() -> None:
+    plain = judged("plain", speed(4.2, 4.4, 4.6), sqnr=25.0, work="a")
+    repaired = judged("repaired", speed(4.0, 4.2, 4.5), sqnr=31.0, work="a")
+    choice = choose(BASELINE, [plain, repaired], PROFILE, ship=None, device="here")
+    assert choice.winner == "repaired"
+    assert choice.why_not["plain"] == "repaired runs the same kernels, and answers more like the original"
+    other = dataclasses.replace(repaired, work="b")
+    assert choose(BASELINE, [plain, other], PROFILE, ship=None, device="here").winner == "plain"
+    slower = judged("slower", speed(3.0, 3.2, 3.4), sqnr=31.0, work="a")
+    assert choose(BASELINE, [plain, slower], PROFILE, ship=None, device="here").winner == "plain", "a proof is one"
+
+
 def choice(*others: Judged, profile: Profile = PROFILE, ship: str | None = None):  # type: ignore[no-untyped-def]
     return choose(BASELINE, others, profile, ship=ship, device="a machine")
 

@@ -34,6 +34,7 @@ _VERBS = ("compare", "history")  # what people try after bench
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Tell the memory of so many processes together.")
+@click.option("--layers", is_flag=True, help="Also where the time of a query goes, and memory over time.")
 @click.option("--loadgen", is_flag=True, help="Run each under MLPerf's own load generator too (extra [loadgen]).")
 @limiting
 @history_option
@@ -49,6 +50,7 @@ def command(
     threads: int | None,
     batch: int | None,
     workers: int,
+    layers: bool,
     loadgen: bool,
     limits_of: str | None,
     limit_cores: int | None,
@@ -120,6 +122,7 @@ def command(
             runtimes=runtimes,
             bound=bound,
             limits=limits,
+            layers=layers,
             loadgen=loadgen,
             workers=workers,
         )

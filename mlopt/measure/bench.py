@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
+from mlopt.insight import Anatomy
 from mlopt.measure.alone import Shared, cold_start, loaded, shared
 from mlopt.measure.energy import Energy, counters, spent
+from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measure.limits import UNLIMITED, Applied, Limits, forget
 from mlopt.measure.loadgen import DISTRIBUTION as LOADGEN
@@ -40,8 +42,8 @@ class Benched:
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
-    a server at the highest rate that held. `energy` is None where nothing counts it. `shared` is
-    the memory of several processes, where somebody asked for it.
+    a server at the highest rate that held. `energy` is None where nothing counts it, `shared` (the memory of several
+    processes) and `inside` where nobody asked.
     """
 
     model: str
@@ -54,7 +56,8 @@ class Benched:
     server: ServerRate | None
     loadgen: LoadGenResult | None
     energy: Energy | None
-    shared: Shared | None
+    shared: Shared | None = None
+    inside: Anatomy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,13 @@ def bench(
     device: str,
     runtimes: Sequence[str] = (),
     bound: float | None = None,
+    layers: bool = False,
     limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
     loadgen: bool = False,
     workers: int = 1,
 ) -> BenchResult:
-    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
+    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency; with
+    `layers` the inside of each as well.
 
     Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
     `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
@@ -150,7 +155,8 @@ def bench(
     )
     if failures:
         raise next(iter(failures.values()))
-    asks = _Asks(method, bound, bounds, loadgen, workers, device, seconds=method.seconds / 2 / len(named))
+    seconds = method.seconds / 2 / len(named)
+    asks = _Asks(method, bound, bounds, loadgen, workers, layers, device, seconds)
     found, missing = [], ""
     for name, subject in named:
         one, why = _benched(name, subject, measured[subject.name], single, asks)
@@ -169,6 +175,7 @@ class _Asks:
     limits: Limits
     loadgen: bool
     workers: int
+    layers: bool
     device: str
     seconds: float
 
@@ -204,6 +211,9 @@ def _benched(
         energy,
         shared(subject, single, workers=asks.workers, threads=threads, limits=asks.limits)
         if asks.workers > 1
+        else None,
+        look_inside(subject, single, threads=threads, batch=asks.method.query_batch, device=asks.device)
+        if asks.layers
         else None,
     )
     return found, why

@@ -12,6 +12,7 @@ from mlopt.measure.loadgen import LoadGenResult
 from mlopt.measure.percentiles import CONFIDENCE, SHOWN
 from mlopt.measure.server import ServerRate
 from mlopt.report import text
+from mlopt.report.layers_text import inside_text
 
 _COLUMN: Final = 9
 
@@ -24,6 +25,9 @@ def to_terminal(found: BenchResult, *, width: int) -> str:
     for name, model in zip(found.labelled, found.models, strict=True):
         if model.server:
             lines += ["", *textwrap.wrap(f"{name} as a server: {said(model.server)}", width)]
+    for name, model in zip(found.labelled, found.models, strict=True):
+        if model.inside:
+            lines += ["", *inside_text(name, model.inside, width=width)]
         if model.loadgen:
             lines += ["", *textwrap.wrap(f"{name} under LoadGen {_by_loadgen(model.loadgen)}", width)]
     return "\n".join(lines)
