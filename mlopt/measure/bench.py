@@ -42,8 +42,8 @@ class Benched:
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
-    a server at the highest rate that held. `energy` is None where nothing counts it; `inside` is there where it was asked
-    for.
+    a server at the highest rate that held. `energy` is None where nothing counts it; `inside` is there where it was
+    asked for.
     """
 
     model: str
@@ -205,11 +205,16 @@ def _benched(
         server,
         by_loadgen,
         energy,
-        look_inside(subject, single, threads=threads, batch=asks.method.query_batch, device=asks.device)
-        if asks.layers
-        else None,
+        _inside(subject, single, asks) if asks.layers else None,
     )
     return found, why
+
+
+def _inside(subject: Subject, single: Sequence[Mapping[str, Any]], asks: _Asks) -> Anatomy:
+    method = asks.method
+    return look_inside(
+        subject, single, threads=method.threads, batch=method.query_batch, device=asks.device, limits=asks.limits
+    )
 
 
 def _noise(speedup: Interval) -> Noise:
