@@ -72,8 +72,9 @@ bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded ro
 bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)
 
-hostile: $(VENV)/.all  ## 100,000 hostile requests to the server; the tests send 2000
+hostile: $(VENV)/.all  ## 100,000 hostile requests to each server; the tests send 2000
 	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py
+	MLOPT_HOSTILE=200000 $(BIN)/python -m pytest -q tests/serve/test_native_process.py -k hostile
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)

@@ -206,6 +206,7 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
     for recipe in said.recipes:
         command += ["--recipe", str(_absolute(recipe))]
     command += ["--trust"] if said.trust else []
+    command += ["--server", said.server] if said.server else []
     command += [] if said.image else ["--no-image"]
     return tuple(command)
 
