@@ -42,8 +42,7 @@ class Benched:
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
-    a server at the highest rate that held. `energy` is None where nothing counts it; `inside` is there where it was
-    asked for.
+    a server at the highest rate that held. `energy` and `inside` are None where nothing counts it, or nobody asked.
     """
 
     model: str
