@@ -212,11 +212,16 @@ def _benched(
         shared(subject, single, workers=asks.workers, threads=threads, limits=asks.limits)
         if asks.workers > 1
         else None,
-        look_inside(subject, single, threads=threads, batch=asks.method.query_batch, device=asks.device)
-        if asks.layers
-        else None,
+        _inside(subject, single, asks) if asks.layers else None,
     )
     return found, why
+
+
+def _inside(subject: Subject, single: Sequence[Mapping[str, Any]], asks: _Asks) -> Anatomy:
+    method = asks.method
+    return look_inside(
+        subject, single, threads=method.threads, batch=method.query_batch, device=asks.device, limits=asks.limits
+    )
 
 
 def _noise(speedup: Interval) -> Noise:
