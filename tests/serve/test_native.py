@@ -139,6 +139,13 @@ def test_metadata_and_health_are_the_same(shared: tuple[int, int]) -> None:
         assert {status(port, path) for port in shared} == {404}, path
     assert {status(port, "/v2/models/colours", "{}") for port in shared} == {405}
     assert {status(port, PATH) for port in shared} == {405}
+    for port in shared:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", PATH)
+        reply = connection.getresponse()
+        assert reply.getheader("Allow") == "POST"
+        assert reply.getheader("Date")
+        connection.close()
 
 
 @pytest.fixture(scope="module")
