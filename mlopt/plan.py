@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature
 
 BASELINE: Final = "baseline"
+_MULTIPLIES_BF16: Final = frozenset({"avx512-bf16", "amx-bf16"})
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
 # Where the wheels of a runtime exist.
 _RUNTIME_PLATFORMS: Final = {
@@ -232,6 +233,8 @@ def _step(
         options[name] = tuple(value) if isinstance(value, list) else value
     if options.get("scheme") == "auto":
         options["scheme"] = target.int8_scheme
+    if options.get("rest") == "auto":
+        options["rest"] = "bf16" if set(target.cpu.isa) & _MULTIPLIES_BF16 else "f32"
     if options.get("multiple") == "auto":
         options["multiple"] = target.channel_multiple
     if options.get("compute_capabilities") == "auto":
