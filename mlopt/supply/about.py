@@ -77,7 +77,8 @@ def about(report: Report, image: Image, *, source: Path, model: Path, inputs: In
     name, _, version = image.reference.rpartition(":")
 
     def contents(platform: str, digest: str) -> Contents:
-        below = debs(kitchen.debs(platform), suite=suite, platform=platform, inputs=inputs)
+        packages = (*kitchen.debs(platform), *kitchen.libraries(platform, shipped.runtime))
+        below = debs(packages, suite=suite, platform=platform, inputs=inputs)
         runtime = wheels(kitchen.wheels(platform, shipped.runtime), python=python, inputs=inputs)
         return Contents(platform, digest.removeprefix("sha256:"), (*below, *runtime))
 
