@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlopt.errors import StoreUnusable
+from mlopt.image.base import Base, Ground
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_wanted
@@ -28,12 +29,14 @@ from mlopt.image.layers import (
     runtime_layer,
     source_date,
 )
-from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Descriptor, Writer, publish
+from mlopt.image.layout import CONFIG, INDEX, MANIFEST, Descriptor, Writer, publish
 from mlopt.image.rootfs import Command, python_command, unpack_layers
 from mlopt.image.serving import encode_serving
+from mlopt.request import Compression
 
 PORT: Final = 8080
 
+_PYTHON: Final = "/usr/bin/python3.11"
 _ENVIRONMENT: Final = (
     "PATH=/usr/bin",
     "ORT_DISABLE_TELEMETRY=1",
@@ -50,6 +53,7 @@ class ImageSpec:
     names the runtime.
 
     `annotations` are added to the index, the manifests and the config's labels: `io.mlopt.target`, and so on.
+    `base` is of the user's choice; None is our own. Its layers stay as they are, the others are of `compression`.
     """
 
     name: str
@@ -58,6 +62,8 @@ class ImageSpec:
     version: str = "1"
     platforms: tuple[str, ...] = PLATFORMS
     annotations: Mapping[str, str] = field(default_factory=dict)
+    base: Base | None = None
+    compression: Compression = "gzip"
 
     @property
     def runtime(self) -> str:
@@ -126,14 +132,16 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     is not what was locked, `NoSpaceLeft` on a full disk; then what was at `into` stays.
     """
     inputs = inputs or Inputs()
-    by_platform = _layers(spec, inputs)
+    grounds = _grounds(spec)
+    by_platform = _layers(spec, inputs, grounds)
     spec = dataclasses.replace(spec, annotations={**_found(spec), **spec.annotations})
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         with writing(into), tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
             writer = Writer(Path(scratch) / "layout")
             images = {
-                platform: _write_platform(writer, spec, platform, by_platform[platform]) for platform in by_platform
+                platform: _write_platform(writer, spec, platform, by_platform[platform], grounds.get(platform))
+                for platform in by_platform
             }
             index = {
                 "schemaVersion": 2,
@@ -170,12 +178,12 @@ def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
 
     Raises what `assemble` raises for inputs.
     """
-    below = _layers_below(spec, kitchen_of(inputs))
+    below = _layers_below(spec, kitchen_of(inputs, spec.compression), _grounds(spec))
     model = model_bytes(spec.model, encode_serving(spec.serving))
     return {platform: sum(layer.unpacked for layer in layers) + model for platform, layers in below.items()}
 
 
-def kitchen_of(inputs: Inputs) -> Kitchen:
+def kitchen_of(inputs: Inputs, compression: Compression = "gzip") -> Kitchen:
     """The declarations and locks that ship with this mlopt, over these inputs."""
     folder = docker_folder()
     return Kitchen(
@@ -183,35 +191,45 @@ def kitchen_of(inputs: Inputs) -> Kitchen:
         read_lock(folder / "base.lock.json"),
         read_lock(folder / "runtime.lock.json"),
         inputs,
-        LayerCache(inputs.root),
+        LayerCache(inputs.root, compression),
     )
 
 
-def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
+def _grounds(spec: ImageSpec) -> dict[str, Ground]:
+    """The base of the user's choice for every platform; empty without one."""
+    base, python = spec.base, read_wanted(docker_folder()).python
+    return {platform: base.ground(platform, python=python) for platform in spec.platforms} if base else {}
+
+
+def _layers(spec: ImageSpec, inputs: Inputs, grounds: Mapping[str, Ground]) -> dict[str, tuple[Layer, ...]]:
     """Every platform's layers, lowest first."""
-    kitchen = kitchen_of(inputs)
+    kitchen = kitchen_of(inputs, spec.compression)
     model = model_layer(spec.model, encode_serving(spec.serving), cache=kitchen.cache)
-    return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen).items()}
+    return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen, grounds).items()}
 
 
-def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, ...]]:
+def _layers_below(spec: ImageSpec, kitchen: Kitchen, grounds: Mapping[str, Ground]) -> dict[str, tuple[Layer, ...]]:
     """What the model stands on. Platforms are packed side by side: compression is the long part."""
     application = application_layer(kitchen)
 
     def of(platform: str) -> tuple[Layer, ...]:
         runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
-        return base_layer(kitchen, platform=platform), runtime, application
+        below = grounds[platform].layers if platform in grounds else (base_layer(kitchen, platform=platform),)
+        return *below, runtime, application
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
 
 
-def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...]) -> Descriptor:
+def _write_platform(
+    writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...], ground: Ground | None
+) -> Descriptor:
     system, _, architecture = platform.partition("/")
-    config = writer.add_json(_config(spec, system, architecture, layers), media_type=CONFIG)
+    own = _config(spec, system, architecture, layers)
+    config = writer.add_json(ground.under(own) if ground else own, media_type=CONFIG)
     blobs = [
         {
-            **writer.add_file(layer.blob, digest=layer.digest, size=layer.size, media_type=LAYER),
+            **writer.add_file(layer.blob, digest=layer.digest, size=layer.size, media_type=layer.media_type),
             "annotations": {"io.mlopt.layer": layer.name},
         }
         for layer in layers
@@ -253,7 +271,7 @@ def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer
             },
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
-        "history": [{"created": created, "created_by": f"mlopt: {layer.made_by}"} for layer in layers],
+        "history": [{"created": created, "created_by": f"mlopt: {layer.made_by}"} for layer in layers if layer.made_by],
     }
 
 
@@ -271,7 +289,12 @@ def _found(spec: ImageSpec) -> dict[str, str]:
     """What the files themselves say, for those who see the image without its bundle."""
     locked = read_lock(docker_folder() / "runtime.lock.json").of(spec.platforms[0])
     versions = {package.name: package.version for package in locked}
-    return {"io.mlopt.model-digest": model_digest(spec.model), "io.mlopt.runtime-version": versions[spec.runtime]}
+    base = spec.base.annotations if spec.base else {}
+    return {
+        **base,
+        "io.mlopt.model-digest": model_digest(spec.model),
+        "io.mlopt.runtime-version": versions[spec.runtime],
+    }
 
 
 def _created() -> str:

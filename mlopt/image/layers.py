@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,22 +16,20 @@ from typing import Any, Final
 
 from mlopt.errors import ImageFailed
 from mlopt.image.bytecode import Compiler
+from mlopt.image.compression import LEVELS, MEDIA_TYPES, MODEL_LEVELS, decides_bytes
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import Lock, Package, Recorded, Wanted, host_platform
 from mlopt.image.libraries import library_tree, rebound
 from mlopt.image.tree import Entry, Tree, file_bytes, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
+from mlopt.request import Compression
 
 PYTHON_PATH: Final = "usr/local/lib/python{python}/dist-packages"
 MODEL_PATH: Final = "model"
 USER: Final = 65532
 
 _VERSION: Final = 6
-# Level 9 takes three times as long as 6 and saves 6 parts in a thousand.
-_LEVEL: Final = 6
-# Weights hardly compress: the lowest level saves seconds and costs about one part in a hundred.
-_MODEL_LEVEL: Final = 1
 _PASSWD: Final = f"root:x:0:0:root:/:/nonexistent\nmlopt:x:{USER}:{USER}:mlopt:/nonexistent:/nonexistent\n"
 _GROUP: Final = f"root:x:0:\nmlopt:x:{USER}:\n"
 
@@ -48,6 +45,7 @@ class Layer:
     unpacked: int
     made_by: str
     blob: Path
+    media_type: str = MEDIA_TYPES["gzip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,15 @@ class LayerCache:
     """Packed layers below `root`/layers, by a key of everything that decides their bytes."""
 
     root: Path
+    compression: Compression = "gzip"
 
-    def layer(self, name: str, *, key: object, made_by: str, level: int, tree: Callable[[], Tree]) -> Layer:
+    def layer(
+        self, name: str, *, key: object, made_by: str, levels: Mapping[Compression, int], tree: Callable[[], Tree]
+    ) -> Layer:
         """The layer under `key`, packed now from `tree()` if it is not there. Raises `NoSpaceLeft`."""
-        mtime = source_date()
-        basis = [_VERSION, name, key, made_by, mtime, level, zlib.ZLIB_RUNTIME_VERSION]
+        mtime, compression = source_date(), self.compression
+        level = levels[compression]
+        basis = [_VERSION, name, key, made_by, mtime, compression, level, decides_bytes(compression)]
         home = self.root / "layers" / hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
         if found := _read(home):
             return found
@@ -68,8 +70,8 @@ class LayerCache:
             made = Path(scratch) / "layer"
             made.mkdir()
             with writing(home.parent), (made / "blob").open("wb") as sink:
-                packed = pack(tree(), sink, mtime=mtime, level=level)
-            layer = {"name": name, "made_by": made_by, **asdict(packed)}
+                packed = pack(tree(), sink, mtime=mtime, level=level, compression=compression)
+            layer = {"name": name, "made_by": made_by, "media_type": MEDIA_TYPES[compression], **asdict(packed)}
             (made / "layer.json").write_text(json.dumps(layer), encoding="utf-8")
             _publish(made, home)
         return Layer(**layer, blob=home / "blob")
@@ -124,7 +126,7 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
         "base",
         key=[_digests(packages), wanted.base.left_out, compiler is not None],
         made_by=_named("Debian packages", packages),
-        level=_LEVEL,
+        levels=LEVELS,
         tree=tree,
     )
 
@@ -151,7 +153,7 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
             compiler is not None,
         ],
         made_by=_named("wheels", packages) + (f"; {_named('Debian packages', libraries)}" if libraries else ""),
-        level=_LEVEL,
+        levels=LEVELS,
         tree=tree,
     )
 
@@ -169,7 +171,7 @@ def application_layer(kitchen: Kitchen) -> Layer:
         "application",
         key=[_contents(tree), compiler is not None, _digests(kitchen.base.packages.get(host_platform(), ()))],
         made_by="mlopt.serve",
-        level=_LEVEL,
+        levels=LEVELS,
         tree=lambda: compiler.beside_sources(tree) if compiler else tree,
     )
 
@@ -177,7 +179,7 @@ def application_layer(kitchen: Kitchen) -> Layer:
 def model_layer(model: Path, serving: bytes, *, cache: LayerCache) -> Layer:
     """Every file of the model's folder (or the one file) and serving.json, below /model."""
     tree = _model_tree(model, serving)
-    return cache.layer("model", key=_contents(tree), made_by="the model", level=_MODEL_LEVEL, tree=lambda: tree)
+    return cache.layer("model", key=_contents(tree), made_by="the model", levels=MODEL_LEVELS, tree=lambda: tree)
 
 
 def model_bytes(model: Path, serving: bytes) -> int:

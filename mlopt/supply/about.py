@@ -14,10 +14,11 @@ from mlopt.image.assemble import kitchen_of
 from mlopt.image.inputs import docker_folder
 from mlopt.image.layers import source_date
 from mlopt.supply.figures import Figure, figures_of
-from mlopt.supply.packages import Component, debs, wheels
+from mlopt.supply.packages import Component, debs, image_below, wheels
 
 if TYPE_CHECKING:
     from mlopt.image.assemble import Image
+    from mlopt.image.base import Base
     from mlopt.image.fetch import Inputs
     from mlopt.report.report import Report, StepFacts, TensorFacts
 
@@ -68,19 +69,25 @@ class About:
     platforms: tuple[Contents, ...]
 
 
-def about(report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs) -> About:
-    """`source` is the folder of what was compiled, `model` of what went into the image. Raises `ImageFailed` when a
-    package is no longer to be had."""
+def about(
+    report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs, base: Base | None = None
+) -> About:
+    """`source` is the folder of what was compiled, `model` of what went into the image, `base` of the user's choice.
+
+    Raises `ImageFailed` when a package is no longer to be had.
+    """
     shipped = report.candidate(report.winner)
     kitchen = kitchen_of(inputs)
     suite, python = kitchen.wanted.suite, kitchen.wanted.python
     name, _, version = image.reference.rpartition(":")
 
     def contents(platform: str, digest: str) -> Contents:
-        packages = (*kitchen.debs(platform), *kitchen.libraries(platform, shipped.runtime))
+        own = () if base else kitchen.debs(platform)
+        packages = (*own, *kitchen.libraries(platform, shipped.runtime))
         below = debs(packages, suite=suite, platform=platform, inputs=inputs)
         runtime = wheels(kitchen.wheels(platform, shipped.runtime), python=python, inputs=inputs)
-        return Contents(platform, digest.removeprefix("sha256:"), (*below, *runtime))
+        ground = (image_below(base, platform),) if base else ()
+        return Contents(platform, digest.removeprefix("sha256:"), (*ground, *below, *runtime))
 
     return About(
         name=name,
