@@ -10,7 +10,7 @@ OUT    ?= out
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
-.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-server hostile generate dist clean
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-server hostile generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -66,6 +66,9 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 # ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
 bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
 	$(BIN)/python benchmarks/gate.py $(ROUNDS)
+
+bench-images: $(VENV)/.all  ## sizes and times of images; a hundred rebuilds, each with the same digest or not
+	$(BIN)/python benchmarks/images.py
 
 bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)

@@ -135,26 +135,23 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     grounds = _grounds(spec)
     by_platform = _layers(spec, inputs, grounds)
     spec = dataclasses.replace(spec, annotations={**_found(spec), **spec.annotations})
+    elsewhere = "choose another --out"
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
-        with writing(into), tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
+        with (
+            writing(into, elsewhere=elsewhere),
+            tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch,
+        ):
             writer = Writer(Path(scratch) / "layout")
             images = {
                 platform: _write_platform(writer, spec, platform, by_platform[platform], grounds.get(platform))
                 for platform in by_platform
             }
-            index = {
-                "schemaVersion": 2,
-                "mediaType": INDEX,
-                "manifests": list(images.values()),
-                "annotations": _annotations(spec),
-            }
-            digest = writer.close(index, tag=spec.version)
+            said = {"schemaVersion": 2, "mediaType": INDEX, "annotations": _annotations(spec)}
+            digest = writer.close({**said, "manifests": list(images.values())}, tag=spec.version)
             publish(writer.folder, into)
     except PermissionError as error:
-        raise StoreUnusable(
-            "The image cannot be written there.", where=str(into), next="choose another --out"
-        ) from error
+        raise StoreUnusable("The image cannot be written there.", where=str(into), next=elsewhere) from error
     found = tuple(PlatformImage(name, images[name]["digest"], by_platform[name]) for name in by_platform)
     return Image(into, f"{spec.name}:{spec.version}", digest, found)
 

@@ -99,8 +99,14 @@ class Kitchen:
 
     def wheels(self, platform: str, runtime: str) -> tuple[Package, ...]:
         """The distributions of PyPI in a platform's runtime layer."""
-        wanted = self.wanted.running(runtime).packages
-        return tuple(package for package in self.runtime.of(platform) if package.name in wanted)
+        wanted, locked = self.wanted.running(runtime).packages, self.runtime.of(platform)
+        if missing := sorted(set(wanted) - {package.name for package in locked}):
+            raise ImageFailed(
+                f"There is no locked wheel of {' and '.join(missing)} for {platform}.",
+                where="docker/runtime.lock.json",
+                next="ship a candidate of another runtime (--ship NAME), or renew the lock: mlopt image lock",
+            )
+        return tuple(package for package in locked if package.name in wanted)
 
     def compiler(self) -> Compiler | None:
         """The locked interpreter for this machine; None where it cannot run: then images keep their sources."""
