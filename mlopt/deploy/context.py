@@ -62,7 +62,7 @@ def _layers(layout: Path, platform: str, into: Path, *, on_base: bool) -> tuple[
     names = []
     for number, layer in enumerate(manifest_of(layout, platform)["layers"]):
         kind = layer["annotations"]["io.mlopt.layer"]
-        if kind == "base" and on_base:
+        if kind.startswith("base") and on_base:
             continue
         checked_blob(layout, layer)
         plain = layer["mediaType"] != MEDIA_TYPES["gzip"]

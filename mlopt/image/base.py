@@ -134,7 +134,7 @@ class Base:
         if f"sha256:{facts['diff_id']}" != diff_id:
             raise self.unusable(f"Layer {number + 1} of the base is not what its config says.")
         return Layer(
-            name="base",
+            name=f"base-{number + 1}" if number else "base",
             digest=blob["digest"].removeprefix("sha256:"),
             diff_id=facts["diff_id"],
             size=blob["size"],

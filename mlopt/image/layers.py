@@ -158,7 +158,7 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
             python,
             compiler is not None,
         ],
-        made_by=_named("wheels", packages) + (f"; {_named('Debian packages', libraries)}" if libraries else ""),
+        made_by=_named("wheels and Debian packages" if libraries else "wheels", (*packages, *libraries)),
         levels=LEVELS,
         tree=tree,
     )

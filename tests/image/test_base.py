@@ -53,7 +53,7 @@ def test_a_layout_is_put_below_and_stays_as_it_is(
         theirs, ours = manifest_of(layout, platform), manifest_of(image.path, platform)
         assert [one["digest"] for one in theirs["layers"]] == [one["digest"] for one in ours["layers"]][:3]
         names = [one["annotations"]["io.mlopt.layer"] for one in ours["layers"]]
-        assert names == ["base", "base", "base", "runtime", "application", "model"]
+        assert names == ["base", "base-2", "base-3", "runtime", "application", "model"]
         config = json.loads(read_blob(image.path, ours["config"]))
         assert [one["created_by"] for one in config["history"][:3]] == ["theirs"] * 3
         assert len(config["history"]) == len(config["rootfs"]["diff_ids"]) == 6

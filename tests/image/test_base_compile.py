@@ -41,7 +41,7 @@ def test_the_bundle_stands_on_the_base(place: Path, inputs: Inputs) -> None:
     assert "the base has no image for linux/" in ended.stderr
     bundle = place / "out" / "net" / "host"
     layers = manifest_of(bundle / "image", host_platform())["layers"]
-    assert [one["annotations"]["io.mlopt.layer"] for one in layers][:4] == ["base", "base", "base", "runtime"]
+    assert [one["annotations"]["io.mlopt.layer"] for one in layers][:4] == ["base", "base-2", "base-3", "runtime"]
     sbom = walks.mlopt("image", "sbom", str(bundle), cwd=place)
     purls = [
         one["externalRefs"][0]["referenceLocator"]
