@@ -31,6 +31,7 @@ def image_spec(prepared: Prepared, name: str, artifact: Artifact) -> ImageSpec:
         name=_reference(prepared.name),
         model=artifact.path,
         serving=serving_of(prepared, name, artifact),
+        server=prepared.server,
         platforms=tuple(one for one in platforms if prepared.base is None or one in prepared.base.manifests),
         annotations={
             "io.mlopt.target": prepared.target.name,

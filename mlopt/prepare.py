@@ -18,7 +18,7 @@ from mlopt.profile import ASKED, DEFAULT, Profile, find_profile, narrowed
 from mlopt.progress import Progress
 from mlopt.project import Project, find_project
 from mlopt.recipe import Recipe, all_recipes, find_recipe
-from mlopt.request import Compression, Request
+from mlopt.request import Compression, Request, Server
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import Signature, signature
@@ -76,6 +76,11 @@ class Prepared:
         return self.request.compression or self.project.compile.compression or "gzip"
 
     @property
+    def server(self) -> Server:
+        """What serves the model in its image."""
+        return _server(self.request, self.project)
+
+    @property
     def runtimes(self) -> Mapping[str, str]:
         return {candidate.name: candidate.runtime for candidate in self.plan.candidates}
 
@@ -122,6 +127,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         may_lose,
         inputs=project.inputs,
         asked=_asked(request, project, recipes),
+        server=_server(request, project),
     )
     _check_ship(request, candidates, may_lose)
     machine = detect()
@@ -158,7 +164,8 @@ def _base(request: Request, project: Project, target: Target, root: Path, progre
         return None
     base, wanted = open_base(said, root=root, say=progress.say), "/".join(target.platform.split("/")[:2])
     with progress.phase("base", said):
-        base.ground(wanted, python=read_wanted(docker_folder()).python)
+        python = read_wanted(docker_folder()).python if _server(request, project) == "python" else ""
+        base.ground(wanted, python=python)
     if missing := [platform for platform in PLATFORMS if platform not in base.manifests]:
         progress.say(f"the base has no image for {' and '.join(missing)}: this one has none either")
     return base
@@ -169,6 +176,10 @@ def _generated(exported: Artifact, facts: Signature, project: Project) -> Genera
 
     free = free_size_of(exported.main, project.inputs)
     return GeneratedSamples(facts, _GENERATED, project.samples.seed or 0, project.inputs, free)
+
+
+def _server(request: Request, project: Project) -> Server:
+    return request.server or project.compile.server or "python"
 
 
 def _profile(request: Request, project: Project) -> Profile:

@@ -4,8 +4,8 @@
 [inputs.NAME] shape, dtype, value, range     a name in a shape is a dimension that callers choose
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
-[compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, base,
-              compression, threads, out
+[compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, server,
+              base, compression, threads, out
 [history]     file
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from mlopt import paths
 from mlopt.errors import ConfigInvalid
-from mlopt.request import Compression
+from mlopt.request import Compression, Server
 from mlopt.schema import decode, load
 from mlopt.signature import InputSpec
 from mlopt.units import Bytes, Fraction, Seconds
@@ -96,6 +96,7 @@ class CompileSpec:
     max_image_size: Bytes | None = None
     base: str | None = None
     compression: Compression | None = None
+    server: Server | None = None
     threads: int | None = None
     out: Path | None = None
 
@@ -181,6 +182,7 @@ class CompileTable:
     max_image_size: Bytes | None = None
     base: str | None = None
     compression: Compression | None = None
+    server: Server | None = None
     threads: int | None = None
     out: str | None = None
 
@@ -268,6 +270,7 @@ def _compile(said: CompileTable, root: Path) -> CompileSpec:
         max_image_size=said.max_image_size,
         base=paths.with_folder(said.base, root) if said.base is not None else None,
         compression=said.compression,
+        server=said.server,
         threads=said.threads,
         out=root / said.out if said.out is not None else None,
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 Compression = Literal["gzip", "zstd"]
+# What serves the model in an image: Python, or a small program that holds fewer routes.
+Server = Literal["python", "native"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Request:
     image: bool = True
     base: str | None = None
     compression: Compression | None = None
+    server: Server | None = None
     debian_mirror: str | None = None
     device: str | None = None
     command: tuple[str, ...] = ()

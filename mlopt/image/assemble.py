@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mlopt.errors import StoreUnusable
 from mlopt.image.base import Base, Ground
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_wanted
+from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_native, read_wanted
 from mlopt.image.layers import (
-    USER,
     Kitchen,
     Layer,
     LayerCache,
@@ -30,21 +29,11 @@ from mlopt.image.layers import (
     source_date,
 )
 from mlopt.image.layout import CONFIG, INDEX, MANIFEST, Descriptor, Writer, publish
+from mlopt.image.native import native_layers
 from mlopt.image.rootfs import Command, python_command, unpack_layers
 from mlopt.image.serving import encode_serving
-from mlopt.request import Compression
-
-PORT: Final = 8080
-
-_PYTHON: Final = "/usr/bin/python3.11"
-_ENVIRONMENT: Final = (
-    "PATH=/usr/bin",
-    "ORT_DISABLE_TELEMETRY=1",
-    "PYTHONDONTWRITEBYTECODE=1",
-    "PYTHONSAFEPATH=1",
-    "PYTHONUNBUFFERED=1",
-    "PYTHONUTF8=1",
-)
+from mlopt.image.start import environment_of, start_of
+from mlopt.request import Compression, Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +48,7 @@ class ImageSpec:
     name: str
     model: Path
     serving: Mapping[str, Any]
+    server: Server = "python"
     version: str = "1"
     platforms: tuple[str, ...] = PLATFORMS
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -98,12 +88,14 @@ class Image:
     reference: str
     digest: str
     platforms: tuple[PlatformImage, ...]
+    server: Server = "python"
 
     def as_json(self) -> dict[str, Any]:
         """The facts for a report: sizes by layer and platform, without paths."""
         return {
             "reference": self.reference,
             "digest": self.digest,
+            "server": self.server,
             "platforms": [
                 {
                     "platform": image.platform,
@@ -153,7 +145,7 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     except PermissionError as error:
         raise StoreUnusable("The image cannot be written there.", where=str(into), next=elsewhere) from error
     found = tuple(PlatformImage(name, images[name]["digest"], by_platform[name]) for name in by_platform)
-    return Image(into, f"{spec.name}:{spec.version}", digest, found)
+    return Image(into, f"{spec.name}:{spec.version}", digest, found, spec.server)
 
 
 def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Sequence[str] = ()) -> Command:
@@ -167,7 +159,8 @@ def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Seq
         runtime_layer(kitchen, platform=platform, runtime=runtime),
         application_layer(kitchen),
     )
-    return python_command(unpack_layers(layers, root=inputs.root), environment=_ENVIRONMENT, emulator=emulator)
+    environment = environment_of("python")
+    return python_command(unpack_layers(layers, root=inputs.root), environment=environment, emulator=emulator)
 
 
 def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
@@ -187,6 +180,8 @@ def kitchen_of(inputs: Inputs, compression: Compression = "gzip") -> Kitchen:
         read_wanted(folder),
         read_lock(folder / "base.lock.json"),
         read_lock(folder / "runtime.lock.json"),
+        read_native(folder),
+        read_lock(folder / "native.lock.json"),
         inputs,
         LayerCache(inputs.root, compression),
     )
@@ -194,7 +189,7 @@ def kitchen_of(inputs: Inputs, compression: Compression = "gzip") -> Kitchen:
 
 def _grounds(spec: ImageSpec) -> dict[str, Ground]:
     """The base of the user's choice for every platform; empty without one."""
-    base, python = spec.base, read_wanted(docker_folder()).python
+    base, python = spec.base, read_wanted(docker_folder()).python if spec.server == "python" else ""
     return {platform: base.ground(platform, python=python) for platform in spec.platforms} if base else {}
 
 
@@ -207,12 +202,15 @@ def _layers(spec: ImageSpec, inputs: Inputs, grounds: Mapping[str, Ground]) -> d
 
 def _layers_below(spec: ImageSpec, kitchen: Kitchen, grounds: Mapping[str, Ground]) -> dict[str, tuple[Layer, ...]]:
     """What the model stands on. Platforms are packed side by side: compression is the long part."""
-    application = application_layer(kitchen)
+    application = application_layer(kitchen) if spec.server == "python" else None
 
     def of(platform: str) -> tuple[Layer, ...]:
+        ground = grounds[platform].layers if platform in grounds else None
+        if application is None:
+            own, *above = native_layers(kitchen, platform=platform, runtime=spec.runtime)
+            return *(ground or (own,)), *above
         runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
-        below = grounds[platform].layers if platform in grounds else (base_layer(kitchen, platform=platform),)
-        return *below, runtime, application
+        return *(ground or (base_layer(kitchen, platform=platform),)), runtime, application
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
@@ -243,30 +241,12 @@ def _write_platform(
 
 
 def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer, ...]) -> dict[str, Any]:
-    python = "/usr/bin/python3.11"
     created = _created()
     return {
         "architecture": architecture,
         "os": system,
         "created": created,
-        "config": {
-            "User": f"{USER}:{USER}",
-            "WorkingDir": "/model",
-            "Entrypoint": [python, "-m", "mlopt.serve", "--model-dir", "/model"],
-            "Cmd": ["--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 - inside a container's own network
-            "ExposedPorts": {f"{PORT}/tcp": {}},
-            "Env": list(_ENVIRONMENT),
-            "Labels": _annotations(spec),
-            "StopSignal": "SIGTERM",
-            # Not in the OCI specification, which allows it; Docker reads it, podman with --format docker.
-            "Healthcheck": {
-                "Test": ["CMD", python, "-m", "mlopt.serve.health", str(PORT)],
-                "Interval": 30_000_000_000,
-                "Timeout": 5_000_000_000,
-                "StartPeriod": 20_000_000_000,
-                "Retries": 3,
-            },
-        },
+        "config": {**start_of(spec.server), "Labels": _annotations(spec)},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
         "history": [{"created": created, "created_by": f"mlopt: {layer.made_by}"} for layer in layers if layer.made_by],
     }
@@ -278,6 +258,7 @@ def _annotations(spec: ImageSpec) -> dict[str, str]:
         "org.opencontainers.image.version": spec.version,
         "org.opencontainers.image.created": _created(),
         "io.mlopt.runtime": spec.runtime,
+        "io.mlopt.server": spec.server,
         **spec.annotations,
     }
 

@@ -36,7 +36,7 @@ _LIBRARIES: Final = ("libc.so.6", "libstdc++.so.6", "libgcc_s.so.1")
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """A base for one platform: what an image's manifest and config begin with, and the Python in it."""
+    """A base for one platform: what a manifest and a config begin with, and its Python where one is needed."""
 
     digest: str
     layers: tuple[Layer, ...]
@@ -46,13 +46,13 @@ class Ground:
     def under(self, ours: Mapping[str, Any]) -> dict[str, Any]:
         """The config of an image on this base: ours, with its interpreter, settings, labels and history."""
         own, told = self.config.get("config") or {}, ours["config"]
-        health = told["Healthcheck"]
+        health, python = told["Healthcheck"], [self.python] if self.python else told["Entrypoint"][:1]
         return {
             **ours,
             "config": {
                 **told,
-                "Entrypoint": [self.python, *told["Entrypoint"][1:]],
-                "Healthcheck": {**health, "Test": ["CMD", self.python, *health["Test"][2:]]},
+                "Entrypoint": [*python, *told["Entrypoint"][1:]],
+                "Healthcheck": {**health, "Test": ["CMD", *python, *health["Test"][2:]]},
                 "Env": self._settings(told["Env"]),
                 "Labels": {**(own.get("Labels") or {}), **told["Labels"]},
             },
@@ -63,6 +63,8 @@ class Ground:
         """The base's PATH stays. Its interpreter looks for our packages where Debian's would by itself."""
         below = _parted((self.config.get("config") or {}).get("Env") or ())
         above = {name: value for name, value in _parted(ours).items() if name != "PATH"}
+        if not self.python:
+            return [f"{name}={value}" for name, value in {**below, **above}.items()]
         packages = "/" + PYTHON_PATH.format(python=self.python.rpartition("python")[2])
         paths = ":".join(filter(None, (packages, below.get("PYTHONPATH"))))
         return [f"{name}={value}" for name, value in {**below, **above, "PYTHONPATH": paths}.items()]
@@ -79,7 +81,7 @@ class Base:
     root: Path
 
     def ground(self, platform: str, *, python: str) -> Ground:
-        """What the base is on a platform, its layers on disk. `python` is the version that it must have.
+        """What the base is on a platform, its layers on disk. `python` is the version that it must have, if any.
 
         Raises `BaseUnusable` when it is not for that platform, has no such Python, or lacks what the runtimes need.
         """
@@ -100,7 +102,9 @@ class Base:
             for number, (blob, diff_id) in enumerate(zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True))
         )
         names = _overlaid(_kept(self._facts(layer.digest), layer.blob)["names"] for layer in layers)
-        return Ground(str(descriptor["digest"]), layers, config, self._python(names, config, python))
+        found = self._python(names, config, python) if python else ""
+        self._check_libraries(names)
+        return Ground(str(descriptor["digest"]), layers, config, found)
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -153,19 +157,19 @@ class Base:
         folders = [folder for folder in settings.get("PATH", "").split(":") if folder.startswith("/")]
         for folder in (*folders, "/usr/local/bin", "/usr/bin"):
             if f"{folder}/python{python}".lstrip("/") in names:
-                break
-        else:
-            raise self.unusable(
-                f"The base has no python{python}, for which the wheels of the image are built.",
-                next=f"choose an image with CPython {python} of a distribution with glibc, or leave out --base",
-            )
+                return f"{folder}/python{python}"
+        raise self.unusable(
+            f"The base has no python{python}, for which the wheels of the image are built.",
+            next=f"choose an image with CPython {python} of a distribution with glibc, or leave out --base",
+        )
+
+    def _check_libraries(self, names: set[str]) -> None:
         have = {PurePosixPath(name).name for name in names}
         if missing := [name for name in _LIBRARIES if name not in have]:
             raise self.unusable(
                 f"The base lacks {' and '.join(missing)}, which the runtimes need.",
                 next="choose a base of a distribution with glibc that has libstdc++6",
             )
-        return f"{folder}/python{python}"
 
 
 def open_base(

@@ -19,11 +19,11 @@ from mlopt.image.bytecode import Compiler
 from mlopt.image.compression import LEVELS, MEDIA_TYPES, MODEL_LEVELS, decides_bytes
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import Lock, Package, Recorded, Wanted, host_platform
+from mlopt.image.inputs import Lock, Native, Package, Recorded, Wanted, host_platform
 from mlopt.image.libraries import library_tree, rebound
 from mlopt.image.tree import Entry, Tree, file_bytes, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
-from mlopt.request import Compression
+from mlopt.request import Compression, Server
 
 PYTHON_PATH: Final = "usr/local/lib/python{python}/dist-packages"
 MODEL_PATH: Final = "model"
@@ -84,22 +84,26 @@ class Kitchen:
     wanted: Recorded
     base: Lock
     runtime: Lock
+    native: Native
+    compilers: Lock
     inputs: Inputs
     cache: LayerCache
 
-    def debs(self, platform: str) -> tuple[Package, ...]:
+    def debs(self, platform: str, server: Server) -> tuple[Package, ...]:
         """The Debian packages of a platform's base layer."""
         beside = self.wanted.debs[len(self.wanted.base.packages) :]
-        return tuple(package for package in self.base.of(platform) if package.name not in beside)
+        locked = (one for one in self.base.of(platform) if one.name not in beside)
+        return tuple(one for one in locked if server == "python" or one.name in self.native.base.packages)
 
-    def libraries(self, platform: str, runtime: str) -> tuple[Package, ...]:
+    def libraries(self, platform: str, runtime: str, server: Server) -> tuple[Package, ...]:
         """The Debian packages of which there are libraries in a platform's runtime layer."""
-        wanted = self.wanted.running(runtime).libraries
+        wanted = self.wanted.running(runtime).libraries if server == "python" else {}
         return tuple(package for package in self.base.of(platform) if package.name in wanted)
 
-    def wheels(self, platform: str, runtime: str) -> tuple[Package, ...]:
+    def wheels(self, platform: str, runtime: str, server: Server) -> tuple[Package, ...]:
         """The distributions of PyPI in a platform's runtime layer."""
-        wanted, locked = self.wanted.running(runtime).packages, self.runtime.of(platform)
+        locked = self.runtime.of(platform)
+        wanted = self.wanted.running(runtime).packages if server == "python" else self.native.runtime.packages
         if missing := sorted(set(wanted) - {package.name for package in locked}):
             raise ImageFailed(
                 f"There is no locked wheel of {' and '.join(missing)} for {platform}.",
@@ -113,25 +117,24 @@ class Kitchen:
         host = host_platform()
         if host not in self.base.packages or sys.platform != "linux":
             return None
-        packages = self.debs(host)
-        base = self.wanted.base
-        basis = json.dumps([_VERSION, _digests(packages), base.left_out])
+        packages = self.debs(host, "python")
+        basis = json.dumps([_VERSION, digests(packages), self.wanted.base.left_out])
         home = self.inputs.root / "interpreters" / hashlib.sha256(basis.encode()).hexdigest()
-        return Compiler(lambda: _base_tree(self.wanted, self.inputs.debs(packages)), home)
+        return Compiler(lambda: base_tree(self.wanted.base.left_out, self.inputs.debs(packages)), home)
 
 
 def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
     """libc, libstdc++ and Python from Debian packages, and the user that the server runs as."""
-    packages, wanted, compiler = kitchen.debs(platform), kitchen.wanted, kitchen.compiler()
+    packages, wanted, compiler = kitchen.debs(platform, "python"), kitchen.wanted, kitchen.compiler()
 
     def tree() -> Tree:
-        files = _base_tree(wanted, kitchen.inputs.debs(packages))
+        files = base_tree(wanted.base.left_out, kitchen.inputs.debs(packages))
         return compiler.without_sources(files) if compiler else files
 
     return kitchen.cache.layer(
         "base",
-        key=[_digests(packages), wanted.base.left_out, compiler is not None],
-        made_by=_named("Debian packages", packages),
+        key=[digests(packages), wanted.base.left_out, compiler is not None],
+        made_by=named("Debian packages", packages),
         levels=LEVELS,
         tree=tree,
     )
@@ -140,7 +143,8 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
 def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
     """One runtime, NumPy, Pillow and the web stack, from wheels."""
     wanted, python, compiler = kitchen.wanted.running(runtime), kitchen.wanted.python, kitchen.compiler()
-    packages, libraries = kitchen.wheels(platform, runtime), kitchen.libraries(platform, runtime)
+    packages = kitchen.wheels(platform, runtime, "python")
+    libraries = kitchen.libraries(platform, runtime, "python")
 
     def tree() -> Tree:
         files = _runtime_tree(wanted, python, kitchen.inputs.wheels(packages, python=python))
@@ -153,12 +157,12 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
     return kitchen.cache.layer(
         "runtime",
         key=[
-            _digests((*packages, *libraries)),
+            digests((*packages, *libraries)),
             [wanted.left_out, dict(wanted.libraries), list(map(asdict, wanted.rebound))],
             python,
             compiler is not None,
         ],
-        made_by=_named("wheels and Debian packages" if libraries else "wheels", (*packages, *libraries)),
+        made_by=named("wheels and Debian packages" if libraries else "wheels", (*packages, *libraries)),
         levels=LEVELS,
         tree=tree,
     )
@@ -175,7 +179,7 @@ def application_layer(kitchen: Kitchen) -> Layer:
             tree[f"{below}/serve/{path.name}"] = Entry("file", 0o644, path.read_bytes())
     return kitchen.cache.layer(
         "application",
-        key=[_contents(tree), compiler is not None, _digests(kitchen.base.packages.get(host_platform(), ()))],
+        key=[_contents(tree), compiler is not None, digests(kitchen.base.packages.get(host_platform(), ()))],
         made_by="mlopt.serve",
         levels=LEVELS,
         tree=lambda: compiler.beside_sources(tree) if compiler else tree,
@@ -222,11 +226,12 @@ def source_date() -> int:
     return int(text)
 
 
-def _base_tree(wanted: Recorded, debs: Iterable[Path]) -> Tree:
+def base_tree(left_out: Iterable[str], debs: Iterable[Path]) -> Tree:
+    """The files of Debian packages less `left_out`, merged as Debian has them, and the user that the server runs as."""
     tree: Tree = {}
     for deb in debs:
         tree |= unpack_deb(deb)
-    tree = without(tree, wanted.base.left_out)
+    tree = without(tree, left_out)
     folders = {path.split("/")[1] for path in tree if path.startswith("usr/")}
     for name in ("bin", "lib", "lib64", "sbin"):
         if name in folders:
@@ -249,11 +254,11 @@ def _runtime_tree(wanted: Wanted, python: str, wheels: Iterable[Path]) -> Tree:
     }
 
 
-def _digests(packages: Iterable[Package]) -> list[str]:
+def digests(packages: Iterable[Package]) -> list[str]:
     return [package.sha256 for package in packages]
 
 
-def _named(kind: str, packages: Iterable[Package]) -> str:
+def named(kind: str, packages: Iterable[Package]) -> str:
     return f"{kind}: " + ", ".join(f"{package.name} {package.version}" for package in packages)
 
 

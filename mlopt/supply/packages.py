@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
 
+from mlopt.artifact import digest_of
 from mlopt.errors import ImageFailed
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import DEBIAN, Package
+from mlopt.image.inputs import DEBIAN, Package, Vendored, docker_folder
 from mlopt.image.unpack import deb_control, unpack_deb
 from mlopt.supply import licences
 
@@ -31,9 +32,10 @@ _VERSION: Final = 1
 @dataclass(frozen=True, slots=True)
 class Component:
     """One package of an image, or the image that it stands on. `source` and `source_version` are Debian's own name of
-    what it was built from, which advisories use; of the others they are empty."""
+    what it was built from, which advisories use; of the others they are empty. What is of kind `source` was compiled
+    into the server."""
 
-    kind: Literal["deb", "oci", "pypi"]
+    kind: Literal["deb", "oci", "pypi", "source"]
     name: str
     version: str
     sha256: str
@@ -86,6 +88,15 @@ def image_below(base: Base, platform: str) -> Component:
     if where:
         purl += f"&repository_url={quote(where, safe='/:')}"
     return Component("oci", name, f"sha256:{digest}", digest, name, purl, licences.NOASSERTION)
+
+
+def vendored(sources: Iterable[Vendored]) -> tuple[Component, ...]:
+    """What others wrote and the native server was built with."""
+    folder = docker_folder() / "native" / "vendor"
+    return tuple(
+        Component("source", one.name, one.version, digest_of(folder / one.file), one.file, one.purl, one.licence)
+        for one in sources
+    )
 
 
 def pypi_purl(name: str, version: str) -> str:

@@ -32,11 +32,11 @@ def test_a_runtime_without_a_wheel_for_the_platform(inputs: Inputs, platform: st
     }
     kitchen = dataclasses.replace(kitchen, runtime=Lock(locked))
     with pytest.raises(ImageFailed, match=f"no locked wheel of openvino for {platform}") as caught:
-        kitchen.wheels(platform, "openvino")
+        kitchen.wheels(platform, "openvino", "python")
     assert "--ship NAME" in caught.value.next
-    assert kitchen.wheels(platform, "onnxruntime")
+    assert kitchen.wheels(platform, "onnxruntime", "python")
     (other,) = set(PLATFORMS) - {platform}
-    assert kitchen.wheels(other, "openvino")
+    assert kitchen.wheels(other, "openvino", "python")
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ ROOMS = {
     "mlopt/steps": ("torch",),
     "mlopt/image": (),
     "mlopt/supply": ("signing",),
+    "mlopt/measure": ("loadgen",),
 }
 # These come with one that is declared, by its own promise: keras and h5py with tensorflow, protobuf with onnx, …
 BROUGHT = {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes", "onnx-ir", "tensorrt-rtx-cu13"}
