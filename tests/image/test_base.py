@@ -29,6 +29,7 @@ from mlopt.image.reference import Reference
 from mlopt.image.repository import Repository
 from mlopt.image.rootfs import unpack_rootfs
 from mlopt.image.run import serve_image
+from mlopt.request import Server
 
 Make = Callable[..., ImageSpec]
 
@@ -70,8 +71,12 @@ def test_a_layout_is_put_below_and_stays_as_it_is(
 
 
 @pytest.mark.skipif(host_platform() not in PLATFORMS, reason="images are not made for this machine")
-def test_it_is_served_on_that_base(inputs: Inputs, make_spec: Make, layout: Path, tmp_path: Path) -> None:
-    image = assemble(on(str(layout), make_spec(), tmp_path), tmp_path / "image", inputs=inputs)
+@pytest.mark.parametrize("server", ["python", "native"])
+def test_it_is_served_on_that_base(
+    inputs: Inputs, make_spec: Make, layout: Path, tmp_path: Path, server: Server
+) -> None:
+    spec = on(str(layout), make_spec(), tmp_path, server=server, platforms=(host_platform(),))
+    image = assemble(spec, tmp_path / "image", inputs=inputs)
     with (
         serve_image(image.path, engine="none", root=tmp_path / "cache") as served,
         urllib.request.urlopen(f"{served.url}/v2/models/colours", timeout=30) as reply,
