@@ -197,7 +197,9 @@ def _in_layout(said: str, folder: Path, tag: str, root: Path) -> Base:
     images = [entry for name, entry in named if name == tag or not tag]
     if len(images) != 1:
         raise BaseUnusable(
-            f"The layout has {len(images)} images{f' with the tag {tag}' if tag else ''}, where one must be meant.",
+            f"The layout has no image{f' with the tag {tag}' if tag else ''}."
+            if not images
+            else f"The layout has {len(images)} images, and which one is meant is not said.",
             where=said,
             next=f"name one by its tag: {folder}:TAG, of {', '.join(name for name, _ in named if name) or 'none'}",
         )
