@@ -21,6 +21,7 @@ from mlopt.image.inputs import PLATFORMS, WHEEL, docker_folder, host_platform
 from mlopt.image.layers import Kitchen, Layer, base_tree, digests, named
 from mlopt.image.tree import Entry, Tree, inside
 from mlopt.image.unpack import unpack_wheel
+from mlopt.request import Compression
 
 RUNTIME: Final = "onnxruntime"
 SERVER: Final = "/usr/bin/mlopt-serve"
@@ -54,7 +55,7 @@ _COMPILER: Final = (
     "ziglang/lib/libunwind/",
 )
 # Half a part in a hundred less than the level of other images, for seconds more, once.
-_LEVEL: Final = 9
+_LEVELS: Final[Mapping[Compression, int]] = {"gzip": 9, "zstd": 19}
 _NOTICES: Final = ("LICENSE", "ThirdPartyNotices.txt")
 _BUILDING: Final = threading.Lock()
 
@@ -102,7 +103,7 @@ def _base(kitchen: Kitchen, platform: str) -> Layer:
         "base",
         key=[digests(packages), left_out, "native"],
         made_by=named("Debian packages", packages),
-        level=_LEVEL,
+        levels=_LEVELS,
         tree=lambda: _documents_packed(base_tree(left_out, kitchen.inputs.debs(packages))),
     )
 
@@ -122,7 +123,7 @@ def _runtime(kitchen: Kitchen, platform: str) -> Layer:
         "runtime",
         key=[digests(packages), "native"],
         made_by=f"the library in {named('wheels', packages)}",
-        level=_LEVEL,
+        levels=_LEVELS,
         tree=tree,
     )
 
@@ -136,7 +137,7 @@ def _application(kitchen: Kitchen, platform: str) -> Layer:
         "application",
         key=[hashlib.sha256(program).hexdigest(), "native"],
         made_by=named("mlopt-serve, built with", kitchen.compilers.of(_builder())),
-        level=_LEVEL,
+        levels=_LEVELS,
         tree=lambda: _documents_packed(tree),
     )
 
