@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Final
 
 from mlopt import paths
 from mlopt.schema import Key, read_toml
+
+OLDEST_SERVED: Final = "8.5"  # the first whose Python module has what mlopt/serve/tensorrt_program.py calls
 
 
 @dataclass(frozen=True, slots=True)
