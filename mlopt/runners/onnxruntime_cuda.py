@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.errors import UnsupportedModel
+from mlopt.onnx_file import context_files, load_graph
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
     def _opened(self, options: Any) -> Any:
         import onnxruntime as ort
 
+        context_files(load_graph(self.model), self.model)
         first = self.chain[0]
         if first not in ort.get_available_providers():
             raise RuntimeError(f"this build of it has no {_CALLED[first]} provider (onnxruntime-gpu has)")
