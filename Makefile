@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 OUT    ?= out
+# Test files at a time. None of them asserts a time; one core each is enough, and 3 GB of memory.
+AT_ONCE ?= 2
 
 export ORT_DISABLE_TELEMETRY = 1
 
@@ -27,14 +29,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
 # TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,signing]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,signing,loadgen]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
 	$(BIN)/python demo/run.py $(OUT)/demo
 
 test: $(VENV)/.all  ## set up and run every test; what is skipped is printed with its reason
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 
 check: lint fast-test  ## before each commit: ruff, mypy --strict, import-linter, fast tests
 
@@ -45,7 +47,7 @@ lint: $(VENV)/.all
 	$(BIN)/lint-imports
 
 fast-test: $(VENV)/.all
-	$(BIN)/python -m pytest -q -m "not slow and not engine and not emulation"
+	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile -m "not slow and not engine and not emulation"
 
 format: $(VENV)/.all  ## rewrite the sources in the house's format
 	$(BIN)/ruff format .
@@ -70,8 +72,9 @@ bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded ro
 bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)
 
-hostile: $(VENV)/.all  ## 100,000 hostile requests to the server; the tests send 2000
+hostile: $(VENV)/.all  ## 100,000 hostile requests to each server; the tests send 2000
 	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py
+	MLOPT_HOSTILE=200000 $(BIN)/python -m pytest -q tests/serve/test_native_process.py -k hostile
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlopt.artifact import Artifact
+from mlopt.artifact import ONNX, Artifact
 from mlopt.check.accuracy import compare, of_itself
 from mlopt.check.labels import check_labels
 from mlopt.choose import Judged, judge
 from mlopt.errors import ImageFailed, UnsupportedModel, WorkerFailed
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Accuracy, Measurement
+from mlopt.onnx_file import work_of
 from mlopt.packing import image_size
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
@@ -42,7 +43,7 @@ def assess(
     if prepared.on_this_machine:
         with progress.phase("measure", f"{len(accuracies)} side by side"):
             measured, died = _measure(prepared, {name: artifacts[name] for name in accuracies})
-        failures.update(died)
+        failures.update({name: error.what for name, error in died.items()})
     alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
     images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
     rounds = {
@@ -62,10 +63,15 @@ def assess(
                 image_size=images.get(name),
                 rounds=rounds[name],
             ),
+            work=_work(prepared, name, artifacts[name]),
         )
         for name, accuracy in alive.items()
     )
     return (baseline, *upon, *others)
+
+
+def _work(prepared: Prepared, name: str, artifact: Artifact) -> str:
+    return f"{prepared.runtimes[name]} {work_of(artifact.main)}" if artifact.format == ONNX else ""
 
 
 def check_baseline(prepared: Prepared, progress: Progress) -> None:
@@ -142,7 +148,9 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
         return {}
 
 
-def _measure(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Measurement], dict[str, str]]:
+def _measure(
+    prepared: Prepared, artifacts: Mapping[str, Artifact]
+) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     method = prepared.profile.method
     samples = prepared.evaluation
     single: list[dict[str, Any]] = list(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlopt import rounding
 from mlopt.errors import UnsupportedModel
-from mlopt.intervals import samples_needed
+from mlopt.intervals import queries_needed, samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
 from mlopt.units import Decibel, format_points
 from mlopt.verdicts import missed
@@ -25,18 +25,21 @@ FASTER: Final = 1.01
 # Peak memory of the same model in two processes was seen to differ by 2.5 %.
 SAME_MEMORY: Final = 1.05
 _OF_ANSWERS: Final = frozenset({"max-drop", "min-agreement", "min-cosine", "min-sqnr"})
+_TAILS: Final[Mapping[str, float]] = MappingProxyType({"latency_p90": 90, "latency_p99": 99})
 NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A candidate with its numbers and verdicts. `measurement` is None where the target is another machine."""
+    """A candidate with its numbers and verdicts. `measurement` is None where the target is another machine. `work` is
+    the same for those that run the same kernels in the same runtime; empty where nobody knows."""
 
     name: str
     file_size: int
     accuracy: Accuracy | None
     measurement: Measurement | None
     verdicts: tuple[BudgetVerdict, ...]
+    work: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,15 @@ def judge(
     rounds: bool = False,
 ) -> tuple[BudgetVerdict, ...]:
     """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
-    the drop's interval and of the median latency's, the lower end of agreement's. Without samples what only rounds is
+    the drop's interval and of the latencies', the lower end of agreement's. Without samples what only rounds is
     judged by its noise (`rounding.py`); `rounds` says that this is such a variant. `image_size` is of the image
     unpacked, None where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
             "latency_p50": measurement.latency.p50_high,
-            "latency_p90": measurement.latency.p90,
-            "latency_p99": measurement.latency.p99,
+            "latency_p90": measurement.latency.p90_high,
+            "latency_p99": measurement.latency.p99_high,
             "load_time": measurement.load_time,
             "peak_memory": measurement.peak_memory,
             "throughput": measurement.throughput,
@@ -77,12 +80,24 @@ def judge(
     verdicts = [
         verdict
         for name in ("latency_p50", "latency_p90", "latency_p99", "load_time", "peak_memory")
-        for verdict in _most(name.replace("_", "-"), getattr(budgets, name), clocks.get(name), grade)
+        for verdict in _most(
+            name.replace("_", "-"), getattr(budgets, name), clocks.get(name), grade, _few(name, measurement)
+        )
     ]
     verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
     verdicts += _most("file-size", budgets.file_size, file_size, "measured")
     verdicts += _most("image-size", budgets.image_size, image_size, "unmeasured" if image_size is None else "measured")
     return (*verdicts, *_accuracy_verdicts(budgets, accuracy, rounds))
+
+
+def _few(name: str, measurement: Measurement | None) -> str:
+    """What is to be said of a percentile that has too few queries for a bound."""
+    if measurement is None or name not in _TAILS:
+        return ""
+    least = queries_needed(_TAILS[name])
+    if measurement.latency.queries >= least:
+        return ""
+    return f"the slowest of {measurement.latency.queries} queries: a bound takes {least}"
 
 
 def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, rounds: bool) -> list[BudgetVerdict]:
@@ -219,9 +234,20 @@ def _goal(judged: Judged, profile: Profile) -> float:
 
 def _as_fast(eligible: Sequence[Judged], profile: Profile) -> list[Judged]:
     """The best on the goal, and on latency all that are as fast but for what chance makes of it."""
-    first = min((_goal(judged, profile) for judged in eligible), default=0.0)
-    reach = first * FASTER if profile.minimize == "latency" else first
-    return [judged for judged in eligible if _goal(judged, profile) <= reach]
+    first = min(eligible, key=lambda judged: _goal(judged, profile), default=None)
+    if first is None:
+        return []
+    least = _goal(first, profile)
+    if profile.minimize != "latency":
+        return [judged for judged in eligible if _goal(judged, profile) <= least]
+    return [judged for judged in eligible if _goal(judged, profile) <= least * FASTER or _same_work(judged, first)]
+
+
+def _same_work(one: Judged, other: Judged) -> bool:
+    """The same kernels, and no proof that it is another speed: then only chance is between the two."""
+    if not one.work or one.work != other.work or one.measurement is None or other.measurement is None:
+        return False
+    return one.measurement.speedup.high >= other.measurement.speedup.low
 
 
 def _of_equals(equals: Sequence[Judged]) -> Judged | None:
@@ -234,6 +260,8 @@ def _of_equals(equals: Sequence[Judged]) -> Judged | None:
 def _tied(other: Judged, best: Judged) -> str:
     heavier = _memory(other) > _memory(best) * SAME_MEMORY
     merit = "takes less memory" if heavier else "answers more like the original"
+    if other.work and other.work == best.work:
+        return f"{best.name} runs the same kernels, and {merit}"
     return f"{best.name} is as good on what is asked for, within one part in a hundred, and {merit}"
 
 

@@ -153,6 +153,13 @@ class WorkerFailed(MloptError):
     summary = "a runtime crashed or hung in its worker process"
 
 
+class OutOfMemory(WorkerFailed):
+    """A model does not fit into the memory that it was limited to."""
+
+    exit_code = 33
+    summary = "a model needs more memory than mlopt bench was told to give it"
+
+
 class GateUndecided(MloptError):
     """A gate could neither prove a candidate worse nor prove that it is not, in its time on this machine."""
 

@@ -22,6 +22,7 @@ _GIVES: Final[Mapping[str, tuple[str, str]]] = {
     "tensorflow": ("reads .keras, .h5, SavedModel and .tflite", ""),
     "serve": ("`mlopt serve` in this Python; images bring their own server", ""),
     "signing": ("`mlopt sign`, and `mlopt verify --key`", ""),
+    "loadgen": ("`mlopt bench --loadgen`: MLPerf's own load generator beside our clocks", ""),
     "docker": ("the Docker SDK for Python; images are made and run without it", ""),
     "tensorrt": ("builds engines for NVIDIA cards, without one: TensorRT for RTX", ""),
     "onnxruntime-cuda": ("runs models on an NVIDIA GPU with ONNX Runtime", "onnxruntime-cuda"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ from mlopt.signature import walk
 # A protobuf message ends at 2 GiB; the margin leaves room for the graph itself.
 _ONE_FILE: Final = 1_800_000_000
 _NOTES: Final = "mlopt.notes"
+_HALF: Final = {"INT4", "UINT4", "FLOAT4E2M1"}  # two elements share a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,50 @@ def read_by(node: Any) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
+def inferred(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The graph of a copy with the shapes that follow from these of its inputs, as far as they can be inferred."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for value in copy.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
+            dim.Clear()
+            dim.dim_value = size
+    for value in copy.graph.output:  # their own dimensions may contradict those
+        value.type.tensor_type.ClearField("shape")
+    try:
+        return onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    except Exception:  # a graph that contradicts itself, or those sizes: then its values are of unknown size
+        return copy.graph
+
+
+def shapes_in(graph: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Element type and shape of every value whose shape is wholly known, weights among them."""
+    known = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type
+        and value.type.tensor_type.HasField("shape")
+        and all(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    }
+    return known | {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+
+
+def bytes_of(kind: int, shape: Iterable[int]) -> int:
+    """What a tensor of this element type takes; two values of four bits share a byte."""
+    import onnx
+
+    count = math.prod(shape)
+    if onnx.TensorProto.DataType.Name(kind) in _HALF:
+        return (count + 1) // 2
+    return count * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
 def drop_unread(graph: Any) -> None:
     """Remove the initializers that nothing reads any more: no node, none inside a sub-graph, no output."""
     readers = readers_of(graph)
@@ -114,6 +161,18 @@ def attributes_of(node: Any) -> dict[str, Any]:
     import onnx
 
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def work_of(path: Path) -> str:
+    """What a model computes but for the numbers: one digest for all files with the same operators, with the same
+    attributes, on weights of the same shapes and types. A runtime runs the same kernels for them."""
+    graph = load_graph(path).graph
+    said = [
+        (node.domain, node.op_type, sorted(one.SerializeToString(deterministic=True) for one in node.attribute))
+        for node in graph.node
+    ]
+    weights = [(tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer if len(tensor.dims) > 1]
+    return hashlib.sha256(repr((sorted(said), sorted(weights))).encode()).hexdigest()
 
 
 def external_tensors(model: Any) -> Iterator[ExternalTensor]:

@@ -30,6 +30,7 @@ def image_spec(prepared: Prepared, name: str, artifact: Artifact) -> ImageSpec:
         name=_reference(prepared.name),
         model=artifact.path,
         serving=serving_of(prepared, name, artifact),
+        server=prepared.server,
         platforms=PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),),
         annotations={
             "io.mlopt.target": prepared.target.name,

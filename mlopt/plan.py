@@ -20,6 +20,7 @@ from mlopt.errors import ConfigInvalid
 from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
+from mlopt.request import Server
 from mlopt.step import Step, installed
 from mlopt.target import HOST, Target
 from mlopt.units import format_percent, format_points
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature
 
 BASELINE: Final = "baseline"
+_MULTIPLIES_BF16: Final = frozenset({"avx512-bf16", "amx-bf16"})
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
 # Where the wheels of a runtime exist.
 _RUNTIME_PLATFORMS: Final = {
@@ -90,19 +92,20 @@ def plan(
     *,
     inputs: Mapping[str, InputSpec] = MappingProxyType({}),
     asked: Collection[str] = (),
+    server: Server = "python",
 ) -> Plan:
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
     model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
     of a variant may lose, for steps that search inside it; `inputs` what mlopt.toml says of them. `asked` are the
-    recipes that somebody named.
+    recipes that somebody named, `server` is what will serve the winner.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
     for recipe in recipes:
         reason = _no_engine(recipe, signature, target, inputs) or _illegal(recipe, signature, target, calibration)
-        reason = reason or (hopeless(allowed) if _searches(recipe) else "")
+        reason = reason or _unserved(recipe, server) or (hopeless(allowed) if _searches(recipe) else "")
         if not reason and recipe.on_request and recipe.name not in asked:
             reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
         if reason:
@@ -119,6 +122,12 @@ def plan(
             Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps, engine, reference)
         )
     return Plan(tuple(candidates), tuple(left_out))
+
+
+def _unserved(recipe: Recipe, server: Server) -> str:
+    if server == "native" and recipe.runtime != "onnxruntime":
+        return f"the native server has no {recipe.runtime}; serve it with --server python"
+    return ""
 
 
 def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: Samples | None) -> str:
@@ -235,6 +244,8 @@ def _step(
         options[name] = tuple(value) if isinstance(value, list) else value
     if options.get("scheme") == "auto":
         options["scheme"] = target.int8_scheme
+    if options.get("rest") == "auto":
+        options["rest"] = "bf16" if set(target.cpu.isa) & _MULTIPLIES_BF16 else "f32"
     if options.get("multiple") == "auto":
         options["multiple"] = target.channel_multiple
     if options.get("compute_capabilities") == "auto":

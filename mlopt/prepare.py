@@ -18,7 +18,7 @@ from mlopt.profile import ASKED, DEFAULT, Profile, find_profile, narrowed
 from mlopt.progress import Progress
 from mlopt.project import Project, find_project
 from mlopt.recipe import Recipe, all_recipes, find_recipe
-from mlopt.request import Request
+from mlopt.request import Request, Server
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import Signature, signature
@@ -69,6 +69,11 @@ class Prepared:
         return self.project.model.name or self.request.model.resolve().stem.strip(".") or "model"
 
     @property
+    def server(self) -> Server:
+        """What serves the model in its image."""
+        return _server(self.request, self.project)
+
+    @property
     def runtimes(self) -> Mapping[str, str]:
         return {candidate.name: candidate.runtime for candidate in self.plan.candidates}
 
@@ -114,6 +119,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         may_lose,
         inputs=project.inputs,
         asked=_asked(request, project, recipes),
+        server=_server(request, project),
     )
     _check_ship(request, candidates, may_lose)
     machine = detect()
@@ -140,6 +146,10 @@ def _generated(exported: Artifact, facts: Signature, project: Project) -> Genera
 
     free = free_size_of(exported.main, project.inputs)
     return GeneratedSamples(facts, _GENERATED, project.samples.seed or 0, project.inputs, free)
+
+
+def _server(request: Request, project: Project) -> Server:
+    return request.server or project.compile.server or "python"
 
 
 def _profile(request: Request, project: Project) -> Profile:

@@ -21,6 +21,7 @@ from mlopt.progress import Progress
 if TYPE_CHECKING:
     from mlopt.build import Built
     from mlopt.image.assemble import Image
+    from mlopt.insight import Insight
     from mlopt.prepare import Prepared
     from mlopt.report.report import Report
 
@@ -31,6 +32,8 @@ def publish(
     judged: Sequence[Judged],
     choice: Choice,
     progress: Progress,
+    *,
+    insight: Insight | None = None,
 ) -> Bundle:
     """Write the bundle beside where it goes, then put it there in one move.
 
@@ -52,7 +55,15 @@ def publish(
         image, left_out = _image(prepared, choice, winner, folder, progress)
         asked = tuple(_preflight(prepared, built, choice.winner, progress))
         report = describe(
-            prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
+            prepared,
+            built,
+            judged,
+            choice,
+            progress,
+            image=image,
+            image_left_out=left_out,
+            preflight=asked,
+            insight=insight,
         )
         write_report(report, folder)
         _attach(prepared, report, image, folder, progress)
@@ -209,6 +220,7 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
     for recipe in said.recipes:
         command += ["--recipe", str(_absolute(recipe))]
     command += ["--trust"] if said.trust else []
+    command += ["--server", said.server] if said.server else []
     command += [] if said.image else ["--no-image"]
     return tuple(command)
 

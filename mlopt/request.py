@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+# What serves the model in an image: Python, or a small program that holds fewer routes.
+Server = Literal["python", "native"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Request:
     out: Path | None = None
     store: Path | None = None
     image: bool = True
+    server: Server | None = None
     debian_mirror: str | None = None
     device: str | None = None
     command: tuple[str, ...] = ()

@@ -39,6 +39,18 @@ def test_of_those_that_take_as_much_memory_too_the_most_faithful_ships() -> None
     assert choose(BASELINE, [plain, heavy], PROFILE, ship=None, device="here").winner == "plain"
 
 
+def test_of_those_that_run_the_same_kernels_the_most_faithful_ships_whatever_chance_made_of_their_clocks() -> None:
+    plain = judged("plain", speed(4.2, 4.4, 4.6), sqnr=25.0, work="a")
+    repaired = judged("repaired", speed(4.0, 4.2, 4.5), sqnr=31.0, work="a")
+    choice = choose(BASELINE, [plain, repaired], PROFILE, ship=None, device="here")
+    assert choice.winner == "repaired"
+    assert choice.why_not["plain"] == "repaired runs the same kernels, and answers more like the original"
+    other = dataclasses.replace(repaired, work="b")
+    assert choose(BASELINE, [plain, other], PROFILE, ship=None, device="here").winner == "plain"
+    slower = judged("slower", speed(3.0, 3.2, 3.4), sqnr=31.0, work="a")
+    assert choose(BASELINE, [plain, slower], PROFILE, ship=None, device="here").winner == "plain", "a proof is one"
+
+
 def choice(*others: Judged, profile: Profile = PROFILE, ship: str | None = None):  # type: ignore[no-untyped-def]
     return choose(BASELINE, others, profile, ship=ship, device="a machine")
 
@@ -234,10 +246,26 @@ def test_the_nearest_budget_can_be_typed_and_is_kept() -> None:
 
 
 def test_latency_is_judged_by_its_bound_too() -> None:
-    taken = dataclasses.replace(measured(speed(1, 1, 1)), latency=Latency(0.01, 0.02, 0.03, 0.01, 0.03, 99, (), 0.012))
+    taken = dataclasses.replace(
+        measured(speed(1, 1, 1)), latency=Latency(0.01, 0.02, 0.03, 0.01, 0.03, 99, (), 0.012, 0.02, 0.03)
+    )
     for limit, outcome in ((0.011, "missed"), (0.012, "met")):
         (verdict,) = judge(Budgets(latency_p50=Seconds(limit)), file_size=1, accuracy=None, measurement=taken)
         assert (verdict.outcome, verdict.actual) == (outcome, 0.012)
+
+
+def test_a_tail_of_too_few_queries_is_judged_by_the_slowest_and_says_so() -> None:
+    taken = measured(speed(1, 1, 1), p99=0.01)
+    for queries, noted in ((1000, False), (458, True)):
+        latency = dataclasses.replace(taken.latency, queries=queries, p99_high=0.013)
+        (verdict,) = judge(
+            Budgets(latency_p99=Seconds(0.012)),
+            file_size=1,
+            accuracy=None,
+            measurement=dataclasses.replace(taken, latency=latency),
+        )
+        assert (verdict.outcome, verdict.actual) == ("missed", 0.013), "p99 itself keeps it, its bound does not"
+        assert ("takes 459" in verdict.note) is noted
 
 
 def test_where_the_baseline_misses_a_budget_what_keeps_all_ships_even_if_no_faster() -> None:

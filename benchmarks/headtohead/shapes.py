@@ -1,7 +1,9 @@
 """Well-known graphs in our own words, with random weights: for speed and quantisation noise, not for accuracy.
 
 Statistics of batch normalisation are taken again on made-up pictures (blobs, edges, a little noise), so that
-activations have the scale that training would have given them.
+activations have the scale that training would have given them. What a block adds to its input is a fifth of it, as in
+trained nets, where it starts at nothing (Goyal et al. 2017, arXiv:1706.02677, 5.1): with branches as large as what they
+are added to, every block makes the noise of those before it larger, and no precision holds such a net.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ SAMPLES: Final = 64
 _SEED: Final = 7
 _OPSET: Final = 18
 _SIDE: Final = 224
+_BRANCH: Final = 0.2
 _VOCABULARY, _LENGTH = 30522, 128
 
 
@@ -81,11 +84,18 @@ def _tokens() -> dict[str, Tensor]:
     return {"input_ids": tokens.view(SAMPLES, _LENGTH) * mask, "attention_mask": mask}
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: type | None = nn.ReLU) -> Any:
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
+def _conv(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    act: type | None = nn.ReLU,
+    gain: float = 1.0,
+) -> Any:
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.constant_(norm.weight, gain)
+    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), norm]
     return nn.Sequential(*layers, *([act()] if act else []))
 
 
@@ -93,7 +103,7 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(inputs, width, 1), _conv(width, width, 3, stride), _conv(width, 4 * width, 1, act=None)
+            _conv(inputs, width, 1), _conv(width, width, 3, stride), _conv(width, 4 * width, 1, act=None, gain=_BRANCH)
         )
         same = stride == 1 and inputs == 4 * width
         self.shortcut = nn.Identity() if same else _conv(inputs, 4 * width, 1, stride, act=None)
@@ -123,8 +133,8 @@ class Inverted(nn.Module):
         layers = [_conv(inputs, hidden, 1, act=act)] if hidden != inputs else []
         layers.append(_conv(hidden, hidden, kernel, stride, hidden, act))
         layers += [gate] if gate else []
-        self.body = nn.Sequential(*layers, _conv(hidden, outputs, 1, act=None))
         self.adds = stride == 1 and inputs == outputs
+        self.body = nn.Sequential(*layers, _conv(hidden, outputs, 1, act=None, gain=_BRANCH if self.adds else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x) if self.adds else self.body(x)

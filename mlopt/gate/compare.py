@@ -113,7 +113,12 @@ def _within(one: BudgetVerdict, accuracy: Accuracy | None, measurement: Measurem
         return accuracy.drop.value <= one.limit
     if one.budget == "min-agreement" and accuracy and accuracy.agreement:
         return accuracy.agreement.value >= one.limit
-    return one.budget == "latency-p50" and measurement.latency.p50 <= one.limit
+    latency = {
+        "latency-p50": measurement.latency.p50,
+        "latency-p90": measurement.latency.p90,
+        "latency-p99": measurement.latency.p99,
+    }
+    return one.budget in latency and latency[one.budget] <= one.limit
 
 
 def _why_not(budget: str, accuracy: Accuracy | None) -> str:

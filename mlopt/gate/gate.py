@@ -11,6 +11,7 @@ from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right
 from mlopt.gate.evaluated import compare_both
 from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
+from mlopt.gate.revision import given
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
 from mlopt.measure.bench import versions_of
@@ -30,15 +31,22 @@ _AT_ANOTHER_TIME: Final = (
 
 
 def gate(asked: Asked, progress: Progress) -> GateResult:
-    """The verdict. Raises what reading models and samples raises, `LabelsMismatch`, and `WorkerFailed` for a runtime
-    that dies."""
-    from mlopt.host import detect
-    from mlopt.prepare import split_samples
-
+    """The verdict. Raises what reading models, samples and git raises, `LabelsMismatch`, and `WorkerFailed` for a
+    runtime that dies."""
     began = time.monotonic()
     check_scenario(asked.profile.method)
     reading = _reading(asked, progress)
-    candidate, baseline = open_candidate(asked.request.model, reading), open_baseline(asked.baseline, reading)
+    candidate = open_candidate(asked.request.model, reading)
+    with given(asked.baseline, asked.request.model) as found:
+        return _gate(asked, progress, reading, candidate, open_baseline(found.path, reading, name=found.name), began)
+
+
+def _gate(
+    asked: Asked, progress: Progress, reading: Reading, candidate: Opened, baseline: Opened | Stored, began: float
+) -> GateResult:
+    from mlopt.host import detect
+    from mlopt.prepare import split_samples
+
     if isinstance(baseline, Opened):
         check_inputs(candidate, baseline)
     split = split_samples(asked.request, reading.project, candidate.signature)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from mlopt.errors import StoreUnusable
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_wanted
+from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_native, read_wanted
 from mlopt.image.layers import (
     USER,
     Kitchen,
@@ -29,19 +29,33 @@ from mlopt.image.layers import (
     source_date,
 )
 from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Descriptor, Writer, publish
+from mlopt.image.native import SERVER, native_layers
 from mlopt.image.rootfs import Command, python_command, unpack_layers
 from mlopt.image.serving import encode_serving
+from mlopt.request import Server
 
 PORT: Final = 8080
 
-_ENVIRONMENT: Final = (
-    "PATH=/usr/bin",
-    "ORT_DISABLE_TELEMETRY=1",
-    "PYTHONDONTWRITEBYTECODE=1",
-    "PYTHONSAFEPATH=1",
-    "PYTHONUNBUFFERED=1",
-    "PYTHONUTF8=1",
-)
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """How the server of an image is started, what it is told, and how it is asked for its health."""
+
+    program: tuple[str, ...]
+    health: tuple[str, ...]
+    environment: tuple[str, ...]
+
+
+_PYTHON: Final = "/usr/bin/python3.11"
+_QUIET: Final = ("PATH=/usr/bin", "ORT_DISABLE_TELEMETRY=1")
+_SERVERS: Final[Mapping[Server, _Server]] = {
+    "python": _Server(
+        (_PYTHON, "-m", "mlopt.serve"),
+        (_PYTHON, "-m", "mlopt.serve.health"),
+        (*_QUIET, "PYTHONDONTWRITEBYTECODE=1", "PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "PYTHONUTF8=1"),
+    ),
+    "native": _Server((SERVER,), (SERVER, "--health"), _QUIET),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,7 @@ class ImageSpec:
     name: str
     model: Path
     serving: Mapping[str, Any]
+    server: Server = "python"
     version: str = "1"
     platforms: tuple[str, ...] = PLATFORMS
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -92,12 +107,14 @@ class Image:
     reference: str
     digest: str
     platforms: tuple[PlatformImage, ...]
+    server: Server = "python"
 
     def as_json(self) -> dict[str, Any]:
         """The facts for a report: sizes by layer and platform, without paths."""
         return {
             "reference": self.reference,
             "digest": self.digest,
+            "server": self.server,
             "platforms": [
                 {
                     "platform": image.platform,
@@ -148,7 +165,7 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
             "The image cannot be written there.", where=str(into), next="choose another --out"
         ) from error
     found = tuple(PlatformImage(name, images[name]["digest"], by_platform[name]) for name in by_platform)
-    return Image(into, f"{spec.name}:{spec.version}", digest, found)
+    return Image(into, f"{spec.name}:{spec.version}", digest, found, spec.server)
 
 
 def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Sequence[str] = ()) -> Command:
@@ -162,7 +179,8 @@ def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Seq
         runtime_layer(kitchen, platform=platform, runtime=runtime),
         application_layer(kitchen),
     )
-    return python_command(unpack_layers(layers, root=inputs.root), environment=_ENVIRONMENT, emulator=emulator)
+    environment = _SERVERS["python"].environment
+    return python_command(unpack_layers(layers, root=inputs.root), environment=environment, emulator=emulator)
 
 
 def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
@@ -182,6 +200,8 @@ def kitchen_of(inputs: Inputs) -> Kitchen:
         read_wanted(folder),
         read_lock(folder / "base.lock.json"),
         read_lock(folder / "runtime.lock.json"),
+        read_native(folder),
+        read_lock(folder / "native.lock.json"),
         inputs,
         LayerCache(inputs.root),
     )
@@ -196,9 +216,11 @@ def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
 
 def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, ...]]:
     """What the model stands on. Platforms are packed side by side: compression is the long part."""
-    application = application_layer(kitchen)
+    application = application_layer(kitchen) if spec.server == "python" else None
 
     def of(platform: str) -> tuple[Layer, ...]:
+        if application is None:
+            return native_layers(kitchen, platform=platform, runtime=spec.runtime)
         runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
         return base_layer(kitchen, platform=platform), runtime, application
 
@@ -228,8 +250,7 @@ def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tupl
 
 
 def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer, ...]) -> dict[str, Any]:
-    python = "/usr/bin/python3.11"
-    created = _created()
+    created, served = _created(), _SERVERS[spec.server]
     return {
         "architecture": architecture,
         "os": system,
@@ -237,15 +258,15 @@ def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer
         "config": {
             "User": f"{USER}:{USER}",
             "WorkingDir": "/model",
-            "Entrypoint": [python, "-m", "mlopt.serve", "--model-dir", "/model"],
+            "Entrypoint": [*served.program, "--model-dir", "/model"],
             "Cmd": ["--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 - inside a container's own network
             "ExposedPorts": {f"{PORT}/tcp": {}},
-            "Env": list(_ENVIRONMENT),
+            "Env": list(served.environment),
             "Labels": _annotations(spec),
             "StopSignal": "SIGTERM",
             # Not in the OCI specification, which allows it; Docker reads it, podman with --format docker.
             "Healthcheck": {
-                "Test": ["CMD", python, "-m", "mlopt.serve.health", str(PORT)],
+                "Test": ["CMD", *served.health, str(PORT)],
                 "Interval": 30_000_000_000,
                 "Timeout": 5_000_000_000,
                 "StartPeriod": 20_000_000_000,
@@ -263,6 +284,7 @@ def _annotations(spec: ImageSpec) -> dict[str, str]:
         "org.opencontainers.image.version": spec.version,
         "org.opencontainers.image.created": _created(),
         "io.mlopt.runtime": spec.runtime,
+        "io.mlopt.server": spec.server,
         **spec.annotations,
     }
 

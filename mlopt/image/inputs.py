@@ -1,4 +1,4 @@
-"""What images are made from: the wanted packages (docker/python.toml) and the locks that pin them."""
+"""What images are made from: the wanted packages (docker/python.toml, docker/native.toml), and the locks."""
 
 from __future__ import annotations
 
@@ -94,6 +94,28 @@ class Recorded:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Vendored:
+    """What somebody else wrote and the native server is built with; `file` is its source in docker/native/vendor/."""
+
+    name: str
+    version: str
+    licence: str
+    purl: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """What docker/native.toml says of the image whose server is no Python. `base` and `runtime` name packages that are
+    locked for the Python image, `compiler` those that build the server: locked by the machine that builds."""
+
+    compiler: Wanted
+    base: Wanted
+    runtime: Wanted
+    vendored: tuple[Vendored, ...]
+
+
 def host_platform() -> str:
     """This machine's platform: `linux/amd64`. Architectures that images know by another name are translated."""
     name = machine.machine().lower()
@@ -119,6 +141,17 @@ def read_wanted(folder: Path) -> Recorded:
         raise ImageFailed(f"What the image is made from cannot be read: {error!r}", where=str(path)) from error
 
 
+def read_native(folder: Path) -> Native:
+    """Read native.toml. Raises `ImageFailed` when it is not what it must be."""
+    path = folder / "native.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        vendored = tuple(Vendored(name, **said) for name, said in sorted(table["vendor"].items()))
+        return Native(_wanted(table["compiler"]), _wanted(table["base"]), _wanted(table["runtime"]), vendored)
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ImageFailed(f"What the native image is made from cannot be read: {error!r}", where=str(path)) from error
+
+
 def read_lock(path: Path) -> Lock:
     """Read a lock file. Raises `ImageFailed` that names the entry when it is damaged."""
     try:
@@ -140,7 +173,7 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 def _wanted(table: Mapping[str, Any]) -> Wanted:
-    return Wanted(tuple(table["packages"]), tuple(table.get("without", ())), tuple(table["left-out"]))
+    return Wanted(tuple(table["packages"]), tuple(table.get("without", ())), tuple(table.get("left-out", ())))
 
 
 def _package(entry: Mapping[str, Any]) -> Package:

@@ -19,9 +19,10 @@ from mlopt.errors import ImageFailed
 from mlopt.image.bytecode import Compiler
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import Lock, Package, Recorded, Wanted, host_platform
+from mlopt.image.inputs import Lock, Native, Package, Recorded, Wanted, host_platform
 from mlopt.image.tree import Entry, Tree, file_bytes, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
+from mlopt.request import Server
 
 PYTHON_PATH: Final = "usr/local/lib/python{python}/dist-packages"
 MODEL_PATH: Final = "model"
@@ -29,7 +30,7 @@ USER: Final = 65532
 
 _VERSION: Final = 5
 # Level 9 takes three times as long as 6 and saves 6 parts in a thousand.
-_LEVEL: Final = 6
+LEVEL: Final = 6
 # Weights hardly compress: the lowest level saves seconds and costs about one part in a hundred.
 _MODEL_LEVEL: Final = 1
 _PASSWD: Final = f"root:x:0:0:root:/:/nonexistent\nmlopt:x:{USER}:{USER}:mlopt:/nonexistent:/nonexistent\n"
@@ -81,16 +82,19 @@ class Kitchen:
     wanted: Recorded
     base: Lock
     runtime: Lock
+    native: Native
+    compilers: Lock
     inputs: Inputs
     cache: LayerCache
 
-    def debs(self, platform: str) -> tuple[Package, ...]:
+    def debs(self, platform: str, server: Server) -> tuple[Package, ...]:
         """The Debian packages of a platform's base layer."""
-        return self.base.of(platform)
+        locked = self.base.of(platform)
+        return tuple(one for one in locked if server == "python" or one.name in self.native.base.packages)
 
-    def wheels(self, platform: str, runtime: str) -> tuple[Package, ...]:
+    def wheels(self, platform: str, runtime: str, server: Server) -> tuple[Package, ...]:
         """The distributions of PyPI in a platform's runtime layer."""
-        wanted = self.wanted.running(runtime).packages
+        wanted = self.wanted.running(runtime).packages if server == "python" else self.native.runtime.packages
         return tuple(package for package in self.runtime.of(platform) if package.name in wanted)
 
     def compiler(self) -> Compiler | None:
@@ -99,24 +103,24 @@ class Kitchen:
         if host not in self.base.packages or sys.platform != "linux":
             return None
         packages = self.base.of(host)
-        basis = json.dumps([_VERSION, _digests(packages), self.wanted.base.left_out])
+        basis = json.dumps([_VERSION, digests(packages), self.wanted.base.left_out])
         home = self.inputs.root / "interpreters" / hashlib.sha256(basis.encode()).hexdigest()
-        return Compiler(lambda: _base_tree(self.wanted, self.inputs.debs(packages)), home)
+        return Compiler(lambda: base_tree(self.wanted.base.left_out, self.inputs.debs(packages)), home)
 
 
 def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
     """libc, libstdc++ and Python from Debian packages, and the user that the server runs as."""
-    packages, wanted, compiler = kitchen.debs(platform), kitchen.wanted, kitchen.compiler()
+    packages, wanted, compiler = kitchen.debs(platform, "python"), kitchen.wanted, kitchen.compiler()
 
     def tree() -> Tree:
-        files = _base_tree(wanted, kitchen.inputs.debs(packages))
+        files = base_tree(wanted.base.left_out, kitchen.inputs.debs(packages))
         return compiler.without_sources(files) if compiler else files
 
     return kitchen.cache.layer(
         "base",
-        key=[_digests(packages), wanted.base.left_out, compiler is not None],
-        made_by=_named("Debian packages", packages),
-        level=_LEVEL,
+        key=[digests(packages), wanted.base.left_out, compiler is not None],
+        made_by=named("Debian packages", packages),
+        level=LEVEL,
         tree=tree,
     )
 
@@ -124,7 +128,7 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
 def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
     """One runtime, NumPy, Pillow and the web stack, from wheels."""
     wanted, python, compiler = kitchen.wanted.running(runtime), kitchen.wanted.python, kitchen.compiler()
-    packages = kitchen.wheels(platform, runtime)
+    packages = kitchen.wheels(platform, runtime, "python")
 
     def tree() -> Tree:
         files = _runtime_tree(wanted, python, kitchen.inputs.wheels(packages, python=python))
@@ -132,9 +136,9 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
 
     return kitchen.cache.layer(
         "runtime",
-        key=[_digests(packages), wanted.left_out, python, compiler is not None],
-        made_by=_named("wheels", packages),
-        level=_LEVEL,
+        key=[digests(packages), wanted.left_out, python, compiler is not None],
+        made_by=named("wheels", packages),
+        level=LEVEL,
         tree=tree,
     )
 
@@ -150,9 +154,9 @@ def application_layer(kitchen: Kitchen) -> Layer:
             tree[f"{below}/serve/{path.name}"] = Entry("file", 0o644, path.read_bytes())
     return kitchen.cache.layer(
         "application",
-        key=[_contents(tree), compiler is not None, _digests(kitchen.base.packages.get(host_platform(), ()))],
+        key=[_contents(tree), compiler is not None, digests(kitchen.base.packages.get(host_platform(), ()))],
         made_by="mlopt.serve",
-        level=_LEVEL,
+        level=LEVEL,
         tree=lambda: compiler.beside_sources(tree) if compiler else tree,
     )
 
@@ -197,11 +201,12 @@ def source_date() -> int:
     return int(text)
 
 
-def _base_tree(wanted: Recorded, debs: Iterable[Path]) -> Tree:
+def base_tree(left_out: Iterable[str], debs: Iterable[Path]) -> Tree:
+    """The files of Debian packages less `left_out`, merged as Debian has them, and the user that the server runs as."""
     tree: Tree = {}
     for deb in debs:
         tree |= unpack_deb(deb)
-    tree = without(tree, wanted.base.left_out)
+    tree = without(tree, left_out)
     folders = {path.split("/")[1] for path in tree if path.startswith("usr/")}
     for name in ("bin", "lib", "lib64", "sbin"):
         if name in folders:
@@ -221,11 +226,11 @@ def _runtime_tree(wanted: Wanted, python: str, wheels: Iterable[Path]) -> Tree:
     return {f"{below}/{path}": entry for path, entry in without(tree, wanted.left_out).items()}
 
 
-def _digests(packages: Iterable[Package]) -> list[str]:
+def digests(packages: Iterable[Package]) -> list[str]:
     return [package.sha256 for package in packages]
 
 
-def _named(kind: str, packages: Iterable[Package]) -> str:
+def named(kind: str, packages: Iterable[Package]) -> str:
     return f"{kind}: " + ", ".join(f"{package.name} {package.version}" for package in packages)
 
 

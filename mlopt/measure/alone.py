@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.measure.limits import UNLIMITED, Limits, forget
 from mlopt.measure.process import Worker, write_feeds
 
 if TYPE_CHECKING:
@@ -20,16 +20,23 @@ _STARTS: Final = 3
 
 
 @contextmanager
-def loaded(subject: Subject, feeds: Sequence[Mapping[str, Any]], *, threads: int) -> Iterator[Worker]:
+def loaded(
+    subject: Subject, feeds: Sequence[Mapping[str, Any]], *, threads: int, limits: Limits = UNLIMITED
+) -> Iterator[Worker]:
     """A fresh process that has loaded the model and answered once. Raises `WorkerFailed`."""
     with tempfile.TemporaryDirectory(prefix="mlopt-measure-") as scratch:
         folder = str(write_feeds(Path(scratch) / "feeds", [dict(feed) for feed in feeds]))
-        with _started(subject, folder, threads) as worker:
+        with _started(subject, folder, threads, limits) as worker:
             yield worker
 
 
 def cold_start(
-    subject: Subject, feeds: Sequence[Mapping[str, Any]], *, threads: int, files: Sequence[Path] = ()
+    subject: Subject,
+    feeds: Sequence[Mapping[str, Any]],
+    *,
+    threads: int,
+    files: Sequence[Path] = (),
+    limits: Limits = UNLIMITED,
 ) -> float:
     """Seconds from starting a process to its first complete answer: the median of three fresh ones.
 
@@ -40,29 +47,19 @@ def cold_start(
     with tempfile.TemporaryDirectory(prefix="mlopt-measure-") as scratch:
         folder = str(write_feeds(Path(scratch) / "feeds", [dict(feeds[0])]))
         for _ in range(_STARTS):
-            for file in files:
-                _forget(file)
+            forget(files)
             began = time.perf_counter()
-            with _started(subject, folder, threads):
+            with _started(subject, folder, threads, limits):
                 times.append(time.perf_counter() - began)
     return statistics.median(times)
 
 
 @contextmanager
-def _started(subject: Subject, folder: str, threads: int) -> Iterator[Worker]:
-    worker = Worker.start(subject.name)
+def _started(subject: Subject, folder: str, threads: int, limits: Limits) -> Iterator[Worker]:
+    worker = Worker.start(subject.name, limits)
     try:
         model = str(subject.artifact.main)
         worker.ask("load", runtime=subject.runtime, model=model, threads=threads, single=folder, offline=folder)
         yield worker
     finally:
         worker.stop()
-
-
-def _forget(file: Path) -> None:
-    """Ask the kernel to drop a file from its cache; what it may not, it keeps."""
-    opened = os.open(file, os.O_RDONLY)
-    try:
-        os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(opened)

@@ -6,6 +6,7 @@ the ordinary one). A fresh process for each model is what makes its memory attri
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -18,8 +19,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from mlopt import registry
 from mlopt.array_files import load_arrays
-from mlopt.errors import MloptError
-from mlopt.runners.runner import OnDevice, Runner
+from mlopt.errors import MloptError, UnsupportedModel
+from mlopt.measure import loadgen
+from mlopt.runners.runner import OnDevice, Profiled, Runner
 
 _KIB: Final = 1024
 _BEFORE: Final = 0.01  # seconds before the first query arrives
@@ -44,6 +46,7 @@ class Loaded:
         sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
         for distribution in kind.distributions:
             __import__(_MODULES.get(distribution, distribution).replace("-", "_"))
+        self.kind, self.model, self.threads = kind, Path(model), threads
         self.single, self.offline = list(load_arrays(Path(single))), list(load_arrays(Path(offline)))
         after_import = memory("VmRSS")
         began = time.perf_counter()
@@ -51,9 +54,11 @@ class Loaded:
         loaded = time.perf_counter()
         after_load = memory("VmRSS")
         self.runner.infer(self.single[0])
+        answered = time.perf_counter()
         self.facts = {
             "load_time": loaded - began,
-            "first_inference": time.perf_counter() - loaded,
+            "first_inference": answered - loaded,
+            "marks": {"imported": began, "loaded": loaded, "answered": answered},
             "memory_after_import": after_import,
             "memory_after_load": after_load,
             "device": self.runner.device if isinstance(self.runner, OnDevice) else None,
@@ -75,8 +80,12 @@ class Loaded:
                     reply = loaded.query(**command)
                 elif kind == "batch":
                     reply = loaded.batch(**command)
+                elif kind == "profile":
+                    reply = loaded.profile(**command)
                 elif kind == "serve":
                     reply = loaded.serve_at(**command)
+                elif kind == "loadgen":
+                    reply = loadgen.run(runner=loaded.runner, feeds=loaded.single, **command)
                 else:
                     reply = loaded.peak()
             except MloptError as error:
@@ -122,6 +131,15 @@ class Loaded:
             if late <= 0:
                 break
         return {"seconds": times}
+
+    def profile(self, count: int) -> dict[str, Any]:
+        """Where the time of a query goes, by the runtime's own profiler; the last command, for the model is loaded anew
+        in the place of what was there. Raises `UnsupportedModel` without one."""
+        self.runner.__exit__(None, None, None)
+        runner = self.kind(self.model, threads=self.threads)
+        if not isinstance(runner, Profiled):
+            raise UnsupportedModel(f"{self.kind.name} has no profiler that mlopt can read.")
+        return dataclasses.asdict(runner.profile(self.single, count=count))
 
     def peak(self) -> dict[str, Any]:
         """VmHWM, which unlike ru_maxrss is not inherited from the parent over fork and exec."""

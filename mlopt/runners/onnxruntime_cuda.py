@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from mlopt.insight import Profile
 
 _TENSORRT: Final = "TensorrtExecutionProvider"
 _CUDA: Final = "CUDAExecutionProvider"
@@ -92,6 +94,9 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
         if session.get_providers()[0] != first:
             raise RuntimeError(f"its {_CALLED[first]} provider could not be loaded: {_missing(first)} is missing")
         return session
+
+    def profile(self, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
+        raise UnsupportedModel("ONNX Runtime's profiler times when the GPU is given work, not how long it takes.")
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         outputs = OnnxRuntimeRunner.infer(self, feeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import struct
 import sys
 import tempfile
 import zipfile
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mlopt.samples.open import Asked
     from mlopt.signature import Tensor
 
+_LOCAL_NAMES: Final = 26  # where the lengths of a local file header's name and extra field stand (APPNOTE.TXT, 4.3.7)
+_SMALL: Final = 1 << 16
 _LABELS: Final = ("y", "label", "labels", "class_index")
 # The spooled files live as long as the process: mapped arrays point into them.
 _spools: list[tempfile.TemporaryDirectory[str]] = []
@@ -29,23 +32,43 @@ _spools: list[tempfile.TemporaryDirectory[str]] = []
 def from_npz(path: Path, free: list[Tensor], asked: Asked) -> MappedArrays:
     """Arrays by input name (or one array of any name for a model with one free input), labels in `y`.
 
-    Members are unpacked to disk and memory-mapped, so memory does not grow with their size.
+    All are memory-mapped, so memory does not grow with their size: where they lie, or unpacked to disk first if they
+    are compressed.
     """
-    import numpy as np
-
-    spool = _spool()
     arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in sorted(archive.namelist()):
-                archive.extract(member, spool)
-                arrays[member.removesuffix(".npy")] = np.load(spool / member, mmap_mode="r", allow_pickle=False)
+            for member in sorted(archive.infolist(), key=lambda one: one.filename):
+                arrays[member.filename.removesuffix(".npy")] = _mapped(path, archive, member)
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise SamplesInvalid(
             f"The .npz cannot be read: {error}.", where=str(path), next="write it again with numpy.savez"
         ) from error
     labels = next((arrays.pop(name) for name in _LABELS if name in arrays), None)
     return _bound(arrays, labels, str(path), free, asked)
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Raises `ValueError` for what is no array of numbers."""
+    import numpy as np
+
+    if member.compress_type != zipfile.ZIP_STORED:
+        unpacked = archive.extract(member, _spool())
+        array: np.ndarray = np.load(unpacked, mmap_mode="r", allow_pickle=False)
+        return array
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset + _LOCAL_NAMES)
+        named, extra = struct.unpack("<HH", stream.read(4))
+        start = stream.tell() + named + extra
+        stream.seek(start)
+        if member.file_size < _SMALL:  # nothing can be mapped of what is empty
+            return np.asarray(np.load(stream, allow_pickle=False))
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} holds Python objects")
+        return np.memmap(path, dtype, mode="r", offset=stream.tell(), shape=shape, order="F" if fortran else "C")
 
 
 def from_callable(name: str, free: list[Tensor], asked: Asked) -> MappedArrays:

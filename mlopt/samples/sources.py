@@ -130,9 +130,12 @@ class MappedArrays:
         return int(self.labels[index])
 
     def content(self, index: int) -> Digest:
+        import numpy as np
+
         sha = hashlib.sha256()
         for name in sorted(self.inputs):
-            sha.update(name.encode() + self.inputs[name][index].tobytes())
+            sha.update(name.encode())
+            sha.update(np.ascontiguousarray(self.inputs[name][index]).data)
         return Digest(sha.hexdigest())
 
     def describe(self, index: int) -> str:

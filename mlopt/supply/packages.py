@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
+from mlopt.artifact import digest_of
 from mlopt.errors import ImageFailed
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
-from mlopt.image.inputs import DEBIAN, Package
+from mlopt.image.inputs import DEBIAN, Package, Vendored, docker_folder
 from mlopt.image.unpack import deb_control, unpack_deb
 from mlopt.supply import licences
 
@@ -28,9 +29,9 @@ _VERSION: Final = 1
 @dataclass(frozen=True, slots=True)
 class Component:
     """One package of an image. `source` and `source_version` are Debian's own name of what it was built from, which
-    advisories use; of a wheel they are empty."""
+    advisories use; of others they are empty. What is of kind `source` was compiled into the server."""
 
-    kind: Literal["deb", "pypi"]
+    kind: Literal["deb", "pypi", "source"]
     name: str
     version: str
     sha256: str
@@ -71,6 +72,15 @@ def wheels(packages: Iterable[Package], *, python: str, inputs: Inputs) -> tuple
             _facts(package, inputs, python=python).licence,
         )
         for package in packages
+    )
+
+
+def vendored(sources: Iterable[Vendored]) -> tuple[Component, ...]:
+    """What others wrote and the native server was built with."""
+    folder = docker_folder() / "native" / "vendor"
+    return tuple(
+        Component("source", one.name, one.version, digest_of(folder / one.file), one.file, one.purl, one.licence)
+        for one in sources
     )
 
 

@@ -16,7 +16,9 @@ from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction
 
 SIDE = Side("net.onnx", "d" * 64, "onnxruntime", 4000, {"Conv": 2})
-LATENCY = Latency(0.001, 0.002, 0.003, 0.001, 0.003, 3, (0.001, 0.002, 0.003), p50_high=0.0012)
+LATENCY = Latency(
+    0.001, 0.002, 0.003, 0.001, 0.003, 3, (0.001, 0.002, 0.003), p50_high=0.0012, p90_high=0.0022, p99_high=0.003
+)
 MEASURED = Measurement(
     device="A CPU",
     grade="measured",
@@ -34,6 +36,7 @@ MEASURED = Measurement(
     peak_memory=10**8,
     memory_after_import=10**7,
     memory_after_load=10**7,
+    major_faults=0,
 )
 
 
@@ -95,6 +98,7 @@ def test_few_samples_break_no_limit() -> None:
     assert agreement.verdict == "inconclusive"
     assert agreement.note
     assert verdict(answered(), latency_p50=0.0011) == "inconclusive"
+    assert verdict(answered(), latency_p90=0.0021) == "inconclusive"
 
 
 def test_what_misses_the_limit_itself_still_fails() -> None:
@@ -102,6 +106,7 @@ def test_what_misses_the_limit_itself_still_fails() -> None:
     assert verdict(answered(lost=5, labelled=False), min_agreement=0.97) == "fail"
     assert verdict(answered(labelled=False), min_sqnr=70.0) == "fail"
     assert verdict(answered(), latency_p50=0.0009) == "fail"
+    assert verdict(answered(), latency_p90=0.0019) == "fail"
     assert verdict(answered(), file_size=3999) == "fail"
 
 

@@ -110,9 +110,11 @@ def inspect(engine: str) -> dict[str, Any]:
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.parametrize("made", ["image", "native_image"])
 @pytest.mark.parametrize("engine", ["podman", "docker"])
-def test_it_answers_in_an_engine_read_only_as_nobody(image: Image, engine: Any, request: pytest.FixtureRequest) -> None:
+def test_it_answers_in_an_engine_read_only_as_nobody(made: str, engine: Any, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(engine)
+    image: Image = request.getfixturevalue(made)
     with serve_image(image.path, engine=engine) as served:
         assert served.engine == engine
         assert infer(served.url) == [0.0] * 6
@@ -143,7 +145,9 @@ def emulator() -> str:
 @pytest.mark.emulation
 @pytest.mark.slow
 @pytest.mark.skipif(host_platform() != "linux/amd64", reason="tier emulation: this machine is not amd64")
-def test_the_arm64_image_starts_and_answers(image: Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", ["image", "native_image"])
+def test_the_arm64_image_starts_and_answers(made: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    image: Image = request.getfixturevalue(made)
     with serve_image(
         image.path,
         engine="none",

@@ -7,8 +7,10 @@ import itertools
 import shutil
 import sys
 import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from nets import conv_net
 from PIL import Image
 
 from mlopt.errors import LabelsMismatch, SamplesInvalid
+from mlopt.samples import arrays
 from mlopt.samples.open import Asked, open_samples
 from mlopt.signature import InputSpec, Signature, Tensor, signature_of
 
@@ -87,6 +90,23 @@ def test_npz_of_tensors_and_of_pictures(tmp_path: Path) -> None:
     split = open_samples(Asked(str(tmp_path / "p.npz")), SIGNATURE)
     assert split.assumed_preprocess
     assert next(iter(split.evaluation.feeds(batch=5)))["image"].shape == (5, 3, 32, 32)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_in_an_npz_are_mapped_where_they_lie(tmp_path: Path, order: Literal["C", "F"]) -> None:
+    tensors = np.random.default_rng(0).standard_normal((12, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "t.npz", first=np.arange(3), x=np.asarray(tensors, order=order), y=np.arange(12))
+    with zipfile.ZipFile(tmp_path / "t.npz") as archive:
+        found = {one.filename: arrays._mapped(tmp_path / "t.npz", archive, one) for one in archive.infolist()}
+    assert isinstance(found["x.npy"], np.memmap)
+    assert Path(str(found["x.npy"].filename)) == tmp_path / "t.npz"
+    assert np.array_equal(found["x.npy"], tensors)
+    assert np.array_equal(found["first.npy"], np.arange(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "t.npz").read_bytes()[:-4000])
+    np.savez(tmp_path / "objects.npz", x=np.array([{"a": 1}] * 20000, dtype=object))
+    for name in ("cut", "objects"):
+        with pytest.raises(SamplesInvalid, match="cannot be read"):
+            open_samples(Asked(str(tmp_path / f"{name}.npz")), SIGNATURE)
 
 
 def test_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

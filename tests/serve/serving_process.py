@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,10 +24,10 @@ def process(
     options: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
     log: IO[str] | int = subprocess.PIPE,
+    command: Sequence[str] = (sys.executable, "-m", "mlopt.serve"),
 ) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "mlopt.serve", "--model-dir", str(folder), "--port", str(port), *options]
     running = subprocess.Popen(
-        command,
+        [*command, "--model-dir", str(folder), "--port", str(port), *options],
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
