@@ -73,6 +73,24 @@ def load_graph(path: Path) -> Any:
     return model
 
 
+def context_files(model: Any, path: Path) -> tuple[Path, ...]:
+    """What a runtime compiled of the model and keeps beside it. Raises `ModelUnreadable` for a name that leads out of
+    the model's folder: what lies there is native code, and is run."""
+    named = []
+    for node in model.graph.node:
+        said = attributes_of(node) if node.op_type == "EPContext" else {"embed_mode": 1}
+        if said.get("embed_mode", 1) == 0:
+            named.append(path.parent / bytes(said.get("ep_cache_context", b"")).decode(errors="replace"))
+    for file in named:
+        if not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
+            raise ModelUnreadable(
+                f"The model names a compiled part that does not lie beside it: {file.name}.",
+                where=str(path),
+                next="make it again with the step pack-ep-context, and keep its files together",
+            )
+    return tuple(named)
+
+
 def readers_of(graph: Any) -> dict[str, list[Any]]:
     """Nodes by what they read, once for each time; an output of the graph is read by None."""
     readers: dict[str, list[Any]] = {}

@@ -22,7 +22,7 @@ from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.request import Server
 from mlopt.step import Step, installed
-from mlopt.target import Target
+from mlopt.target import HOST, Target
 from mlopt.units import format_percent, format_points
 
 if TYPE_CHECKING:
@@ -138,8 +138,10 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
     if target.platform not in _RUNTIME_PLATFORMS.get(recipe.runtime, (target.platform,)):
         return f"{recipe.runtime} has no build for {target.platform}"
     runner = registry.load("mlopt.runners", recipe.runtime)
+    if getattr(runner, "on_gpu", False) and (reason := _no_gpu_here(target)):
+        return reason
     if missing := [name for name in runner.distributions if not installed(name)]:
-        return f"{missing[0]} is not installed here: {_command(recipe.runtime)}"
+        return f"{missing[0]} is not installed here: {_command(getattr(runner, 'extra', recipe.runtime))}"
     quantized = sorted(operators & _QUANTIZED)
     if quantized and recipe.precision != "fp32":
         return f"the model is quantized already (it holds {quantized[0]})"
@@ -154,10 +156,19 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
     return ""
 
 
-def _command(runtime: str) -> str:
-    """What brings a runtime: the extra of its name, if there is one."""
-    extra = runtime in (metadata("mlopt").get_all("Provides-Extra") or ())
-    return f"pip install 'mlopt[{runtime}]'" if extra else "see mlopt doctor"
+def _no_gpu_here(target: Target) -> str:
+    """Why what ONNX Runtime would run on the target's GPU can be neither asked nor timed here; empty where it can."""
+    if target.gpu is None:
+        return f"{target.name} has no NVIDIA GPU"
+    if target.name != HOST:
+        return f"it runs on the GPU of {target.name} and nowhere else: compile on that machine, --target {HOST}"
+    return ""
+
+
+def _command(extra: str) -> str:
+    """What brings a runtime, if there is an extra for it."""
+    known = extra in (metadata("mlopt").get_all("Provides-Extra") or ())
+    return f"pip install 'mlopt[{extra}]'" if known else "see mlopt doctor"
 
 
 def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Mapping[str, InputSpec]) -> str:

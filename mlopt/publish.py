@@ -67,7 +67,7 @@ def publish(
         )
         write_report(report, folder)
         _attach(prepared, report, image, folder, progress)
-        _deploy(prepared, built, report, image, folder)
+        _deploy(prepared, built, report, image, folder, _serving_builds(packed, judged))
         write_repro(folder, _repro(prepared, choice), report.tools)
         facts = _facts(prepared, report, winner, image)
         facts |= {"engines": _engines(built), "device-builds": packed, "status": _status(prepared, built)}
@@ -177,16 +177,30 @@ def _attach(prepared: Prepared, report: Report, image: Image | None, folder: Pat
     attach_documents(image.path, facts)
 
 
-def _deploy(prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path) -> None:
+def _serving_builds(packed: Sequence[str], judged: Sequence[Judged]) -> tuple[str, ...]:
+    """Of what the device can build what may serve: what is not known to miss a budget, by the names in device/."""
+    from mlopt.device.pack import folder_name
+
+    bad = {one.name for one in judged for verdict in one.verdicts if verdict.outcome == "missed"}
+    return tuple(folder_name(name) for name in packed if name not in bad)
+
+
+def _deploy(
+    prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path, builds: Sequence[str]
+) -> None:
     """deploy/: what runs the image elsewhere. Without an image there is nothing to run."""
     if image is None:
         return
     from mlopt.deploy.facts import deploy_facts
+    from mlopt.deploy.first_start import write_first_start
     from mlopt.deploy.write import write_deploy
+    from mlopt.engines import why_no_first_start
 
     threads = prepared.profile.method.threads
     facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared, built))
     write_deploy(facts, folder / "deploy")
+    if not why_no_first_start(prepared.target, builds):
+        write_first_start(facts, image, target=prepared.target, builds=builds, into=folder / "deploy")
 
 
 def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ API = json.loads((Path(__file__).parent / "tensorrt_rtx_api.json").read_bytes())
 DEVICES = json.loads((Path(__file__).parent / "tensorrt_api.json").read_bytes())
 PROGRAM = Path(__file__).parents[1] / "mlopt" / "convert" / "tensorrt_rtx.py"
 BUILDER = Path(__file__).parents[1] / "mlopt" / "device" / "builder.py"
+SERVING = Path(__file__).parents[1] / "mlopt" / "serve" / "tensorrt_program.py"
 # What each variable of the program holds.
 VARIABLES = {
     "builder": "Builder",
@@ -23,6 +24,9 @@ VARIABLES = {
     "profile": "IOptimizationProfile",
     "error": "ParserError",
     "timing": "ITimingCache",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
 }
 # Removed in TensorRT 11, or never to be used: calibrators, weak typing, host code inside engines.
 FORBIDDEN = ("engine_host_code_allowed", "int8_calibrator", "IInt8EntropyCalibrator2", "EXPLICIT_BATCH", "FP16")
@@ -75,6 +79,16 @@ def test_every_name_that_the_program_on_the_device_touches_exists_in_that_versio
     names = touched(function("build_with_module")) | touched(function(branch))
     assert {("Builder", "build_serialized_network"), ("IBuilderConfig", "set_memory_pool_limit")} <= names
     assert len(names) > 20
+    missing = [f"{where}.{name}" for where, name in sorted(names) if name not in api.get(where, ())]
+    assert not missing
+
+
+@pytest.mark.parametrize("release", sorted(DEVICES["versions"]))
+def test_every_name_that_the_program_that_serves_touches_exists_in_that_version(release: str) -> None:
+    api = DEVICES["versions"][release]
+    names = touched(ast.parse(SERVING.read_text())) - {("module", "__version__")}
+    assert {("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3")} <= names
+    assert len(names) > 12
     missing = [f"{where}.{name}" for where, name in sorted(names) if name not in api.get(where, ())]
     assert not missing
 

@@ -38,6 +38,9 @@ LEAST_AVAILABLE = 128 * MIB  # with less the system starts to kill, and it may c
 POLL_SECONDS = 0.1
 WARM_UP_MS, RUN_SECONDS = 500, 5
 TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "opt/tensorrt/bin/trtexec")
+MOUNTED_BOARD = (
+    "run/device-tree-model"  # where first-start/compose.yaml puts it: containers do not see /proc/device-tree
+)
 OLDEST_MODULE = (8, 5)  # since then it has all the names that are used here
 PIECE = 1 << 16  # bytes of text that are made into numbers at a time
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -75,8 +78,9 @@ class Log:
     def say(self, text: str) -> None:
         self._line({"say": text}, text)
 
-    def made(self, name: str, text: str) -> None:
-        self._line({"made": name, "say": "%s: %s" % (name, text)}, "%s: %s" % (name, text))
+    def made(self, name: str, text: str, place: str, sha256: str) -> None:
+        text = "%s: %s" % (name, text)
+        self._line({"made": name, "say": text, "place": place, "sha256": sha256}, text)
 
     def fail(self, failure: Failure, name: str = "") -> None:
         told = {"build": name, "code": failure.code, "what": failure.what}
@@ -98,12 +102,15 @@ class Log:
 def device_facts(root: str) -> Dict[str, Any]:
     """What this device is: board, system, memory, clocks' setting, GPU. Empty where it does not say."""
     release = re.search(r"# R([0-9]+) \(release\), REVISION: ([0-9.]+)", text_of(root, "etc/nv_tegra_release"))
+    driver = re.search(r"Kernel Module.*?\s([0-9]+\.[0-9.]+)", text_of(root, "proc/driver/nvidia/version"))
+    board = text_of(root, "proc/device-tree/model") or text_of(root, MOUNTED_BOARD)
     facts = {
-        "board": text_of(root, "proc/device-tree/model").strip("\0\n "),
+        "board": board.strip("\0\n "),
         "l4t": "%s.%s" % release.groups() if release else "",
         "machine": platform.machine(),
         "system": " ".join(re.findall(r'^PRETTY_NAME="?([^"\n]*)', text_of(root, "etc/os-release"), re.M)),
         "cuda": cuda_version(root),
+        "driver": driver.group(1) if driver else "",
         "power-mode": power_mode(),
         "memory": meminfo(root, "MemTotal"),
         "swap": meminfo(root, "SwapTotal"),
@@ -587,7 +594,7 @@ def build_one(
     return kept
 
 
-IDENTITY = ("board", "l4t", "machine", "cuda", "driver-cuda", "compute-capability", "gpu")
+IDENTITY = ("board", "l4t", "machine", "cuda", "driver", "driver-cuda", "compute-capability", "gpu")
 
 
 def key_of(
@@ -955,6 +962,14 @@ def build_all(asked: argparse.Namespace, log: Log) -> int:
     with open(os.path.join(folder, "build.json")) as stream:
         plan = json.load(stream)
     plan["folder"] = folder
+    if asked.only:
+        known = [build["name"] for build in plan["builds"]]
+        unknown = sorted(set(asked.only) - set(known))
+        if unknown:
+            raise Failure(
+                2, "There is no %s to build here." % unknown[0], where=folder, next="one of " + ", ".join(known)
+            )
+        plan["builds"] = [build for build in plan["builds"] if build["name"] in asked.only]
     facts = device_facts(asked.root)
     log.say(
         "%s, Jetson Linux %s, power mode %s, %s of memory"
@@ -983,7 +998,7 @@ def build_all(asked: argparse.Namespace, log: Log) -> int:
             try:
                 made = build_one(build, plan, tool, facts, key, asked, log)
                 results["builds"][build["name"]] = made
-                log.made(build["name"], summary(made))
+                log.made(build["name"], summary(made), place_of(build, key, asked), made["sha256"])
             except Failure as failure:
                 log.fail(failure, build["name"])
                 results["failures"][build["name"]] = {"code": failure.code, "what": failure.what}
@@ -1017,6 +1032,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="build.py", description="Build this folder's TensorRT engines, here.")
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--cache", default=os.path.join(here, "engines"), help="where engines are kept")
+    parser.add_argument("--only", action="append", metavar="NAME", help="build this one; may be repeated")
     parser.add_argument("--workspace", type=int, help="MiB that TensorRT may use while it tries kernels")
     parser.add_argument("--disk-quota", type=int, help="bytes of disk that may be used, if less than what is free")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")

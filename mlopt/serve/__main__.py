@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from mlopt.serve.app import make_app
 from mlopt.serve.connection import connection_class
+from mlopt.serve.first_start import Builds
 from mlopt.serve.keys import read_keys
 from mlopt.serve.model import NotServable
 from mlopt.serve.observe import log_to_stdout
@@ -35,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         keys = read_keys(file=settings.api_keys_file, listed=os.environ.get(f"{PREFIX}API_KEYS"))
-        app = make_app(settings.model_dir, limits=settings.limits, failed=failed, keys=keys)
+        builds = _builds(settings)
+        app = make_app(settings.model_dir, limits=settings.limits, failed=failed, keys=keys, builds=builds)
         config = _config(app, settings)
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
@@ -53,6 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not problems:
         _LOG.info("stopped")
     return 1 if problems else 0
+
+
+def _builds(settings: Settings) -> Builds | None:
+    if settings.device_dir is None:
+        return None
+    engines = settings.engines or settings.device_dir / "engines"
+    return Builds(settings.device_dir, engines, settings.engine, settings.engine_python)
 
 
 def _config(app: Starlette, settings: Settings) -> uvicorn.Config:

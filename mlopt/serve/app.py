@@ -24,6 +24,7 @@ from mlopt.serve import tensorflow, torchserve
 from mlopt.serve.batching import Batching, why_not
 from mlopt.serve.call import Answer, Call
 from mlopt.serve.classify import read_picture
+from mlopt.serve.first_start import STAGES, Builds, FirstStart
 from mlopt.serve.intake import Intake
 from mlopt.serve.keys import Keyed
 from mlopt.serve.line import Line
@@ -40,18 +41,28 @@ _SMALL: Final = 16 << 10  # bytes of a body that is read in far less than a mill
 _LOG: Final = logging.getLogger("mlopt.serve")
 
 
-def make_app(folder: Path, *, limits: Limits, failed: Callable[[str], None], keys: tuple[str, ...] = ()) -> Starlette:
-    """The server of one model folder. Raises `NotServable` when serving.json is unusable.
+def make_app(
+    folder: Path,
+    *,
+    limits: Limits,
+    failed: Callable[[str], None],
+    keys: tuple[str, ...] = (),
+    builds: Builds | None = None,
+) -> Starlette:
+    """The server of one model folder. Raises `NotServable` when serving.json, or the folder of `builds`, is unusable.
 
     The model loads while the app already answers liveness; `failed` is called with the reason if it cannot.
-    With `keys` only who sends one of them is served.
+    With `keys` only who sends one of them is served. With `builds` an engine is built, and takes over; ready only then.
     """
-    return _Server(folder, read_serving(folder), limits, failed).app(keys)
+    return _Server(folder, read_serving(folder), limits, failed, builds).app(keys)
 
 
 class _Server:
-    def __init__(self, folder: Path, serving: Serving, limits: Limits, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, serving: Serving, limits: Limits, failed: Callable[[str], None], builds: Builds | None
+    ) -> None:
         self._folder, self._serving, self._limits, self._failed = folder, serving, limits, failed
+        self._first_start = FirstStart(builds, self._note) if builds else None
         self._metrics = Metrics(model=serving.name, version=serving.version)
         self._intake = Intake(limits, self._metrics)
         self._line: Line | None = None
@@ -94,6 +105,8 @@ class _Server:
         yield
         self._metrics.ready.set(0)
         await loading
+        if self._first_start is not None:
+            await asyncio.to_thread(self._first_start.stop)
         if self._line is not None:
             await asyncio.to_thread(self._line.close)
 
@@ -111,9 +124,11 @@ class _Server:
             self._failed(f"loading failed with {type(error).__name__}; the line above has the traceback")
             return
         self._line = Line(model, limits=self._limits, batching=batching, metrics=self._metrics)
-        self._metrics.ready.set(1)
+        if self._first_start is not None:
+            self._first_start.begin(model)
+        self._note()
         _LOG.info(
-            "ready",
+            "ready" if self._first_start is None else "fallback ready",
             extra={
                 "model": self._serving.name,
                 "threads": model.threads,
@@ -122,6 +137,18 @@ class _Server:
                 "pid": os.getpid(),
             },
         )
+
+    def _note(self) -> None:
+        """Who answers may be another now; called from the thread that builds, too."""
+        if self._first_start is not None:
+            self._metrics.stage(self._first_start.status.stage, STAGES)
+        self._metrics.ready.set(self._is_ready)
+
+    @property
+    def _is_ready(self) -> bool:
+        """Loaded, and where an engine was asked for, served by it."""
+        served = self._first_start is None or self._first_start.status.stage == "engine"
+        return self._line is not None and served
 
     def _load(self) -> tuple[Model, Batching | None]:
         model = Model(self._folder, self._serving)
@@ -157,19 +184,26 @@ class _Server:
     async def _ready(self, request: Request) -> Response:
         self._check_name(request)
         self._ready_line()
+        if not self._is_ready:
+            why = self._first_start.status.why if self._first_start else ""
+            raise Rejected(f"the fallback answers, and not the engine: {why}", status=503, retry_after=30)
         return _json({"name": self._serving.name, "ready": True})
 
     async def _ping(self, request: Request) -> Response:
-        ready = self._line is not None
+        ready = self._is_ready
         return _json({"status": "Healthy" if ready else "Unhealthy"}, status=200 if ready else 503)
 
     async def _model_metadata(self, request: Request) -> Response:
         self._check_name(request)
-        return _json(self._serving.metadata())
+        told = self._serving.metadata()
+        if self._first_start is not None:
+            told |= {"engine": self._first_start.status.as_json()}
+            told["platform"] = "tensorrt_plan" if self._is_ready else told["platform"]
+        return _json(told)
 
     async def _model_status(self, request: Request) -> Response:
         self._check_name(request)
-        return _json(tensorflow.status(self._serving, ready=self._line is not None))
+        return _json(tensorflow.status(self._serving, ready=self._is_ready))
 
     async def _infer(self, request: Request) -> Response:
         self._check_name(request)

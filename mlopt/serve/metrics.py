@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import (
@@ -57,8 +58,17 @@ class Metrics:
         self.in_flight = Gauge("mlopt_in_flight", "Inferences running or waiting for a thread.", registry=registry)
         self.refused = Counter("mlopt_refused", "Requests refused: too many wait, or too long.", registry=registry)
         self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", registry=registry)
+        self._stages: Gauge | None = None
         info = Gauge("mlopt_model_info", "The model that is served.", ("model", "version"), registry=registry)
         info.labels(model, version).set(1)
+
+    def stage(self, current: str, all: Iterable[str]) -> None:
+        """Who answers, where an engine is built at the first start: 1 for `current`, 0 for the others."""
+        if self._stages is None:
+            what = "1 for who answers: the engine, or the fallback (while building, or for good)."
+            self._stages = Gauge("mlopt_engine_status", what, ("status",), registry=self._registry)
+        for name in all:
+            self._stages.labels(name).set(name == current)
 
     def text(self) -> bytes:
         """The exposition text."""

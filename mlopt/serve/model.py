@@ -14,7 +14,7 @@ import orjson
 
 from mlopt.serve.batching import Batching
 from mlopt.serve.preprocess import Preprocess, preprocess_from_json
-from mlopt.serve.runtimes import RUNTIMES
+from mlopt.serve.runtimes import RUNTIMES, Run
 from mlopt.serve.tensors import NUMPY_OF, Rejected, Tensor
 
 SCHEMA: Final = 1
@@ -71,18 +71,24 @@ def read_serving(folder: Path) -> Serving:
 
 
 class Model:
-    """A loaded model. `infer` may be called from several threads at once."""
+    """A loaded model. `infer` may be called from several threads at once. `run` is what computes: an engine may take
+    the place of what was loaded."""
 
     def __init__(self, folder: Path, serving: Serving) -> None:
         """Load the model. Raises `NotServable` when its runtime refuses the file, or is not here."""
-        self.serving = serving
+        self._folder, self.serving = folder, serving
         self.threads = serving.threads or available_cores()
+        self.run = self.opened()
+
+    def opened(self) -> Run:
+        """The file, loaded anew. Raises `NotServable`."""
+        path, runtime = self._folder / self.serving.file, self.serving.runtime
         try:
-            self._run = RUNTIMES[serving.runtime](folder / serving.file, threads=self.threads)
+            return RUNTIMES[runtime](path, threads=self.threads)
         except ImportError as error:
-            raise NotServable(f"{serving.runtime} is not installed here: {error}") from error
+            raise NotServable(f"{runtime} is not installed here: {error}") from error
         except Exception as error:
-            raise NotServable(f"{folder / serving.file} cannot be loaded: {error}") from error
+            raise NotServable(f"{path} cannot be loaded: {error}") from error
 
     def warm_up(self) -> None:
         """One inference on zeros (every free dimension 1), so that no client pays for first-time work.
@@ -103,7 +109,9 @@ class Model:
         """Arrays by output name. Raises `Rejected` when the model refuses these inputs."""
         names = list(outputs or (tensor.name for tensor in self.serving.outputs))
         try:
-            results = self._run(names, dict(feeds))
+            results = self.run(names, dict(feeds))
+        except (Rejected, NotServable):
+            raise
         except Exception as error:
             # Names, types and declared shapes were checked: what is left is a shape that some node cannot take.
             raise Rejected(f"the model refuses these inputs: {_first_line(error)}") from error

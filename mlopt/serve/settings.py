@@ -44,6 +44,10 @@ class Settings:
     tls_cert: Path | None
     tls_key: Path | None
     log_level: str
+    device_dir: Path | None = None
+    engines: Path | None = None
+    engine: tuple[str, ...] = ()
+    engine_python: str = "python3"
 
 
 def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -86,9 +90,14 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
     option("--api-keys-file", Path, None, f"one key a line; or {PREFIX}API_KEYS, with commas")
     option("--tls-cert", Path, None, "certificate chain, PEM")
     option("--tls-key", Path, None, "its private key, PEM")
+    option("--device-dir", Path, None, "device/ of a bundle: its engine is built here first, then serves", "DIR")
+    option("--engines", Path, None, "where engines are kept, a volume  [default: engines in that folder]", "DIR")
+    option("--engine", _names, None, "which of its builds may serve; without, any", "NAME,…")
+    option("--engine-python", str, "python3", "the system's Python, for its TensorRT", "PYTHON")
     option("--grace", _whole(1), 20, "time to finish on SIGTERM", "SECONDS")
     option("--log-level", _level, "info", "debug, info, warning or error", "LEVEL")
     asked = parser.parse_args(arguments)
+    asked.engine = asked.engine or ()
     if (asked.tls_cert is None) != (asked.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together")
     if asked.max_held < asked.max_body:
@@ -124,6 +133,10 @@ def _seconds(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError("must be above 0")
     return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def _level(text: str) -> str:
