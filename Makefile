@@ -6,11 +6,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 OUT    ?= out
+# Test files at a time. None of them asserts a time; one core each is enough, and 3 GB of memory.
+AT_ONCE ?= 2
 
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
-.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-server hostile generate dist clean
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-server hostile generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -27,14 +29,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
 # TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,grpc,signing]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,grpc,signing,zstd,loadgen]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
 	$(BIN)/python demo/run.py $(OUT)/demo
 
 test: $(VENV)/.all  ## set up and run every test; what is skipped is printed with its reason
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 
 check: lint fast-test  ## before each commit: ruff, mypy --strict, import-linter, fast tests
 
@@ -45,7 +47,7 @@ lint: $(VENV)/.all
 	$(BIN)/lint-imports
 
 fast-test: $(VENV)/.all
-	$(BIN)/python -m pytest -q -m "not slow and not engine and not emulation"
+	$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile -m "not slow and not engine and not emulation"
 
 format: $(VENV)/.all  ## rewrite the sources in the house's format
 	$(BIN)/ruff format .
@@ -67,11 +69,15 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
 	$(BIN)/python benchmarks/gate.py $(ROUNDS)
 
+bench-images: $(VENV)/.all  ## sizes and times of images; a hundred rebuilds, each with the same digest or not
+	$(BIN)/python benchmarks/images.py
+
 bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)
 
-hostile: $(VENV)/.all  ## 100,000 hostile requests to the server, and as many calls over gRPC; the tests send 2000
+hostile: $(VENV)/.all  ## 100,000 hostile requests to each server, and as many calls over gRPC; the tests send 2000
 	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py tests/serve/test_hostile_grpc.py
+	MLOPT_HOSTILE=200000 $(BIN)/python -m pytest -q tests/serve/test_native_process.py -k hostile
 
 head-to-head: $(VENV)/.all  ## mlopt beside its peers, each in an environment of its own; hours the first time
 	$(BIN)/python benchmarks/head_to_head.py --out $(OUT)

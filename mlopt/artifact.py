@@ -16,6 +16,7 @@ OUTCOMES: Final = Format("outcomes")
 OCI: Final = Format("oci")
 ENGINE: Final = Format("tensorrt-engine")
 DEVICE_BUILD: Final = Format("tensorrt-device-build")
+PEAKS: Final = Format("peaks")
 
 _MAIN: Final[Mapping[Format, str]] = {
     ONNX: "model.onnx",
@@ -23,6 +24,7 @@ _MAIN: Final[Mapping[Format, str]] = {
     OCI: "index.json",
     ENGINE: "model.engine",
     DEVICE_BUILD: "build.json",
+    PEAKS: "peaks.json",
 }
 _CHUNK: Final = 1 << 20
 

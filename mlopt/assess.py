@@ -43,7 +43,7 @@ def assess(
     if prepared.on_this_machine:
         with progress.phase("measure", f"{len(accuracies)} side by side"):
             measured, died = _measure(prepared, {name: artifacts[name] for name in accuracies})
-        failures.update(died)
+        failures.update({name: error.what for name, error in died.items()})
     alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
     images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
     rounds = {
@@ -148,7 +148,9 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
         return {}
 
 
-def _measure(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Measurement], dict[str, str]]:
+def _measure(
+    prepared: Prepared, artifacts: Mapping[str, Artifact]
+) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     method = prepared.profile.method
     samples = prepared.evaluation
     single: list[dict[str, Any]] = list(

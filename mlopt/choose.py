@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlopt import rounding
 from mlopt.errors import UnsupportedModel
-from mlopt.intervals import samples_needed
+from mlopt.intervals import queries_needed, samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
 from mlopt.units import Decibel, format_points
 from mlopt.verdicts import missed
@@ -25,6 +25,7 @@ FASTER: Final = 1.01
 # Peak memory of the same model in two processes was seen to differ by 2.5 %.
 SAME_MEMORY: Final = 1.05
 _OF_ANSWERS: Final = frozenset({"max-drop", "min-agreement", "min-cosine", "min-sqnr"})
+_TAILS: Final[Mapping[str, float]] = MappingProxyType({"latency_p90": 90, "latency_p99": 99})
 NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -62,15 +63,15 @@ def judge(
     rounds: bool = False,
 ) -> tuple[BudgetVerdict, ...]:
     """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
-    the drop's interval and of the median latency's, the lower end of agreement's. Without samples what only rounds is
+    the drop's interval and of the latencies', the lower end of agreement's. Without samples what only rounds is
     judged by its noise (`rounding.py`); `rounds` says that this is such a variant. `image_size` is of the image
     unpacked, None where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
             "latency_p50": measurement.latency.p50_high,
-            "latency_p90": measurement.latency.p90,
-            "latency_p99": measurement.latency.p99,
+            "latency_p90": measurement.latency.p90_high,
+            "latency_p99": measurement.latency.p99_high,
             "load_time": measurement.load_time,
             "peak_memory": measurement.peak_memory,
             "throughput": measurement.throughput,
@@ -79,12 +80,24 @@ def judge(
     verdicts = [
         verdict
         for name in ("latency_p50", "latency_p90", "latency_p99", "load_time", "peak_memory")
-        for verdict in _most(name.replace("_", "-"), getattr(budgets, name), clocks.get(name), grade)
+        for verdict in _most(
+            name.replace("_", "-"), getattr(budgets, name), clocks.get(name), grade, _few(name, measurement)
+        )
     ]
     verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
     verdicts += _most("file-size", budgets.file_size, file_size, "measured")
     verdicts += _most("image-size", budgets.image_size, image_size, "unmeasured" if image_size is None else "measured")
     return (*verdicts, *_accuracy_verdicts(budgets, accuracy, rounds))
+
+
+def _few(name: str, measurement: Measurement | None) -> str:
+    """What is to be said of a percentile that has too few queries for a bound."""
+    if measurement is None or name not in _TAILS:
+        return ""
+    least = queries_needed(_TAILS[name])
+    if measurement.latency.queries >= least:
+        return ""
+    return f"the slowest of {measurement.latency.queries} queries: a bound takes {least}"
 
 
 def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, rounds: bool) -> list[BudgetVerdict]:

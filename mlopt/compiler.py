@@ -9,6 +9,7 @@ from mlopt.assess import assess, check_baseline
 from mlopt.build import Built, build
 from mlopt.bundle import Bundle, check_place
 from mlopt.choose import Choice, Judged, choose
+from mlopt.insides import look_inside
 from mlopt.needless import needless, waves
 from mlopt.plan import BASELINE
 from mlopt.prepare import Prepared, prepare
@@ -44,7 +45,8 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
             beaten = [one for one in judged if one.name not in (BASELINE, *choice.eligible)]
             judged, choice = _judged(prepared, built, progress, upon=beaten)
     prepared = dataclasses.replace(prepared, plan=prepared.plan.without(skipped))
-    return publish(prepared, built, judged, choice, progress)
+    inside = look_inside(prepared, built.artifacts, choice.winner, progress)
+    return publish(prepared, built, judged, choice, progress, insight=inside)
 
 
 def _judged(

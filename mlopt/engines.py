@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlopt import registry
 from mlopt.artifact import DEVICE_BUILD
+from mlopt.tensorrt import OLDEST_SERVED, number
 
 if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature, Tensor
@@ -106,6 +107,18 @@ def why_no_device_build(target: Target, precision: str = "") -> str:
     if precision not in ("", *target.gpu.precisions):
         return f"compute capability {target.gpu.compute_capability} has no {precision}"
     return ""
+
+
+def why_no_first_start(target: Target, builds: Collection[str]) -> str:
+    """Why there is no image that builds its engine at its first start; empty where there is one."""
+    version = target.stacks[0].tensorrt if target.stacks else None
+    if target.build_on != "device" or version is None:
+        return f"engines for {target.name} are not built on it"
+    if number(version) < number(OLDEST_SERVED):
+        return (
+            f"the Python module of TensorRT {version} cannot run an engine as the server does, from {OLDEST_SERVED} on"
+        )
+    return "" if builds else "no engine for it keeps the budgets"
 
 
 def is_experimental(target: Target) -> bool:

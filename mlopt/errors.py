@@ -146,11 +146,25 @@ class ImageFailed(MloptError):
     summary = "the image could not be assembled; the last good one stays"
 
 
+class BaseUnusable(MloptError):
+    """A base of the user's choice that nothing can stand on."""
+
+    exit_code = 35
+    summary = "the image of --base is damaged, for another architecture, or lacks Python or a library"
+
+
 class WorkerFailed(MloptError):
     """A runtime crashed or hung in its own process; mlopt survives and names it."""
 
     exit_code = 23
     summary = "a runtime crashed or hung in its worker process"
+
+
+class OutOfMemory(WorkerFailed):
+    """A model does not fit into the memory that it was limited to."""
+
+    exit_code = 33
+    summary = "a model needs more memory than mlopt bench was told to give it"
 
 
 class GateUndecided(MloptError):

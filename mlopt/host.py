@@ -16,7 +16,7 @@ from typing import Final, cast
 from mlopt.jetpack import release_of
 from mlopt.step import installed
 from mlopt.target import HOST, PRECISION_SINCE, Cpu, Gpu, Isa, Precision, Stack, Target
-from mlopt.units import Bytes, Hertz, format_bytes
+from mlopt.units import Bytes, Hertz
 
 # Flags of /proc/cpuinfo by our name; all of a line are needed.
 _X86: Final[Mapping[Isa, frozenset[str]]] = {
@@ -62,7 +62,6 @@ _PARTS: Final[Mapping[tuple[str, str], str]] = {
 }
 _UNLIMITED: Final = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 _SMI: Final = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits")
-_NVPMODEL: Final = ("nvpmodel", "-q")
 
 Ask = Callable[[tuple[str, ...]], str]
 
@@ -90,8 +89,8 @@ def detect(root: Path = Path("/"), *, affinity: int | None = None, ask: Ask | No
     its output, empty where it is absent. Both default to this machine's own for `/`, and to nothing else."""
     if root == Path("/"):
         affinity = len(os.sched_getaffinity(0)) if affinity is None else affinity
-        ask = ask or _run
-    processors = _processors(_text(root / "proc/cpuinfo"))
+        ask = ask or ask_here
+    processors = processors_of(text_of(root / "proc/cpuinfo"))
     first = processors[0] if processors else {}
     arm = "Features" in first or "CPU implementer" in first
     flags = frozenset(first.get("Features" if arm else "flags", "").split())
@@ -100,11 +99,11 @@ def detect(root: Path = Path("/"), *, affinity: int | None = None, ask: Ask | No
         cpu=_cpu_name(processors, arm=arm),
         isa=tuple(name for name, needed in known.items() if needed <= flags),
         platform="linux/arm64" if arm else "linux/amd64",
-        cores=max(1, min(_cgroup_cores(root) or 1 << 20, affinity or len(processors) or 1)),
-        memory=_least(_memory(root), _cgroup_memory(root)),
+        cores=max(1, min(cgroup_cores(root) or 1 << 20, affinity or len(processors) or 1)),
+        memory=_least(_memory(root), cgroup_memory(root)),
         frequency=_frequency(root),
-        board=_text(root / "proc/device-tree/model").strip("\0\n "),
-        l4t=_l4t(_text(root / "etc/nv_tegra_release")),
+        board=text_of(root / "proc/device-tree/model").strip("\0\n "),
+        l4t=_l4t(text_of(root / "etc/nv_tegra_release")),
         gpu=_gpu(ask(_SMI)) if ask else None,
     )
 
@@ -120,60 +119,26 @@ def host_target(machine: Machine) -> Target:
         cpu=Cpu(model=machine.cpu, isa=machine.isa, cores=machine.cores, frequency=machine.frequency),
         memory=machine.memory,
         gpu=machine.gpu,
-        stacks=(Stack(jetpack=_jetpack(machine.l4t), l4t=machine.l4t or None, onnxruntime=installed("onnxruntime")),),
+        stacks=(Stack(jetpack=jetpack_of(machine.l4t), l4t=machine.l4t or None, onnxruntime=installed("onnxruntime")),),
         sources=("detected on this machine",),
     )
 
 
-def describe(root: Path = Path("/"), *, ask: Ask | None = None) -> dict[str, str]:
-    """Facts of this machine that explain clocks taken on it, for the report; what cannot be read is left out.
-
-    `load` is the 1-minute average at the time of the call: above the number of cores, clocks mean little.
-    """
-    ask = ask or (_run if root == Path("/") else None)
-    machine = detect(root, ask=ask)
-    jetpack = _jetpack(machine.l4t)
-    release = _text(root / "proc/sys/kernel/osrelease").strip()
-    load = _text(root / "proc/loadavg").split()[:1]
-    governor = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
-    hypervisor = "hypervisor" in _text(root / "proc/cpuinfo")
-    quota, memory = _cgroup_cores(root), _cgroup_memory(root)
-    limits = [f"{quota} cores"] if quota else []
-    limits += [format_bytes(memory)] if memory else []
-    facts = {
-        "board": machine.board,
-        "cpu": machine.cpu,
-        "cores": f"{machine.cores} of {len(_processors(_text(root / 'proc/cpuinfo'))) or machine.cores}",
-        "instruction sets": " ".join(machine.isa),
-        "memory": format_bytes(machine.memory) if machine.memory else "",
-        "gpu": f"{machine.gpu.name}, compute capability {machine.gpu.compute_capability}" if machine.gpu else "",
-        "jetson linux": machine.l4t + (f" (JetPack {jetpack})" if jetpack else ""),
-        "power mode": _power_mode(ask(_NVPMODEL)) if ask and machine.l4t else "",
-        "kernel": f"Linux {release}" if release else "",
-        "platform": machine.platform,
-        "virtual machine": "yes: other guests may disturb the clocks" if hypervisor else "",
-        "frequency governor": governor,
-        "load": f"{load[0]} over the last minute" if load else "",
-        "container limits": ", ".join(limits),
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-def _run(command: tuple[str, ...]) -> str:
+def ask_here(command: tuple[str, ...]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""  # no driver, or one that hangs: then there is no GPU to build for
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     try:
         return path.read_bytes().decode(errors="replace")
     except OSError:
         return ""
 
 
-def _processors(cpuinfo: str) -> list[dict[str, str]]:
+def processors_of(cpuinfo: str) -> list[dict[str, str]]:
     """One mapping per logical processor; blocks without a number (a board's own) are left out."""
     found = []
     for block in re.split(r"\n\s*\n", cpuinfo):
@@ -194,12 +159,12 @@ def _cpu_name(processors: list[dict[str, str]], *, arm: bool) -> str:
 
 
 def _frequency(root: Path) -> Hertz | None:
-    text = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()
+    text = text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()
     return Hertz(int(text) * 1e3) if text.isdigit() else None
 
 
 def _memory(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+([0-9]+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^MemTotal:\s+([0-9]+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 
@@ -208,11 +173,11 @@ def _least(*limits: int | None) -> Bytes | None:
     return Bytes(min(known)) if known else None
 
 
-def _cgroups(root: Path, controller: str) -> list[Path]:
+def cgroups(root: Path, controller: str) -> list[Path]:
     """The folders of this process' control group and of its parents, for v2 and v1, also as seen in a container."""
     mount = root / "sys/fs/cgroup"
     found = []
-    for line in [*_text(root / "proc/self/cgroup").splitlines(), "0::/", f"1:{controller}:/"]:
+    for line in [*text_of(root / "proc/self/cgroup").splitlines(), "0::/", f"1:{controller}:/"]:
         number, controllers, path = (*line.split(":", 2), "", "")[:3]
         if number == "0":
             bases = [mount, mount / "unified"]
@@ -225,21 +190,21 @@ def _cgroups(root: Path, controller: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _cgroup_cores(root: Path) -> int | None:
+def cgroup_cores(root: Path) -> int | None:
     """The least CPU quota in force, in whole cores, rounded up."""
     quotas = []
-    for group in _cgroups(root, "cpu"):
-        quota, period = (*_text(group / "cpu.max").split(), "", "")[:2]
+    for group in cgroups(root, "cpu"):
+        quota, period = (*text_of(group / "cpu.max").split(), "", "")[:2]
         if not quota:
-            quota, period = _text(group / "cpu.cfs_quota_us").strip(), _text(group / "cpu.cfs_period_us").strip()
+            quota, period = text_of(group / "cpu.cfs_quota_us").strip(), text_of(group / "cpu.cfs_period_us").strip()
         if quota.isdigit() and period.isdigit() and int(period):
             quotas.append(-(-int(quota) // int(period)))
     return min(quotas, default=None)
 
 
-def _cgroup_memory(root: Path) -> int | None:
-    groups = _cgroups(root, "memory")
-    texts = [_text(group / name).strip() for group in groups for name in ("memory.max", "memory.limit_in_bytes")]
+def cgroup_memory(root: Path) -> int | None:
+    groups = cgroups(root, "memory")
+    texts = [text_of(group / name).strip() for group in groups for name in ("memory.max", "memory.limit_in_bytes")]
     return min((int(text) for text in texts if text.isdigit() and int(text) < _UNLIMITED), default=None)
 
 
@@ -249,15 +214,9 @@ def _l4t(release: str) -> str:
     return f"{match[1]}.{match[2]}" if match else ""
 
 
-def _jetpack(l4t: str) -> str | None:
+def jetpack_of(l4t: str) -> str | None:
     found = release_of(l4t) if l4t else None
     return found.jetpack if found else None
-
-
-def _power_mode(said: str) -> str:
-    """`NV Power Mode: 15W` and its number on a line of its own."""
-    match = re.search(r"NV Power Mode:\s*(\S+)", said)
-    return match[1] if match else ""
 
 
 def _gpu(listing: str) -> Gpu | None:

@@ -60,6 +60,15 @@ def median_high(values: Sequence[float]) -> float:
     return ordered[min(rank, count - 1)]
 
 
+def queries_needed(percent: float) -> int:
+    """Of how many the slowest is no less than the percentile, at 99 % confidence.
+
+    >>> queries_needed(90), queries_needed(99)
+    (44, 459)
+    """
+    return math.ceil(math.log(0.01) / math.log(percent / 100))
+
+
 def samples_needed(limit: float, drop: Interval, total: int) -> int | None:
     """About how many samples would prove `drop` to be below `limit`, were it to stay as it is; None if never."""
     room = limit - drop.value

@@ -14,8 +14,8 @@ from mlopt.schema import Key, read_toml
 @dataclass(frozen=True, slots=True)
 class JetPack:
     """`l4t` is its release of Jetson Linux, `also_l4t` others that hold the same; `dla`: whether its TensorRT builds
-    for DLA on boards that have one. `unverified` names the facts that are more doubtful than the rest, which is read
-    and not run."""
+    for DLA on boards that have one. `container` is an image of NVIDIA's that holds it, without its registry.
+    `unverified` names the facts that are more doubtful than the rest, which is read and not run."""
 
     jetpack: str
     ubuntu: str
@@ -25,6 +25,7 @@ class JetPack:
     compute_capabilities: tuple[str, ...]
     dla: bool
     l4t: str | None = None
+    container: str | None = None
     also_l4t: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
 

@@ -28,6 +28,8 @@ class Latency:
 
     `p50_high` is the upper end of the median's 95 % interval: queries of one round share what disturbs them, so that
     it comes from the medians of the rounds, or the baseline's median over the lower end of `speedup` if that is more.
+    `p90_high` and `p99_high` are theirs, by how much rounds differ, or MLPerf's early-stopping estimate if that is
+    more; of too few queries for one the slowest of all.
     """
 
     p50: float
@@ -38,6 +40,8 @@ class Latency:
     queries: int
     samples: tuple[float, ...]
     p50_high: float
+    p90_high: float
+    p99_high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class Measurement:
 
     Times in seconds, memory in bytes, `throughput` in samples per second at `offline_batch`.
     `speedup` is baseline / candidate (above 1: the candidate is faster), median of per-round ratios.
-    `peak_memory` is VmHWM of a fresh process that ran only this model.
+    `peak_memory` is VmHWM of a fresh process that ran only this model, `major_faults` how many pages it had to read
+    from disk during the queries.
     """
 
     device: str
@@ -65,6 +70,12 @@ class Measurement:
     peak_memory: int
     memory_after_import: int
     memory_after_load: int
+    major_faults: int
+
+    @property
+    def thrashes(self) -> bool:
+        """Whether it runs, but in so little memory that a query has had to read what was thrown away before."""
+        return self.major_faults >= self.latency.queries
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,11 @@ from typing import Any, Final
 from mlopt.errors import ModelUnreadable
 from mlopt.signature import walk
 
-# A protobuf message ends at 2 GiB; the margin leaves room for the graph itself.
+PROTOBUF_LIMIT: Final = 2**31 - 1
+# A protobuf message ends there; the margin leaves room for the graph itself.
 _ONE_FILE: Final = 1_800_000_000
 _NOTES: Final = "mlopt.notes"
+_HALF: Final = {"INT4", "UINT4", "FLOAT4E2M1"}  # two elements share a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,12 @@ def load_graph(path: Path) -> Any:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
+        if path.stat().st_size > PROTOBUF_LIMIT:
+            raise ModelUnreadable(
+                "The file is larger than 2 GB, which no ONNX file with its weights inside can be read as.",
+                where=str(path),
+                next="save it again with its weights beside it: onnx.save(model, path, save_as_external_data=True)",
+            ) from error
         raise ModelUnreadable(
             "The file starts like ONNX and is truncated or damaged.",
             where=str(path),
@@ -62,6 +71,24 @@ def load_graph(path: Path) -> Any:
     if not model.graph.node:
         raise ModelUnreadable("The ONNX model has no nodes: it computes nothing.", where=str(path))
     return model
+
+
+def context_files(model: Any, path: Path) -> tuple[Path, ...]:
+    """What a runtime compiled of the model and keeps beside it. Raises `ModelUnreadable` for a name that leads out of
+    the model's folder: what lies there is native code, and is run."""
+    named = []
+    for node in model.graph.node:
+        said = attributes_of(node) if node.op_type == "EPContext" else {"embed_mode": 1}
+        if said.get("embed_mode", 1) == 0:
+            named.append(path.parent / bytes(said.get("ep_cache_context", b"")).decode(errors="replace"))
+    for file in named:
+        if not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
+            raise ModelUnreadable(
+                f"The model names a compiled part that does not lie beside it: {file.name}.",
+                where=str(path),
+                next="make it again with the step pack-ep-context, and keep its files together",
+            )
+    return tuple(named)
 
 
 def readers_of(graph: Any) -> dict[str, list[Any]]:
@@ -83,6 +110,50 @@ def read_by(node: Any) -> Iterator[str]:
             for deeper in inner.node:
                 yield from read_by(deeper)
             yield from (value.name for value in inner.output)
+
+
+def inferred(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The graph of a copy with the shapes that follow from these of its inputs, as far as they can be inferred."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for value in copy.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
+            dim.Clear()
+            dim.dim_value = size
+    for value in copy.graph.output:  # their own dimensions may contradict those
+        value.type.tensor_type.ClearField("shape")
+    try:
+        return onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    except Exception:  # a graph that contradicts itself, or those sizes: then its values are of unknown size
+        return copy.graph
+
+
+def shapes_in(graph: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Element type and shape of every value whose shape is wholly known, weights among them."""
+    known = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type
+        and value.type.tensor_type.HasField("shape")
+        and all(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    }
+    return known | {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+
+
+def bytes_of(kind: int, shape: Iterable[int]) -> int:
+    """What a tensor of this element type takes; two values of four bits share a byte."""
+    import onnx
+
+    count = math.prod(shape)
+    if onnx.TensorProto.DataType.Name(kind) in _HALF:
+        return (count + 1) // 2
+    return count * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
 def drop_unread(graph: Any) -> None:

@@ -20,8 +20,9 @@ from mlopt.errors import ConfigInvalid
 from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
+from mlopt.request import Server
 from mlopt.step import Step, installed
-from mlopt.target import Target
+from mlopt.target import HOST, Target
 from mlopt.units import format_percent, format_points
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlopt.signature import InputSpec, Signature
 
 BASELINE: Final = "baseline"
+_MULTIPLIES_BF16: Final = frozenset({"avx512-bf16", "amx-bf16"})
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
 # Where the wheels of a runtime exist.
 _RUNTIME_PLATFORMS: Final = {
@@ -90,19 +92,20 @@ def plan(
     *,
     inputs: Mapping[str, InputSpec] = MappingProxyType({}),
     asked: Collection[str] = (),
+    server: Server = "python",
 ) -> Plan:
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
     model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
     of a variant may lose, for steps that search inside it; `inputs` what mlopt.toml says of them. `asked` are the
-    recipes that somebody named.
+    recipes that somebody named, `server` is what will serve the winner.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
     for recipe in recipes:
         reason = _no_engine(recipe, signature, target, inputs) or _illegal(recipe, signature, target, calibration)
-        reason = reason or (hopeless(allowed) if _searches(recipe) else "")
+        reason = reason or _unserved(recipe, server) or (hopeless(allowed) if _searches(recipe) else "")
         if not reason and recipe.on_request and recipe.name not in asked:
             reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
         if reason:
@@ -121,6 +124,12 @@ def plan(
     return Plan(tuple(candidates), tuple(left_out))
 
 
+def _unserved(recipe: Recipe, server: Server) -> str:
+    if server == "native" and recipe.runtime != "onnxruntime":
+        return f"the native server has no {recipe.runtime}; serve it with --server python"
+    return ""
+
+
 def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: Samples | None) -> str:
     """Why not, in one sentence; empty when it is legal."""
     operators = set(signature.op_types)
@@ -129,8 +138,10 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
     if target.platform not in _RUNTIME_PLATFORMS.get(recipe.runtime, (target.platform,)):
         return f"{recipe.runtime} has no build for {target.platform}"
     runner = registry.load("mlopt.runners", recipe.runtime)
+    if getattr(runner, "on_gpu", False) and (reason := _no_gpu_here(target)):
+        return reason
     if missing := [name for name in runner.distributions if not installed(name)]:
-        return f"{missing[0]} is not installed here: {_command(recipe.runtime)}"
+        return f"{missing[0]} is not installed here: {_command(getattr(runner, 'extra', recipe.runtime))}"
     quantized = sorted(operators & _QUANTIZED)
     if quantized and recipe.precision != "fp32":
         return f"the model is quantized already (it holds {quantized[0]})"
@@ -145,10 +156,19 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
     return ""
 
 
-def _command(runtime: str) -> str:
-    """What brings a runtime: the extra of its name, if there is one."""
-    extra = runtime in (metadata("mlopt").get_all("Provides-Extra") or ())
-    return f"pip install 'mlopt[{runtime}]'" if extra else "see mlopt doctor"
+def _no_gpu_here(target: Target) -> str:
+    """Why what ONNX Runtime would run on the target's GPU can be neither asked nor timed here; empty where it can."""
+    if target.gpu is None:
+        return f"{target.name} has no NVIDIA GPU"
+    if target.name != HOST:
+        return f"it runs on the GPU of {target.name} and nowhere else: compile on that machine, --target {HOST}"
+    return ""
+
+
+def _command(extra: str) -> str:
+    """What brings a runtime, if there is an extra for it."""
+    known = extra in (metadata("mlopt").get_all("Provides-Extra") or ())
+    return f"pip install 'mlopt[{extra}]'" if known else "see mlopt doctor"
 
 
 def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Mapping[str, InputSpec]) -> str:
@@ -224,6 +244,8 @@ def _step(
         options[name] = tuple(value) if isinstance(value, list) else value
     if options.get("scheme") == "auto":
         options["scheme"] = target.int8_scheme
+    if options.get("rest") == "auto":
+        options["rest"] = "bf16" if set(target.cpu.isa) & _MULTIPLIES_BF16 else "f32"
     if options.get("multiple") == "auto":
         options["multiple"] = target.channel_multiple
     if options.get("compute_capabilities") == "auto":

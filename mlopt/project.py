@@ -4,7 +4,8 @@
 [inputs.NAME] shape, dtype, value, range     a name in a shape is a dimension that callers choose
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
-[compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, threads, out
+[compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, server,
+              base, compression, threads, out
 [serve]       max-batch, cache, max-body, api-keys-file, …   what the server of the image is told
 [history]     file
 """
@@ -19,6 +20,7 @@ from typing import Any, Final, Literal
 
 from mlopt import paths
 from mlopt.errors import ConfigInvalid
+from mlopt.request import Compression, Server
 from mlopt.schema import decode, load
 from mlopt.signature import InputSpec
 from mlopt.units import Bytes, Fraction, Seconds
@@ -101,6 +103,9 @@ class CompileSpec:
     max_memory: Bytes | None = None
     max_size: Bytes | None = None
     max_image_size: Bytes | None = None
+    base: str | None = None
+    compression: Compression | None = None
+    server: Server | None = None
     threads: int | None = None
     out: Path | None = None
 
@@ -249,6 +254,9 @@ class CompileTable:
     max_memory: Bytes | None = None
     max_size: Bytes | None = None
     max_image_size: Bytes | None = None
+    base: str | None = None
+    compression: Compression | None = None
+    server: Server | None = None
     threads: int | None = None
     out: str | None = None
 
@@ -335,6 +343,9 @@ def _compile(said: CompileTable, root: Path) -> CompileSpec:
         max_memory=said.max_memory,
         max_size=said.max_size,
         max_image_size=said.max_image_size,
+        base=paths.with_folder(said.base, root) if said.base is not None else None,
+        compression=said.compression,
+        server=said.server,
         threads=said.threads,
         out=root / said.out if said.out is not None else None,
     )

@@ -134,7 +134,7 @@ def _timed(prepared: Prepared, trials: Sequence[Trial], progress: Progress) -> d
     }
     if not timed:
         name, reason = next(iter(died.items()))
-        raise UnsupportedModel(f"{name} cannot be run: {reason}", where=str(prepared.request.model))
+        raise UnsupportedModel(f"{name} cannot be run: {reason.what}", where=str(prepared.request.model))
     return timed
 
 

@@ -21,6 +21,7 @@ from mlopt.progress import Progress
 if TYPE_CHECKING:
     from mlopt.build import Built
     from mlopt.image.assemble import Image
+    from mlopt.insight import Insight
     from mlopt.prepare import Prepared
     from mlopt.report.report import Report
 
@@ -31,6 +32,8 @@ def publish(
     judged: Sequence[Judged],
     choice: Choice,
     progress: Progress,
+    *,
+    insight: Insight | None = None,
 ) -> Bundle:
     """Write the bundle beside where it goes, then put it there in one move.
 
@@ -52,11 +55,19 @@ def publish(
         image, left_out = _image(prepared, choice, winner, folder, progress)
         asked = tuple(_preflight(prepared, built, choice.winner, progress))
         report = describe(
-            prepared, built, judged, choice, progress, image=image, image_left_out=left_out, preflight=asked
+            prepared,
+            built,
+            judged,
+            choice,
+            progress,
+            image=image,
+            image_left_out=left_out,
+            preflight=asked,
+            insight=insight,
         )
         write_report(report, folder)
         _attach(prepared, report, image, folder, progress)
-        _deploy(prepared, built, report, image, folder)
+        _deploy(prepared, built, report, image, folder, _serving_builds(packed, judged))
         write_repro(folder, _repro(prepared, choice), report.tools)
         facts = _facts(prepared, report, winner, image)
         facts |= {"engines": _engines(built), "device-builds": packed, "status": _status(prepared, built)}
@@ -152,23 +163,44 @@ def _attach(prepared: Prepared, report: Report, image: Image | None, folder: Pat
     from mlopt.supply.attach import attach_documents
 
     try:
-        facts = about(report, image, source=prepared.source.path, model=folder / "model", inputs=image_inputs(prepared))
+        facts = about(
+            report,
+            image,
+            source=prepared.source.path,
+            model=folder / "model",
+            inputs=image_inputs(prepared),
+            base=prepared.base,
+        )
     except ImageFailed as error:  # its layers were kept and the packages in them were not: the image ships all the same
         progress.say(f"no SBOM and no provenance: {error}")
         return
     attach_documents(image.path, facts)
 
 
-def _deploy(prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path) -> None:
+def _serving_builds(packed: Sequence[str], judged: Sequence[Judged]) -> tuple[str, ...]:
+    """Of what the device can build what may serve: what is not known to miss a budget, by the names in device/."""
+    from mlopt.device.pack import folder_name
+
+    bad = {one.name for one in judged for verdict in one.verdicts if verdict.outcome == "missed"}
+    return tuple(folder_name(name) for name in packed if name not in bad)
+
+
+def _deploy(
+    prepared: Prepared, built: Built, report: Report, image: Image | None, folder: Path, builds: Sequence[str]
+) -> None:
     """deploy/: what runs the image elsewhere. Without an image there is nothing to run."""
     if image is None:
         return
     from mlopt.deploy.facts import deploy_facts
+    from mlopt.deploy.first_start import write_first_start
     from mlopt.deploy.write import write_deploy
+    from mlopt.engines import why_no_first_start
 
     threads = prepared.profile.method.threads
     facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared, built))
     write_deploy(facts, folder / "deploy")
+    if not why_no_first_start(prepared.target, builds):
+        write_first_start(facts, image, target=prepared.target, builds=builds, into=folder / "deploy")
 
 
 def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
@@ -192,9 +224,12 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
     }
     for flag, value in pairs.items():
         command += [flag, str(value)] if value is not None else []
+    command += ["--base", paths.with_folder(said.base, Path())] if said.base else []
+    command += ["--compression", said.compression] if said.compression else []
     for recipe in said.recipes:
         command += ["--recipe", str(_absolute(recipe))]
     command += ["--trust"] if said.trust else []
+    command += ["--server", said.server] if said.server else []
     command += [] if said.image else ["--no-image"]
     return tuple(command)
 

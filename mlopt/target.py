@@ -102,7 +102,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What a vendor image or an operating system ships together. `opset` overrides what the runtimes imply."""
+    """What a vendor image or an operating system ships together. `opset` overrides what the runtimes imply.
+    `container` is an image with all of it, without its registry."""
 
     jetpack: str | None = None
     l4t: str | None = None
@@ -112,6 +113,7 @@ class Stack:
     tensorrt: str | None = None
     onnxruntime: str | None = None
     opset: int | None = None
+    container: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +283,8 @@ def _read(path: Path) -> Target:
 
 
 def _stack(one: jetpack.JetPack) -> Stack:
-    return Stack(
-        jetpack=one.jetpack, l4t=one.l4t, ubuntu=one.ubuntu, python=one.python, cuda=one.cuda, tensorrt=one.tensorrt
-    )
+    shared = (fact.name for fact in dataclasses.fields(Stack) if hasattr(one, fact.name))
+    return Stack(**{name: getattr(one, name) for name in shared})
 
 
 def _aliases(path: Path) -> tuple[str, ...]:

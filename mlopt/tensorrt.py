@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Final
 
 from mlopt import paths
 from mlopt.schema import Key, read_toml
+
+OLDEST_SERVED: Final = "8.5"  # the first whose Python module has what mlopt/serve/tensorrt_program.py calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +24,32 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class DlaLimit:
+    """The largest of each that a DLA takes of these operators; None: nothing is documented. `windows` are all sizes
+    that there are, `axis` the only one."""
+
+    operators: tuple[str, ...]
+    kernel: int | None = None
+    stride: int | None = None
+    dilation: int | None = None
+    padding: int | None = None
+    padding_below_kernel: bool = False
+    groups: bool = True
+    axis: int | None = None
+    windows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """`newest` is the newest version whose list of operators was read; `never` are those that it refuses by name; `dla`
-    are those that a DLA computes."""
+    are those that a DLA computes, within `dla_limits`."""
 
     newest: str
     never: tuple[str, ...]
     dla: tuple[str, ...]
     precisions: Mapping[str, str]
     groups: Annotated[tuple[Group, ...], Key("group")]
+    dla_limits: Annotated[tuple[DlaLimit, ...], Key("dla-limit")]
     sources: tuple[str, ...]
 
     def group(self, operator: str) -> Group | None:

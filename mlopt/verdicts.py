@@ -12,7 +12,7 @@ from mlopt.units import format_bytes, format_percent, format_points, format_seco
 
 _FLAGS: Final = {budget.replace("_", "-"): f"--{name.replace('_', '-')}" for name, budget in ASKED.items()}
 _AT_LEAST: Final = ("min-agreement", "min-cosine", "min-sqnr", "throughput")
-_BOUNDS: Final = ("max-drop", "min-agreement", "latency-p50")
+_BOUNDS: Final = ("max-drop", "min-agreement", "latency-p50", "latency-p90", "latency-p99")
 _SIZES: Final = ("peak-memory", "file-size", "image-size")
 # Clocks and memory differ a little from run to run; sizes and answers do not.
 _VARIES: Final = ("latency", "load-time", "peak-memory", "throughput")

@@ -66,16 +66,17 @@ def image_inputs() -> Inputs:
     pip; a test that asks for it is skipped, with the reason, where they cannot be had."""
     from mlopt.errors import ImageFailed
     from mlopt.image.fetch import inputs_from_environment
-    from mlopt.image.inputs import docker_folder, read_lock
+    from mlopt.image.inputs import docker_folder, host_platform, read_lock
     from mlopt.store import default_root
 
     found = inputs_from_environment(root=default_root())
     folder = docker_folder()
-    base, runtime = read_lock(folder / "base.lock.json"), read_lock(folder / "runtime.lock.json")
+    base, runtime, native = (read_lock(folder / f"{name}.lock.json") for name in ("base", "runtime", "native"))
     try:
         for platform in base.packages:
             found.debs(base.of(platform))
             found.wheels(runtime.of(platform), python="3.11")
+        found.wheels(native.of(host_platform()), python="3.11")
     except ImageFailed as error:
         pytest.skip(f"the image's inputs cannot be fetched here: {error}")
     return found

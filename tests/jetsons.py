@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import nets
 import numpy as np
+import pytest
 
 from mlopt.artifact import DEVICE_BUILD, ONNX, Artifact, digest_of
 from mlopt.device.pack import Packed, pack
@@ -77,6 +79,24 @@ def program(path: Path, source: str) -> None:
     """A Python program on PATH, run by this Python."""
     path.write_text(f"#!{sys.executable}\n{source}")
     path.chmod(0o755)
+
+
+def with_module(made: Jetson) -> Path:
+    """TensorRT's Python module and a driver that stand in for the vendor's, and the Python that finds them. Skips the
+    test where there is no C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler, for what stands in for the driver")
+    beside = made.folder / "stand-ins"
+    beside.mkdir()
+    shutil.copy(HERE / "stand_in_tensorrt.py", beside / "tensorrt.py")
+    library = ("-shared", "-fPIC", "-o", str(beside / "libcuda.so.1"), str(HERE / "stand_in_cuda.c"))
+    subprocess.run([compiler, *library], check=True)
+    python = made.folder / "bin" / "python3"
+    found = f"export PYTHONPATH={beside} LD_LIBRARY_PATH={beside}"
+    python.write_text(f'#!/bin/sh\n{found}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 def without_trtexec(made: Jetson) -> None:

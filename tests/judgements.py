@@ -22,7 +22,7 @@ def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Mea
         scenario="single-stream",
         threads=1,
         batch=1,
-        latency=Latency(p99 / 2, p99, p99, p99 / 3, p99, 100, (), p99 * 0.6),
+        latency=Latency(p99 / 2, p99, p99, p99 / 3, p99, 1000, (), p99 * 0.6, p99, p99),
         speedup=faster,
         rounds=20,
         throughput=100.0,
@@ -32,6 +32,7 @@ def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Mea
         peak_memory=memory,
         memory_after_import=1,
         memory_after_load=2,
+        major_faults=0,
     )
 
 

@@ -246,10 +246,26 @@ def test_the_nearest_budget_can_be_typed_and_is_kept() -> None:
 
 
 def test_latency_is_judged_by_its_bound_too() -> None:
-    taken = dataclasses.replace(measured(speed(1, 1, 1)), latency=Latency(0.01, 0.02, 0.03, 0.01, 0.03, 99, (), 0.012))
+    taken = dataclasses.replace(
+        measured(speed(1, 1, 1)), latency=Latency(0.01, 0.02, 0.03, 0.01, 0.03, 99, (), 0.012, 0.02, 0.03)
+    )
     for limit, outcome in ((0.011, "missed"), (0.012, "met")):
         (verdict,) = judge(Budgets(latency_p50=Seconds(limit)), file_size=1, accuracy=None, measurement=taken)
         assert (verdict.outcome, verdict.actual) == (outcome, 0.012)
+
+
+def test_a_tail_of_too_few_queries_is_judged_by_the_slowest_and_says_so() -> None:
+    taken = measured(speed(1, 1, 1), p99=0.01)
+    for queries, noted in ((1000, False), (458, True)):
+        latency = dataclasses.replace(taken.latency, queries=queries, p99_high=0.013)
+        (verdict,) = judge(
+            Budgets(latency_p99=Seconds(0.012)),
+            file_size=1,
+            accuracy=None,
+            measurement=dataclasses.replace(taken, latency=latency),
+        )
+        assert (verdict.outcome, verdict.actual) == ("missed", 0.013), "p99 itself keeps it, its bound does not"
+        assert ("takes 459" in verdict.note) is noted
 
 
 def test_where_the_baseline_misses_a_budget_what_keeps_all_ships_even_if_no_faster() -> None:

@@ -192,11 +192,26 @@ def test_several_targets_one_bundle_and_one_line_of_json_each(place: Path, tmp_p
     assert manifest["status"] == "needs-device-build"
 
 
+def test_what_ships_is_looked_at_inside_beside_the_baseline(place: Path, tmp_path: Path) -> None:
+    report, folder = compiled(place, "--samples", "samples.npz", *RECIPES, out=tmp_path)
+    insight = report["insight"]
+    assert [one["candidate"] for one in insight["anatomies"]] == list(dict.fromkeys(["baseline", report["winner"]]))
+    for one in insight["anatomies"]:
+        assert one["why_not"] == ""
+        layers = one["layers"]
+        assert 0 < sum(layer["seconds"] for layer in layers["layers"]) <= layers["seconds"]
+        assert {"conv1", "conv2", "head"} <= {node for layer in layers["layers"] for node in layer["nodes"]}
+    assert {peak["kind"] for peak in insight["peaks"]["peaks"]} == {"fp32", "int8", "memory", "cache"}
+    page = (folder / "report.html").read_text()
+    assert all(f'id="{name}"' in page for name in ("cumulative", "memory", "layers", "roofline"))
+
+
 def test_a_second_run_does_no_step_twice(place: Path, tmp_path: Path) -> None:
     asked = ("--samples", "samples.npz", *RECIPES)
     compiled(place, *asked, out=tmp_path)
     report, _ = compiled(place, *asked, out=tmp_path)
-    steps = {step["step"]: step["cached"] for step in report["steps"] if step["step"] != "measure"}
+    clocks = ("measure", "look inside")
+    steps = {step["step"]: step["cached"] for step in report["steps"] if step["step"] not in clocks}
     assert {"normalize-onnx", "quantize-static", "evaluate"} <= steps.keys()
     assert all(steps.values()), steps
 

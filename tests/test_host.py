@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlopt.host import describe, detect, host_target
+from mlopt.host import detect, host_target
+from mlopt.surroundings import describe
 from mlopt.target import find_target, is_this_machine
 
 RPI4 = """processor\t: 0

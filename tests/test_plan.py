@@ -110,6 +110,23 @@ def reason(made: Plan) -> str:
     return left.reason
 
 
+@pytest.mark.parametrize("name", ["cuda-fp32", "tensorrt-provider-fp16"])
+def test_what_runs_on_a_gpu_is_planned_where_that_gpu_is(
+    conv: Signature, board: Target, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = [find_recipe(name)]
+    assert reason(plan(conv, board, recipes, None)) == "rpi5 has no NVIDIA GPU"
+    card = find_target("rtx4090")
+    assert "runs on the GPU of rtx4090 and nowhere else" in reason(plan(conv, card, recipes, None))
+    here = dataclasses.replace(card, name="host", build_on="host")
+    monkeypatch.setattr("mlopt.plan.installed", lambda distribution: None)
+    assert reason(plan(conv, here, recipes, None)) == (
+        "onnxruntime-gpu is not installed here: pip install 'mlopt[onnxruntime-cuda]'"
+    )
+    monkeypatch.setattr("mlopt.plan.installed", lambda distribution: "1.31")
+    assert plan(conv, here, recipes, None).candidates[1].runtime == find_recipe(name).runtime
+
+
 FP32 = Recipe("mine", "", "int8", (StepSpec("optimize-graph", {}),))
 
 

@@ -95,7 +95,7 @@ def judge_speed(found: Sequence[Kept], home: Path) -> dict[str, Any]:
         "threads": _METHOD.threads,
         "load": [before, os.getloadavg()[0]],
         "measured": {name: _figures(one) for name, one in measured.items()},
-        "failures": failures,
+        "failures": {name: error.what for name, error in failures.items()},
     }
     (home / "latency.json").write_text(json.dumps(facts, indent=1))
     for name, one in measured.items():

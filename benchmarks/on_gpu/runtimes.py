@@ -213,7 +213,7 @@ def mlopt_runner(bench: Bench) -> dict[str, Any]:
             device="CPU, 8 threads",
         )
     for name, why in failures.items():
-        bench.skip(name, why)
+        bench.skip(name, why.what)
     rows = {
         f"{name}, {one.device}": {
             "p50": one.latency.p50,

@@ -17,7 +17,11 @@ from typing import Final
 
 from headtohead.environments import environment
 
+from mlopt.image.assemble import ImageSpec, assemble
+from mlopt.image.inputs import host_platform
+from mlopt.image.rootfs import server_command, unpack_rootfs
 from mlopt.image.run import free_port
+from mlopt.store import default_root
 
 PEERS: Final = Path(__file__).with_name("peers")
 
@@ -37,6 +41,15 @@ def _mlopt(*options: str) -> Callable[[Path, Path, int], list[str]]:
     return lambda python, model, port: [
         str(python), "-m", "mlopt.serve", "--model-dir", str(model.parent), "--port", str(port), *options,
     ]  # fmt: skip
+
+
+def _native(python: Path, model: Path, port: int) -> list[str]:
+    """The server of the native image, from the image's own files."""
+    layout, platform = model.parent / "image", host_platform()
+    serving = json.loads((model.parent / "serving.json").read_bytes())
+    assemble(ImageSpec("model", model, serving, "native", platforms=(platform,)), layout)
+    files = unpack_rootfs(layout, platform=platform, root=default_root())
+    return list(server_command(layout, files, platform=platform, arguments=("--port", str(port))).arguments)
 
 
 def _flask(python: Path, model: Path, port: int) -> list[str]:
@@ -63,6 +76,7 @@ _V2 = ("/v2/models/model/infer", "/v2/health/ready")
 SERVERS = (
     Server("mlopt", None, *_V2, _mlopt()),
     Server("mlopt, batches of 16", None, *_V2, _mlopt("--max-batch", "16", "--batch-delay-us", "0")),
+    Server("mlopt, native image", None, *_V2, _native),
     Server("MLServer", "server_mlserver", "/v2/models/model/infer", "/v2/models/model/ready", _mlserver),
     Server("BentoML", "server_bentoml", "/infer", "/readyz", _bentoml),
     Server("Flask in gunicorn", "server_flask", "/infer", "/ready", _flask),

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlopt.commands.limiting import limiting, limits_for
 from mlopt.commands.options import history_option, limit, outputs, progress_for, said_after, talking
 
 if TYPE_CHECKING:
     from mlopt.profile import Scenario
+    from mlopt.units import Bytes
 
 SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
 _VERBS = ("compare", "history")  # what people try after bench
@@ -31,6 +33,10 @@ _VERBS = ("compare", "history")  # what people try after bench
 @limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Tell the memory of so many processes together.")
+@click.option("--layers", is_flag=True, help="Also where the time of a query goes, and memory over time.")
+@click.option("--loadgen", is_flag=True, help="Run each under MLPerf's own load generator too (extra [loadgen]).")
+@limiting
 @history_option
 @outputs("junit", "sarif", "openmetrics")
 @talking
@@ -43,6 +49,12 @@ def command(
     latency_bound: float | None,
     threads: int | None,
     batch: int | None,
+    workers: int,
+    layers: bool,
+    loadgen: bool,
+    limits_of: str | None,
+    limit_cores: int | None,
+    limit_memory: Bytes | None,
     history: Path | None,
     junit: Path | None,
     sarif: Path | None,
@@ -60,7 +72,11 @@ def command(
     runtimes each model runs in each.
 
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
-    what disturbs the machine disturbs all of them.
+    what disturbs the machine disturbs all of them. So is a second copy of the first, which shows how small a difference
+    can be told here.
+
+    --limits-of TARGET gives each process the cores, the memory and the instructions of another machine where this one
+    can; the clocks stay those of this one.
     """
     from mlopt.ci.results import suites_of_bench, write
     from mlopt.history.keep import keep
@@ -82,7 +98,7 @@ def command(
 
         raise Misused(
             f"{asked.name} is not this machine, so nothing can be measured for it here.",
-            next="run mlopt bench on the device, or leave --target out",
+            next=f"run mlopt bench on the device, or see what fits into what it has: --limits-of {target}",
         )
     named = find_profile(profile or DEFAULT)
     method = named.method
@@ -93,11 +109,23 @@ def command(
         batch=batch or method.batch,
     )
     bound = latency_bound or named.budgets.latency_p99
+    limits = limits_for(limits_of, limit_cores, limit_memory, machine)
     began = time.monotonic()
     progress = progress_for(quiet=quiet, verbose=verbose)
     with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
-        device = f"{machine.cpu}, {machine.cores} cores"
-        found = bench(models, method=method, device=device, runtimes=runtimes, bound=bound)
+        within = "".join(f", {one.limit} limited to {one.asked}" for one in limits[1] if one.applied)
+        device = f"{machine.cpu}, {machine.cores} cores{within}"
+        found = bench(
+            models,
+            method=method,
+            device=device,
+            runtimes=runtimes,
+            bound=bound,
+            limits=limits,
+            layers=layers,
+            loadgen=loadgen,
+            workers=workers,
+        )
     plain = to_json(found)
     width = shutil.get_terminal_size((100, 24)).columns
     click.echo(json.dumps(plain) if as_json else to_terminal(found, width=width))

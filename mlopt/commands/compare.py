@@ -12,8 +12,9 @@ import click
 @click.command(name="compare")
 @click.argument("before", metavar="A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="B", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write both as a page.")
 @click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
-def command(before: Path, after: Path, as_json: bool) -> None:
+def command(before: Path, after: Path, html: Path | None, as_json: bool) -> None:
     """Compare B with A, and say of every number that cannot be compared why.
 
     Each is a bundle, what bench or gate printed with --json, or lines that history export wrote. Models are matched
@@ -22,13 +23,24 @@ def command(before: Path, after: Path, as_json: bool) -> None:
     \b
       mlopt compare out/net/host elsewhere/net/host
       mlopt compare monday.json tuesday.json
+      mlopt compare before/net/host after/net/host --html compared.html
     """
     from mlopt.history.compare import compare, read_result
     from mlopt.history.compared_text import to_terminal
     from mlopt.report.report import to_json
 
-    found = compare(read_result(before), read_result(after))
+    entries, others = read_result(before), read_result(after)
+    found = compare(entries, others)
+    if html:
+        from mlopt.ci.files import put_all
+        from mlopt.history.compare_page import Given, report_in, to_html
+
+        page = to_html(Given(str(before), entries, report_in(before)), Given(str(after), others, report_in(after)))
+        for problem in put_all([(html, page)]):
+            raise problem
     if as_json:
         click.echo(json.dumps(to_json(found), indent=1))
     else:
         click.echo(to_terminal(found, width=shutil.get_terminal_size((100, 24)).columns))
+        if html:
+            click.echo(f"\npage  {html}")

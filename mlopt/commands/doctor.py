@@ -34,7 +34,7 @@ def command(cache_dir: Path | None, as_json: bool) -> None:
 
     Ends with exit code 3 when a part of the core is missing or too old; extras and tools are never an error.
     """
-    from mlopt import host, installation
+    from mlopt import installation, surroundings
     from mlopt.store import default_root
 
     core, extras, tools = installation.core(), installation.extras(), installation.tools()
@@ -43,7 +43,7 @@ def command(cache_dir: Path | None, as_json: bool) -> None:
         facts = {
             "mlopt": _own_version(),
             "python": {"version": platform.python_version(), "executable": sys.executable},
-            "machine": host.describe(),
+            "machine": surroundings.describe(),
             "core": [asdict(package) | {"fits": package.fits} for package in core],
             "extras": [asdict(extra) | {"complete": extra.complete, "command": extra.command} for extra in extras],
             "tools": [asdict(tool) for tool in tools],
@@ -53,7 +53,7 @@ def command(cache_dir: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=1))
     else:
         click.echo(f"mlopt {_own_version()} on Python {platform.python_version()} ({sys.executable})")
-        _section("this machine", {name: fact for name, fact in host.describe().items() if name != "load"})
+        _section("this machine", {name: fact for name, fact in surroundings.describe().items() if name != "load"})
         _section("core", {package.name: _state(package) for package in core})
         _print_extras(extras)
         _print_tools(tools)

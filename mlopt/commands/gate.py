@@ -30,7 +30,8 @@ from mlopt.commands.options import (
     "--baseline",
     required=True,
     type=click.Path(path_type=Path),
-    help="Model, bundle, or what an earlier gate printed with --json.",
+    metavar="WHERE",
+    help="Model, bundle, git:REV[:PATH], or what an earlier gate printed with --json.",
 )
 @click.option("-p", "--profile", default="ci-gate", metavar="NAME|FILE", help="Margins and budgets.  [ci-gate]")
 @click.option("--runtime", metavar="NAME", help="Run both in it.  [a bundle's own, else onnxruntime]")

@@ -93,16 +93,29 @@ def load(layout: Path, engine: str, platform: str | None) -> None:
 
 
 @command.command()
-@click.option("--into", type=click.Path(path_type=Path), help="Folder of python.toml and the locks.  [what ships]")
+@click.argument("layout", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def context(layout: Path, folder: Path) -> None:
+    """Write FOLDER for docker buildx: the layers of LAYOUT (a bundle, or its image folder), a Dockerfile, a bake file.
+
+    For who has to build with Docker, or adds something of his own. What is built holds the same files.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.deploy.context import write_context
+
+    click.echo(f"cd {write_context(layout_in(layout), folder)} && docker buildx bake")
+
+
+@command.command()
+@click.option("--into", type=click.Path(path_type=Path), help="Folder of what is wanted and the locks.  [what ships]")
 @click.option("--debian-mirror", "mirrors", multiple=True, metavar="URL", help="Instead of apt's own sources.")
 @click.option("--index-url", metavar="URL", help="Instead of pip's own configuration.")
 def lock(into: Path | None, mirrors: tuple[str, ...], index_url: str | None) -> None:
-    """Resolve the wanted packages anew, and write the two lock files: versions and digests, never hosts."""
+    """Resolve the wanted packages anew, and write the lock files: versions and digests, never hosts."""
     from mlopt.image.inputs import docker_folder
     from mlopt.image.lock import refresh_locks
 
     folder = into or docker_folder()
-    base, runtime = refresh_locks(folder, debian_mirrors=mirrors, index_url=index_url)
-    for name, made in (("base.lock.json", base), ("runtime.lock.json", runtime)):
+    for name, made in refresh_locks(folder, debian_mirrors=mirrors, index_url=index_url).items():
         counts = ", ".join(f"{len(packages)} for {platform}" for platform, packages in made.packages.items())
         click.echo(f"{folder / name}  {counts}")

@@ -64,7 +64,7 @@ def deploy_facts(report: Report, image: Image, *, target: Target, threads: int, 
     shipped = report.candidate(report.winner)
     taken = shipped.measurement
     platform = "/".join(target.platform.split("/")[:2])
-    config = _config(image, platform)
+    config = config_of(image, platform)
     user, _, group = config["User"].partition(":")
     repository, _, version = image.reference.rpartition(":")
     return DeployFacts(
@@ -106,7 +106,7 @@ def dns_name(text: str) -> str:
     return f"{named[: _NAME_LENGTH - 9].rstrip('-')}-{digest}"
 
 
-def _config(image: Image, platform: str) -> dict[str, Any]:
+def config_of(image: Image, platform: str) -> dict[str, Any]:
     """What the image says of how it wants to run."""
     found: dict[str, Any] = json.loads(read_blob(image.path, manifest_of(image.path, platform)["config"]))["config"]
     return found

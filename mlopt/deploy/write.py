@@ -25,7 +25,7 @@ FILES: Final = (
 
 def write_deploy(facts: DeployFacts, into: Path) -> tuple[Path, ...]:
     """Write the files below the folder `into`, which is made, and name them."""
-    environment = _environment()
+    environment = templates()
     written = []
     for name in FILES:
         path = into / name
@@ -41,8 +41,9 @@ class _Verbatim(str):
     __slots__ = ()
 
 
-def _environment() -> Environment:
-    """Every expression becomes one YAML scalar, quoted: a template cannot forget it. `line` is for comments."""
+def templates() -> Environment:
+    """Those of docker/deploy. Every expression becomes one YAML scalar, quoted: a template cannot forget it. `line` is
+    for comments."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import runpy
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -36,6 +38,13 @@ _REGISTERS: Final = (
 _RBX, _RDX, _RAX, _RCX, _RIP = 11, 12, 13, 14, 16
 _FLAGS: Final = 0x4 | 0x40000000  # SA_SIGINFO, SA_NODEFER
 _kept: list[Any] = []  # what the handler needs must live as long as the process
+
+
+def main(names: str, module: str) -> None:
+    """Run a module by name with these sets hidden: `python -m mlopt.emulate.hiding avx512,amx MODULE`."""
+    hide(names.split(","))
+    sys.argv = [module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class _Action(ctypes.Structure):
@@ -88,3 +97,7 @@ def _asking() -> Any:
     _kept.append(page)
     kind = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))
     return kind(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -16,6 +16,11 @@ from mlopt.errors import MissingDependency
 from mlopt.registry import unknown
 
 _OLDEST_QEMU: Final = 10  # 7.2 crashes in ONNX Runtime when /proc and /sys are both there; 10.0.2 does not
+# Words of target files that make a processor one of a set, the newest first.
+_LIKE: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "linux/amd64": (("avx512-vnni", "avx512-vnni"), ("avx-vnni", "avx-vnni"), ("avx512", "avx512"), ("avx2", "avx2")),
+    "linux/arm64": (("i8mm", "armv8.4-i8mm"), ("dotprod", "armv8.2-dotprod"), ("armv8.0", "armv8.0")),
+}
 _HERE: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
@@ -75,6 +80,13 @@ def find_sets(names: Iterable[str]) -> tuple[InstructionSet, ...]:
             raise unknown("instruction set", name, tuple(SETS))
         found.append(SETS[name])
     return tuple(found)
+
+
+def set_like(platform: str, isa: Iterable[str]) -> InstructionSet:
+    """The set that a processor with these instructions (the words of target files) is nearest to, from below."""
+    has = {"avx2", "armv8.0", *isa}
+    ways = _LIKE[platform.removesuffix("/v8")]
+    return SETS[next(name for word, name in ways if word in has)]
 
 
 def way_for(wanted: InstructionSet, *, qemu: bool = False) -> Way:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right
 from mlopt.gate.evaluated import compare_both
+from mlopt.gate.memory import instructions
 from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
+from mlopt.gate.revision import given
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
 from mlopt.measure.bench import versions_of
@@ -30,15 +32,22 @@ _AT_ANOTHER_TIME: Final = (
 
 
 def gate(asked: Asked, progress: Progress) -> GateResult:
-    """The verdict. Raises what reading models and samples raises, `LabelsMismatch`, and `WorkerFailed` for a runtime
-    that dies."""
-    from mlopt.host import detect
-    from mlopt.prepare import split_samples
-
+    """The verdict. Raises what reading models, samples and git raises, `LabelsMismatch`, and `WorkerFailed` for a
+    runtime that dies."""
     began = time.monotonic()
     check_scenario(asked.profile.method)
     reading = _reading(asked, progress)
-    candidate, baseline = open_candidate(asked.request.model, reading), open_baseline(asked.baseline, reading)
+    candidate = open_candidate(asked.request.model, reading)
+    with given(asked.baseline, asked.request.model) as found:
+        return _gate(asked, progress, reading, candidate, open_baseline(found.path, reading, name=found.name), began)
+
+
+def _gate(
+    asked: Asked, progress: Progress, reading: Reading, candidate: Opened, baseline: Opened | Stored, began: float
+) -> GateResult:
+    from mlopt.host import detect
+    from mlopt.prepare import split_samples
+
     if isinstance(baseline, Opened):
         check_inputs(candidate, baseline)
     split = split_samples(asked.request, reading.project, candidate.signature)
@@ -120,6 +129,8 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
     if isinstance(walk.baseline, Stored):
         measurement = _alone(walk, feeds)
         walk.left += [NotCompared(metric, _AT_ANOTHER_TIME) for metric in timed.clock_margins(margins)]
+        if margins.instructions is not None:
+            walk.left.append(NotCompared("instructions", "a stored baseline holds none: give the baseline's model"))
         memory = compare.stored_memory(margins, walk.baseline, measurement, cpu=walk.machine.cpu)
         walk.note(memory)
         return measurement, _timing_alone(measurement)
@@ -134,6 +145,9 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
     with walk.progress.phase("watch", "two copies of candidate and baseline"):
         found = timed.time_both(candidate, baseline, feeds, method, margins, seed=walk.asked.seed)
     walk.checks += timed.checks_of(found, margins)
+    if margins.instructions is not None:
+        counted = instructions(candidate, baseline, feeds=feeds.single, method=method)
+        walk.note(compare.instructions(margins.instructions, counted))
     runtime = walk.candidate.side.runtime
     measurement = timed.measurement_of(found, feeds, method, runtime=runtime, device=walk.device)
     return measurement, timed.timing_of(found, feeds, method, walk.device)

@@ -6,7 +6,6 @@ import os
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from mlopt.measure.interleave import Subject
+from mlopt.measure.limits import quietest
 from mlopt.measure.process import Worker, write_feeds
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _CANDIDATE_FIRST: Final[tuple[Role, ...]] = ("candidate", "baseline", "control",
 _VISIT: Final = 0.01  # seconds that one visit should last
 _FEWEST, _MOST = 3, 20  # queries per visit
 _LIMIT: Final = 300.0  # seconds without an answer after which a worker hangs
-_LOOK: Final = 0.2  # seconds of looking for quiet cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +107,10 @@ class SideBySide:
         """VmHWM of the process so far, in bytes."""
         return int(self._ask(role, "peak")["peak_memory"])
 
+    def major_faults(self, role: Role) -> int:
+        """How many pages the process has had to read from disk so far."""
+        return self._workers[role].major_faults
+
     def batch(self, role: Role) -> float:
         """Seconds of one query of the offline batch."""
         return float(self._ask(role, "batch", count=1)["seconds"])
@@ -123,28 +126,6 @@ class SideBySide:
         count = max(1, self.method.warm_up)
         times = [statistics.median(self._ask(role, "query", count=count)["seconds"]) for role in ROLES]
         self.queries = min(_MOST, max(_FEWEST, int(_VISIT / max(*times, 1e-6))))
-
-
-def quietest(count: int) -> set[int]:
-    """So many of the cores that this process may use, those with the least work at the moment."""
-    mine = os.sched_getaffinity(0)
-    if count >= len(mine):
-        return mine
-    before = _busy()
-    time.sleep(_LOOK)
-    after = _busy()
-    return set(sorted(mine, key=lambda core: (after.get(core, 0) - before.get(core, 0), core))[:count])
-
-
-def _busy() -> dict[int, int]:
-    """Ticks that each core has worked, or was taken away by the machine's host."""
-    found = {}
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *ticks = line.split()
-        if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _idle, _wait, interrupts, soft, stolen = map(int, ticks[:8])
-            found[int(name[3:])] = user + nice + system + interrupts + soft + stolen
-    return found
 
 
 def _both(visits: Sequence[tuple[Role, dict[str, Any]]], key: str) -> dict[Role, Any]:

@@ -42,8 +42,8 @@ class Reading:
     runtime: str | None = None
 
 
-def open_candidate(path: Path, reading: Reading) -> Opened:
-    """A bundle, an ONNX file, or any model that can be exported.
+def open_candidate(path: Path, reading: Reading, *, name: str = "") -> Opened:
+    """A bundle, an ONNX file, or any model that can be exported; `name` is what to call it, if not its path.
 
     Raises `ModelNotFound`, `ModelUnreadable`, `NotTrusted`, `NeedsFactory`, `ExportFailed`.
     """
@@ -61,19 +61,19 @@ def open_candidate(path: Path, reading: Reading) -> Opened:
     if artifact.format != ONNX:
         step = export_step(artifact, opset=_OPSET, factory=factory, root=root, inputs=reading.project.inputs)
         artifact = reading.store.run(step, artifact)
-    side = Side(str(path), artifact.digest, runtime, artifact.bytes, operators_of(artifact))
+    side = Side(name or str(path), artifact.digest, runtime, artifact.bytes, operators_of(artifact))
     return Opened(side, artifact, signature_of(artifact.main))
 
 
-def open_baseline(path: Path, reading: Reading) -> Opened | Stored:
+def open_baseline(path: Path, reading: Reading, *, name: str = "") -> Opened | Stored:
     """As `open_candidate`, or a stored result of a gate. Raises what that raises, and `ConfigInvalid`."""
     if not path.exists():
         raise ModelNotFound(
             "There is no baseline at this path.",
             where=str(path),
-            next="give --baseline a model, a bundle, or what an earlier gate printed with --json",
+            next="give --baseline a model, a bundle, git:REVISION, or what an earlier gate printed with --json",
         )
-    return read_stored(path) if _is_json(path) else open_candidate(path, reading)
+    return read_stored(path) if _is_json(path) else open_candidate(path, reading, name=name)
 
 
 def check_inputs(candidate: Opened, baseline: Opened) -> None:

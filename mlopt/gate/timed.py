@@ -13,7 +13,7 @@ from mlopt.gate.result import Check, Timing
 from mlopt.gate.rounds import ROLES, Role, SideBySide
 from mlopt.intervals import median_high
 from mlopt.measure.interleave import Subject
-from mlopt.measure.percentiles import percentile
+from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measurement import Interval, Latency, Measurement
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Timed:
     peaks: Peaks = field(default_factory=Peaks)
     facts: dict[str, Any] = field(default_factory=dict)
     offline: float = 0.0
+    major_faults: int = 0
 
     @property
     def again(self) -> Run | None:
@@ -54,15 +55,18 @@ def time_both(
     found = Timed()
     for number in range(2):
         with SideBySide(candidate, baseline, feeds.single, feeds.offline, method, seed + number) as side_by_side:
+            faults = side_by_side.major_faults("candidate")
             doubted = found.runs[0].failed if found.runs else frozenset()
             found.runs.append(
                 watch(side_by_side.pairs(), clock_margins(margins), seconds=margins.seconds, doubted=doubted)
             )
+            faults = side_by_side.major_faults("candidate") - faults
             offline = {role: side_by_side.batch(role) for role in ROLES}
             found.peaks.candidate += [side_by_side.peak_memory(role) for role in ("candidate", "twin")]
             found.peaks.baseline += [side_by_side.peak_memory(role) for role in ("baseline", "control")]
             if number == 0:
                 found.facts, found.offline = side_by_side.facts["candidate"], offline["candidate"]
+                found.major_faults = faults
         if not found.runs[0].failed:
             break
     if margins.peak_memory is not None:
@@ -123,11 +127,11 @@ def timing_of(found: Timed, feeds: Feeds, method: Method, device: str) -> Timing
     )
 
 
-def _medians(run: Run) -> list[float]:
-    """Of the candidate, for each pair of rounds."""
+def _pairs(run: Run) -> list[tuple[float, ...]]:
+    """The candidate's queries, for each pair of rounds."""
     times = run.queries["candidate"]
     each = len(times) // run.pairs
-    return [statistics.median(times[start : start + each]) for start in range(0, each * run.pairs, each)]
+    return [times[start : start + each] for start in range(0, each * run.pairs, each)]
 
 
 def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, device: str) -> Measurement:
@@ -153,7 +157,9 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
             times[-1],
             len(times),
             tuple(times),
-            max(percentile(times, 50), median_high(_medians(run))),
+            max(percentile(times, 50), median_high([statistics.median(pair) for pair in _pairs(run)])),
+            tail_high(_pairs(run), 90),
+            tail_high(_pairs(run), 99),
         ),
         speedup=speedup,
         rounds=2 * run.pairs,
@@ -164,6 +170,7 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         peak_memory=min(found.peaks.candidate),
         memory_after_import=found.facts["memory_after_import"],
         memory_after_load=found.facts["memory_after_load"],
+        major_faults=found.major_faults,
     )
 
 

@@ -22,6 +22,11 @@ def to_terminal(found: Comparison, *, width: int) -> str:
     return "\n\n".join("\n".join(block) for block in blocks) or "neither holds a model"
 
 
+def name_of(metric: str) -> str:
+    """As a person says it: a page of two results has the baseline beside neither."""
+    return {"top1": "top-1"}.get(metric, metric.replace("-", " "))
+
+
 def change(pair: Pair) -> str:
     """By how much B is larger, with its interval where there is one."""
     if pair.difference:

@@ -1,4 +1,4 @@
-"""What images are made from: the wanted packages (docker/python.toml) and the locks that pin them."""
+"""What images are made from: the wanted packages (docker/python.toml, docker/native.toml), and the locks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import platform as machine
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mlopt.errors import ImageFailed
+from mlopt.image.elf import Rebinding
 
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
 DEBIAN: Final[Mapping[str, str]] = {"linux/amd64": "amd64", "linux/arm64": "arm64"}
@@ -57,11 +58,14 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One table of docker/python.toml."""
+    """One table of docker/python.toml. `libraries` are Debian packages whose libraries lie in a folder beside the
+    wheels' own; `rebound` says what libraries ask for instead of what they were built with."""
 
     packages: tuple[str, ...]
     without: tuple[str, ...]
     left_out: tuple[str, ...]
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    rebound: tuple[Rebinding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,15 @@ class Recorded:
     runtime: Wanted
     runtimes: Mapping[str, Wanted]
     extras: Mapping[str, Wanted]
+
+    @property
+    def debs(self) -> tuple[str, ...]:
+        """The Debian packages to lock, with all that they depend on."""
+        return (
+            *self.base.packages,
+            *self.runtime.libraries,
+            *(n for one in self.runtimes.values() for n in one.libraries),
+        )
 
     @property
     def wheels(self) -> tuple[str, ...]:
@@ -94,7 +107,31 @@ class Recorded:
             packages=tuple(name for part in parts for name in part.packages),
             without=tuple(name for part in parts for name in part.without),
             left_out=tuple(pattern for part in parts for pattern in part.left_out),
+            libraries={name: value for part in parts for name, value in part.libraries.items()},
+            rebound=tuple(one for part in parts for one in part.rebound),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Vendored:
+    """What somebody else wrote and the native server is built with; `file` is its source in docker/native/vendor/."""
+
+    name: str
+    version: str
+    licence: str
+    purl: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """What docker/native.toml says of the image whose server is no Python. `base` and `runtime` name packages that are
+    locked for the Python image, `compiler` those that build the server: locked by the machine that builds."""
+
+    compiler: Wanted
+    base: Wanted
+    runtime: Wanted
+    vendored: tuple[Vendored, ...]
 
 
 def host_platform() -> str:
@@ -123,6 +160,17 @@ def read_wanted(folder: Path) -> Recorded:
         raise ImageFailed(f"What the image is made from cannot be read: {error!r}", where=str(path)) from error
 
 
+def read_native(folder: Path) -> Native:
+    """Read native.toml. Raises `ImageFailed` when it is not what it must be."""
+    path = folder / "native.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        vendored = tuple(Vendored(name, **said) for name, said in sorted(table["vendor"].items()))
+        return Native(_wanted(table["compiler"]), _wanted(table["base"]), _wanted(table["runtime"]), vendored)
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ImageFailed(f"What the native image is made from cannot be read: {error!r}", where=str(path)) from error
+
+
 def read_lock(path: Path) -> Lock:
     """Read a lock file. Raises `ImageFailed` that names the entry when it is damaged."""
     try:
@@ -144,7 +192,13 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 def _wanted(table: Mapping[str, Any]) -> Wanted:
-    return Wanted(tuple(table["packages"]), tuple(table.get("without", ())), tuple(table["left-out"]))
+    return Wanted(
+        packages=tuple(table["packages"]),
+        without=tuple(table.get("without", ())),
+        left_out=tuple(table.get("left-out", ())),
+        libraries=dict(table.get("libraries", {})),
+        rebound=tuple(Rebinding(**{**rule, "absent": tuple(rule["absent"])}) for rule in table.get("rebound", ())),
+    )
 
 
 def _package(entry: Mapping[str, Any]) -> Package:

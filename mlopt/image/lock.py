@@ -18,7 +18,7 @@ from mlopt.errors import ImageFailed, MissingDependency
 from mlopt.image.apt import Archive, archives, paragraphs
 from mlopt.image.debversion import version_key
 from mlopt.image.fetch import wheel_tags
-from mlopt.image.inputs import DEBIAN, PLATFORMS, WHEEL, Lock, Package, Recorded, read_wanted, write_lock
+from mlopt.image.inputs import DEBIAN, PLATFORMS, WHEEL, Lock, Package, Recorded, read_native, read_wanted, write_lock
 
 _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _ALTERNATIVE: Final = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)")
@@ -26,17 +26,22 @@ _ALTERNATIVE: Final = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)")
 
 def refresh_locks(
     folder: Path, *, debian_mirrors: tuple[str, ...] = (), index_url: str | None = None
-) -> tuple[Lock, Lock]:
-    """Resolve python.toml anew and write base.lock.json and runtime.lock.json. Gives both locks.
+) -> dict[str, Lock]:
+    """Resolve python.toml and native.toml anew and write the locks beside them. Gives them by the names of their files.
 
-    Raises `ImageFailed` when something does not resolve; then neither file is touched.
+    Raises `ImageFailed` when something does not resolve; then no file is touched.
     """
-    wanted = read_wanted(folder)
+    wanted, native = read_wanted(folder), read_native(folder)
     base = Lock({platform: lock_debs(wanted, platform, mirrors=debian_mirrors) for platform in PLATFORMS})
-    runtime = Lock({platform: lock_wheels(wanted, platform, index_url=index_url) for platform in PLATFORMS})
-    write_lock(base, folder / "base.lock.json")
-    write_lock(runtime, folder / "runtime.lock.json")
-    return base, runtime
+
+    def wheels(names: tuple[str, ...]) -> Lock:
+        return Lock({one: lock_wheels(names, one, python=wanted.python, index_url=index_url) for one in PLATFORMS})
+
+    runtime, compiler = wheels(wanted.wheels), wheels(native.compiler.packages)
+    locks = {"base.lock.json": base, "runtime.lock.json": runtime, "native.lock.json": compiler}
+    for name, lock in locks.items():
+        write_lock(lock, folder / name)
+    return locks
 
 
 def lock_debs(wanted: Recorded, platform: str, *, mirrors: tuple[str, ...] = ()) -> tuple[Package, ...]:
@@ -45,7 +50,7 @@ def lock_debs(wanted: Recorded, platform: str, *, mirrors: tuple[str, ...] = ())
     with tempfile.TemporaryDirectory(prefix="mlopt-apt-") as scratch:
         indices = _update(Path(scratch), sources, DEBIAN[platform])
         known = newest(fields for text in indices for fields in paragraphs(text))
-    return resolve(known, wanted=wanted.base.packages, without=wanted.base.without)
+    return resolve(known, wanted=wanted.debs, without=wanted.base.without)
 
 
 def newest(stanzas: Iterable[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
@@ -79,21 +84,23 @@ def resolve(
     return tuple(chosen[name] for name in sorted(chosen))
 
 
-def lock_wheels(wanted: Recorded, platform: str, *, index_url: str | None = None) -> tuple[Package, ...]:
-    """The newest wheels of exactly the wanted distributions (no dependencies: python.toml names them all)."""
+def lock_wheels(
+    wanted: Iterable[str], platform: str, *, python: str, index_url: str | None = None
+) -> tuple[Package, ...]:
+    """The newest wheels of exactly the wanted distributions (no dependencies: all that is needed is wanted)."""
     machine = WHEEL[platform]
     tags = [f"x-manylinux_2_{minor}_{machine}" for minor in (17, 27, 28, 34, 35)] + [f"x-manylinux2014_{machine}"]
     with tempfile.TemporaryDirectory(prefix="mlopt-pip-") as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--no-input", "--dest", scratch]
-        command += wheel_tags(tags, python=wanted.python)
+        command += wheel_tags(tags, python=python)
         command += ["--index-url", index_url] if index_url else []
-        done = subprocess.run([*command, *wanted.wheels], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise ImageFailed(
                 f"The wheels for {platform} do not resolve: " + " ".join(lines[:2])[:500],
-                next="correct [runtime] and [runtimes] in docker/python.toml, or name an index: --index-url URL",
+                next="correct docker/python.toml or docker/native.toml, or name an index: --index-url URL",
             )
         return tuple(sorted((_wheel(path) for path in Path(scratch).glob("*.whl")), key=lambda package: package.name))
 

@@ -7,16 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel, WorkerFailed
-from mlopt.measure.alone import cold_start, loaded
+from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
+from mlopt.insight import Anatomy
+from mlopt.measure.alone import Shared, cold_start, loaded, shared
+from mlopt.measure.energy import Energy, counters, spent
+from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject, measure_together
+from mlopt.measure.limits import UNLIMITED, Applied, Limits, forget
+from mlopt.measure.loadgen import DISTRIBUTION as LOADGEN
+from mlopt.measure.loadgen import LoadGenResult, ask_loadgen
 from mlopt.measure.percentiles import Percentile, percentiles_of
 from mlopt.measure.server import ServerRate, highest_rate
-from mlopt.measurement import Measurement
+from mlopt.measurement import Interval, Measurement
 from mlopt.sniff import sniff
 from mlopt.step import installed
 from mlopt.units import Seconds
@@ -35,7 +41,9 @@ class Benched:
     """One model in one runtime; `model` as the person named it. `versions` are those of the runtime's packages.
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
-    `measurement` then of single queries.
+    `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
+    a server at the highest rate that held. `energy` is None where nothing counts it, `shared` (the memory of several
+    processes) and `inside` where nobody asked.
     """
 
     model: str
@@ -46,16 +54,34 @@ class Benched:
     percentiles: tuple[Percentile, ...]
     cold_start: float
     server: ServerRate | None
+    loadgen: LoadGenResult | None
+    energy: Energy | None
+    shared: Shared | None = None
+    inside: Anatomy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """A second copy of the first model beside it, as if it were another: `speedup` is 1 but for chance, and `tells` the
+    smallest difference in speed, as a share, that these rounds can tell from none."""
+
+    speedup: Interval
+    tells: float
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What `mlopt bench` found; the first model is the baseline of all."""
+    """What `mlopt bench` found; the first model is the baseline of all. `machine` holds what explains its clocks,
+    `limits` what each process was allowed less of than there is, `no_energy` why nobody knows the energy of a query."""
 
     schema: int
     kind: Literal["mlopt-bench"]
     mlopt: str
     models: tuple[Benched, ...]
+    noise: Noise
+    machine: Mapping[str, str]
+    limits: tuple[Applied, ...]
+    no_energy: str
 
     @property
     def labelled(self) -> dict[str, Measurement]:
@@ -74,17 +100,25 @@ def bench(
     device: str,
     runtimes: Sequence[str] = (),
     bound: float | None = None,
+    layers: bool = False,
+    limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
+    loadgen: bool = False,
+    workers: int = 1,
 ) -> BenchResult:
-    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency.
+    """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency; with
+    `layers` the inside of each as well.
 
     Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
     `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
-    `UnknownName`, `MissingDependency`, `WorkerFailed`, and `Misused` for a server without a bound.
+    `UnknownName`, `MissingDependency`, `WorkerFailed`, `OutOfMemory`, and `Misused` for a server without a bound.
     """
     from mlopt.convert.batch import free_size_of
     from mlopt.samples.generated import GeneratedSamples
+    from mlopt.surroundings import describe
 
     _check_runtimes(runtimes)
+    if loadgen and not installed(LOADGEN):
+        raise MissingDependency(f"--loadgen needs {LOADGEN}.", next="pip install 'mlopt[loadgen]'")
     serving = method.scenario == "server"
     if serving and bound is None:
         raise Misused(
@@ -104,31 +138,94 @@ def bench(
         for runtime in runtimes or (own_runtime(Path(name)),)
     ]
     subjects = [subject for _, subject in named]
+    copy = replace(subjects[0], name=f"{subjects[0].name} again")
+    bounds, told = limits
+    if bounds.memory:  # what is in the page cache already would be nobody's
+        for subject in subjects:
+            forget(_files(subject.artifact.main))
     side_by_side = replace(method, scenario="single-stream", seconds=Seconds(method.seconds / 2)) if serving else method
     measured, failures = measure_together(
-        subjects[0], subjects[1:], single=single, offline=offline, method=side_by_side, device=device
+        subjects[0],
+        [*subjects[1:], copy],
+        single=single,
+        offline=offline,
+        method=side_by_side,
+        device=device,
+        limits=bounds,
     )
     if failures:
-        raise WorkerFailed("; ".join(failures.values()))
-    found = []
+        raise next(iter(failures.values()))
+    seconds = method.seconds / 2 / len(named)
+    asks = _Asks(method, bound, bounds, loadgen, workers, layers, device, seconds)
+    found, missing = [], ""
     for name, subject in named:
-        weights = _files(subject.artifact.main)
-        server = None
-        if serving and bound is not None:
-            with loaded(subject, single, threads=method.threads) as worker:
-                server = highest_rate(worker, bound, seconds=method.seconds / 2 / len(named))
-        taken = measured[subject.name]
-        one = Benched(
-            name,
-            *_identity(weights),
-            versions_of(subject.runtime),
-            taken,
-            percentiles_of(taken.latency.samples),
-            cold_start(subject, single, threads=method.threads, files=weights),
-            server,
-        )
+        one, why = _benched(name, subject, measured[subject.name], single, asks)
         found.append(one)
-    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found))
+        missing = missing or why
+    noise = _noise(measured[copy.name].speedup)
+    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found), noise, describe(), told, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What is asked of each model alone, after the rounds; `seconds` bound each part of it."""
+
+    method: Method
+    bound: float | None
+    limits: Limits
+    loadgen: bool
+    workers: int
+    layers: bool
+    device: str
+    seconds: float
+
+
+def _benched(
+    name: str, subject: Subject, taken: Measurement, single: Sequence[Mapping[str, Any]], asks: _Asks
+) -> tuple[Benched, str]:
+    """One model, and why its energy is not known."""
+    weights, server, by_loadgen, energy = _files(subject.artifact.main), None, None, None
+    on_gpu = not taken.device.startswith(asks.device)
+    given, why = counters(gpu=on_gpu)
+    if asks.limits.grade != "measured":
+        given, why = (), "an emulator's energy is nobody's"
+    scenario, threads = asks.method.scenario, asks.method.threads
+    if scenario == "server" or asks.loadgen or given:
+        with loaded(subject, single, threads=threads, limits=asks.limits) as worker:
+            if scenario == "server" and asks.bound is not None:
+                server = highest_rate(worker, asks.bound, seconds=asks.seconds)
+            if asks.loadgen:
+                by_loadgen = ask_loadgen(worker, scenario, taken, asks.seconds, server)
+            if given:
+                energy = spent(worker, given)
+    started = cold_start(subject, single, threads=threads, files=weights, limits=asks.limits)
+    found = Benched(
+        name,
+        *_identity(weights),
+        versions_of(subject.runtime),
+        taken,
+        percentiles_of(taken.latency.samples),
+        started,
+        server,
+        by_loadgen,
+        energy,
+        shared(subject, single, workers=asks.workers, threads=threads, limits=asks.limits)
+        if asks.workers > 1
+        else None,
+        _inside(subject, single, asks) if asks.layers else None,
+    )
+    return found, why
+
+
+def _inside(subject: Subject, single: Sequence[Mapping[str, Any]], asks: _Asks) -> Anatomy:
+    method = asks.method
+    return look_inside(
+        subject, single, threads=method.threads, batch=method.query_batch, device=asks.device, limits=asks.limits
+    )
+
+
+def _noise(speedup: Interval) -> Noise:
+    return Noise(speedup, max(speedup.high, 1 / speedup.low) - 1)
 
 
 def _shared_signature(files: Mapping[str, Path]) -> Signature:

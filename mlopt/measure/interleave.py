@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
-from mlopt.measure.percentiles import percentile
+from mlopt.measure.limits import UNLIMITED, Limits
+from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.measurement import Interval, Latency, Measurement
 
@@ -44,6 +45,7 @@ class _Run:
     facts: dict[str, Any]
     queries: int = 1
     settling: int = 1
+    major_faults: int = 0
     rounds: list[list[float]] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
 
@@ -56,20 +58,21 @@ def measure_together(
     offline: Mapping[str, Any],
     method: Method,
     device: str,
-) -> tuple[dict[str, Measurement], dict[str, str]]:
+    limits: Limits = UNLIMITED,
+) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
     All are loaded first, each in a fresh process. Every round visits all of them, in turned order every other round
     (ABBA), so that drift cancels; its first queries do not count, for the caches are another's then. `speedup`
     is the median over rounds of the ratio of that round's medians, with a bootstrap interval. Only one process computes
     at a time.
-    In the scenario `offline` a query is the offline batch. Raises `WorkerFailed` when the baseline itself
-    dies, `Misused` for the scenario `server`.
+    In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. Raises `WorkerFailed`
+    when the baseline itself dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
     if method.scenario == "offline":
         single = [offline]
-    failures: dict[str, str] = {}
+    failures: dict[str, WorkerFailed] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlopt-measure-")))
         folders = (
@@ -79,23 +82,25 @@ def measure_together(
         runs: list[_Run] = []
         for subject in (baseline, *candidates):
             try:
-                runs.append(_load(subject, folders, method, stack))
+                runs.append(_load(subject, folders, method, stack, limits))
             except WorkerFailed as error:
                 if subject is baseline:
                     raise
-                failures[subject.name] = error.what
+                failures[subject.name] = error
         offline_visits = _plan_visits(runs, method)
         for number in range(method.rounds):
             for run in list(runs if number % 2 == 0 else reversed(runs)):
                 try:
                     run.worker.ask("query", count=run.settling)
+                    faults = run.worker.major_faults
                     run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
+                    run.major_faults += run.worker.major_faults - faults
                     if number < offline_visits:
                         run.offline.append(run.worker.ask("batch", count=1)["seconds"])
                 except WorkerFailed as error:
                     if run is runs[0]:
                         raise
-                    failures[run.subject.name] = error.what
+                    failures[run.subject.name] = error
                     runs.remove(run)
         batches = rows_of(single[0], method.batch), rows_of(offline, method.offline_batch)
         return {run.subject.name: _measurement(run, runs[0], method, device, batches) for run in runs}, failures
@@ -115,8 +120,8 @@ def check_scenario(method: Method) -> None:
         )
 
 
-def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack) -> _Run:
-    worker = Worker.start(subject.name)
+def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack, limits: Limits) -> _Run:
+    worker = Worker.start(subject.name, limits)
     stack.callback(worker.stop)
     facts = worker.ask(
         "load",
@@ -154,7 +159,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
     beside = statistics.median(of_baseline) / speedup.low
     return Measurement(
         device=run.facts["device"] or device,
-        grade="measured",
+        grade=run.worker.cell.limits.grade,
         runtime=run.subject.runtime,
         scenario=method.scenario,
         threads=method.threads,
@@ -168,6 +173,8 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
             queries=len(times),
             samples=tuple(times),
             p50_high=max(percentile(times, 50), median_high(medians), beside),
+            p90_high=tail_high(run.rounds, 90),
+            p99_high=tail_high(run.rounds, 99),
         ),
         speedup=speedup,
         rounds=len(run.rounds),
@@ -178,6 +185,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
         peak_memory=run.worker.ask("peak")["peak_memory"],
         memory_after_import=run.facts["memory_after_import"],
         memory_after_load=run.facts["memory_after_load"],
+        major_faults=run.major_faults,
     )
 
 

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 LATE: Final = 0.01
 _FEWEST, _MOST = 662, 5000  # queries of a trial: MLPerf's least for a 99th percentile, and what a machine has time for
+_PATIENCE: Final = 600.0  # seconds that a worker may be behind the last arrival
 _TRIALS: Final = 16
 _SHARE: Final = 1 / 8  # of the time, for a trial
 _CLOSE: Final = 1.05  # the highest rate is known to a twentieth
 _STEP: Final = 1.2
+_IDLE: Final = 0.1  # busy for less of its time a server has next to no queue …
+_HOPELESS: Final = 4  # … and at a fourth of that, or of what is predicted, a lower rate would hold no sooner
 _SERVICES, _PREDICTED = 200, 5000
 
 
@@ -63,6 +66,7 @@ def highest_rate(worker: Worker, bound: float, *, seconds: float, seed: int = 0)
     ends = time.monotonic() + seconds
     trials: list[Trial] = []
     held, not_held, rate = None, None, predicted_rate(services, bound, seed=seed)
+    least = min(rate, _IDLE * len(services) / sum(services)) / _HOPELESS
     step = _STEP  # longer each time until there is a rate on both sides: the prediction may be far off
     while len(trials) < _TRIALS and (held is None or time.monotonic() < ends):
         trial = _try(worker, rate, bound, queries=_queries(rate, seconds), seed=seed)
@@ -77,6 +81,8 @@ def highest_rate(worker: Worker, bound: float, *, seconds: float, seed: int = 0)
             rate = math.sqrt(held * not_held)
         else:
             rate, step = rate * step if held else rate / step, step**2
+            if not held and rate < least:
+                break
     above = [trial.rate for trial in trials if trial.outcome != "holds" and trial.rate > (held or 0)]
     return ServerRate(bound, 100 * (1 - LATE), held, min(above, default=None), seed, tuple(trials))
 
@@ -116,7 +122,8 @@ def _queries(rate: float, seconds: float) -> int:
 def _try(worker: Worker, rate: float, bound: float, *, queries: int, seed: int) -> Trial:
     """Stopped early only where it breaks whatever comes."""
     breaks = least_late(queries, LATE)
-    times = worker.ask("serve", arrivals=arrivals(rate, queries, seed=seed), bound=bound, late=breaks)["seconds"]
+    due = arrivals(rate, queries, seed=seed)
+    times = worker.ask("serve", limit=due[-1] + _PATIENCE, arrivals=due, bound=bound, late=breaks)["seconds"]
     late = sum(taken > bound for taken in times)
     allowed = most_late(queries, LATE)
     undecided: Literal["breaks", "undecided"] = "breaks" if late >= breaks else "undecided"

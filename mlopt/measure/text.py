@@ -7,19 +7,29 @@ from collections.abc import Iterator
 from typing import Final
 
 from mlopt.measure.bench import BenchResult
+from mlopt.measure.energy import Energy
+from mlopt.measure.loadgen import LoadGenResult
 from mlopt.measure.percentiles import CONFIDENCE, SHOWN
 from mlopt.measure.server import ServerRate
 from mlopt.report import text
+from mlopt.report.layers_text import inside_text
 
 _COLUMN: Final = 9
 
 
 def to_terminal(found: BenchResult, *, width: int) -> str:
     """Clocks, percentiles and, of servers, what they hold; sentences wrapped to the width."""
-    lines = [*_clocks(found), *textwrap.wrap(_method(found), width), "", *_percentiles(found)]
+    lines = [*_clocks(found), *textwrap.wrap(_method(found), width)]
+    lines += [line for told in _notes(found) for line in textwrap.wrap(told, width, subsequent_indent="  ")]
+    lines += ["", *_percentiles(found)]
     for name, model in zip(found.labelled, found.models, strict=True):
         if model.server:
             lines += ["", *textwrap.wrap(f"{name} as a server: {said(model.server)}", width)]
+    for name, model in zip(found.labelled, found.models, strict=True):
+        if model.inside:
+            lines += ["", *inside_text(name, model.inside, width=width)]
+        if model.loadgen:
+            lines += ["", *textwrap.wrap(f"{name} under LoadGen {_by_loadgen(model.loadgen)}", width)]
     return "\n".join(lines)
 
 
@@ -34,10 +44,41 @@ def _clocks(found: BenchResult) -> Iterator[str]:
         yield f"{name:<{width}}{times}  {rest}  {text.times(one.speedup)}"
 
 
+def _notes(found: BenchResult) -> Iterator[str]:
+    """What the clocks can tell, what they were limited to, and which models did not have enough memory."""
+    yield (
+        f"noise: a copy of the first model beside it is at {text.times(found.noise.speedup)}: a difference in speed of "
+        f"less than {text.percent(found.noise.tells)} cannot be told here in that time"
+    )
+    for limit in found.limits:
+        yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
+    for name, model in zip(found.labelled, found.models, strict=True):
+        if several := model.shared:
+            yield (
+                f"{several.workers} processes of {name} take {text.size(several.together)} together (PSS), each "
+                f"{text.size(several.own)} that no other process has"
+            )
+        if model.energy:
+            yield f"energy of {name}: {_energy(model.energy)}"
+    if found.no_energy:
+        yield f"energy: not measured: {found.no_energy}"
+    for name, one in found.labelled.items():
+        if one.thrashes:
+            each = one.major_faults / one.latency.queries
+            yield f"{name} thrashes: it reads {each:.3g} pages from disk in each query, for want of memory"
+
+
+def _energy(found: Energy) -> str:
+    return (
+        f"{1e3 * found.joules:.3g} mJ a query above rest ({found.source}: {found.busy:.3g} W busy, {found.idle:.3g} W "
+        f"at rest, {found.queries} queries in {found.seconds:.3g} s)"
+    )
+
+
 def _method(found: BenchResult) -> str:
     first = found.models[0].measurement
     return (
-        f"measured on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
+        f"{first.grade} on {first.device}, {first.scenario}, batch {first.batch}, {first.threads} "
         f"thread{'s' if first.threads > 1 else ''}, {first.latency.queries} queries in {first.rounds} rounds; "
         "generated inputs"
     )
@@ -51,6 +92,21 @@ def _percentiles(found: BenchResult) -> Iterator[str]:
         ends = (f"≤ {text.seconds(one.high)}" if one.high is not None else "–" for one in model.percentiles)
         yield f"{'  at most':<{width}}" + "".join(f"  {end:>{_COLUMN}}" for end in ends)
     yield f"at most: MLPerf's early stopping, {CONFIDENCE * 100:g} % confidence; –: too few queries"
+
+
+def _by_loadgen(found: LoadGenResult) -> str:
+    """LoadGen's result as MLPerf reports it, and the same by our clock on the same queries."""
+    if found.scenario == "server":
+        assert found.scheduled is not None
+        told = f"p99 {text.seconds(found.p99)} at {text.rate(found.scheduled)}"
+    elif found.scenario == "offline":
+        told = f"{text.rate(found.samples_per_second)} (by our clock {text.rate(found.ours['samples_per_second'])})"
+    else:
+        name, value = ("p90", found.p90) if found.scenario == "single-stream" else ("p99", found.p99)
+        bound = f", ≤ {text.seconds(found.bound)}" if found.bound else ""
+        told = f"{name} {text.seconds(value)}{bound} (by our clock {text.seconds(found.ours[name])})"
+    verdict = "valid" if found.valid else f"invalid: {found.why_not or 'the bound does not hold'}"
+    return f"{found.version}: {told}, {found.queries} queries, {verdict}"
 
 
 def said(server: ServerRate) -> str:

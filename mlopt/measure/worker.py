@@ -6,6 +6,7 @@ the ordinary one). A fresh process for each model is what makes its memory attri
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -18,8 +19,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from mlopt import registry
 from mlopt.array_files import load_arrays
-from mlopt.errors import MloptError
-from mlopt.runners.runner import OnDevice, Runner
+from mlopt.errors import MloptError, UnsupportedModel
+from mlopt.measure import loadgen
+from mlopt.measure.instructions import Counter
+from mlopt.runners.runner import OnDevice, Profiled, Runner
 
 _KIB: Final = 1024
 _BEFORE: Final = 0.01  # seconds before the first query arrives
@@ -38,12 +41,16 @@ def main() -> None:
 class Loaded:
     """One model in one runtime, with the feeds it is timed on."""
 
-    def __init__(self, runtime: str, model: str, threads: int, single: str, offline: str) -> None:
+    def __init__(
+        self, runtime: str, model: str, threads: int, single: str, offline: str, counting: bool = False
+    ) -> None:
+        self.counter = Counter.open() if counting else None
         kind: type[Runner] = registry.load("mlopt.runners", runtime)
         # OpenVINO's converter reports every import to its maker; without it openvino loads as it does in images.
         sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
         for distribution in kind.distributions:
             __import__(_MODULES.get(distribution, distribution).replace("-", "_"))
+        self.kind, self.model, self.threads = kind, Path(model), threads
         self.single, self.offline = list(load_arrays(Path(single))), list(load_arrays(Path(offline)))
         after_import = memory("VmRSS")
         began = time.perf_counter()
@@ -51,9 +58,11 @@ class Loaded:
         loaded = time.perf_counter()
         after_load = memory("VmRSS")
         self.runner.infer(self.single[0])
+        answered = time.perf_counter()
         self.facts = {
             "load_time": loaded - began,
-            "first_inference": time.perf_counter() - loaded,
+            "first_inference": answered - loaded,
+            "marks": {"imported": began, "loaded": loaded, "answered": answered},
             "memory_after_import": after_import,
             "memory_after_load": after_load,
             "device": self.runner.device if isinstance(self.runner, OnDevice) else None,
@@ -75,8 +84,14 @@ class Loaded:
                     reply = loaded.query(**command)
                 elif kind == "batch":
                     reply = loaded.batch(**command)
+                elif kind == "profile":
+                    reply = loaded.profile(**command)
                 elif kind == "serve":
                     reply = loaded.serve_at(**command)
+                elif kind == "instructions":
+                    reply = loaded.instructions(**command)
+                elif kind == "loadgen":
+                    reply = loadgen.run(runner=loaded.runner, feeds=loaded.single, **command)
                 else:
                     reply = loaded.peak()
             except MloptError as error:
@@ -108,6 +123,17 @@ class Loaded:
             self.runner.infer(feed)
         return {"seconds": time.perf_counter() - start}
 
+    def instructions(self, count: int) -> dict[str, Any]:
+        """Of each of `count` queries, all threads together; None where they cannot be counted."""
+        if self.counter is None:
+            return {"instructions": None}
+        found = []
+        for number in range(count):
+            before = self.counter.read()
+            self.runner.infer(self.single[number % len(self.single)])
+            found.append(self.counter.read() - before)
+        return {"instructions": found}
+
     def serve_at(self, arrivals: list[float], bound: float, late: int) -> dict[str, Any]:
         """Queries that arrive so many seconds from now, one at a time in that order; each time is from its arrival to
         complete outputs. Stops once `late` of them took longer than `bound`."""
@@ -122,6 +148,15 @@ class Loaded:
             if late <= 0:
                 break
         return {"seconds": times}
+
+    def profile(self, count: int) -> dict[str, Any]:
+        """Where the time of a query goes, by the runtime's own profiler; the last command, for the model is loaded anew
+        in the place of what was there. Raises `UnsupportedModel` without one."""
+        self.runner.__exit__(None, None, None)
+        runner = self.kind(self.model, threads=self.threads)
+        if not isinstance(runner, Profiled):
+            raise UnsupportedModel(f"{self.kind.name} has no profiler that mlopt can read.")
+        return dataclasses.asdict(runner.profile(self.single, count=count))
 
     def peak(self) -> dict[str, Any]:
         """VmHWM, which unlike ru_maxrss is not inherited from the parent over fork and exec."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -22,7 +21,6 @@ _NEAREST: Final[Mapping[str, tuple[str, ...]]] = {
     "bf16": ("fp16", "fp32"),
     "fp16": ("fp32",),
 }
-_FREE: Final = frozenset({"Cast", "Constant", "Identity", "Shape"})  # nothing that a unit computes
 # What no version of its ONNX parser holds: whole numbers of other sizes, texts, complex numbers, other 8-bit floats.
 _STRANGE: Final = frozenset({
     *("int16", "uint16", "uint32", "uint64", "string", "complex64", "complex128", "uint4"),
@@ -91,18 +89,6 @@ def _once(found: list[Finding]) -> tuple[Finding, ...]:
 def _strange(node: Any, types: Mapping[str, str], where: str) -> Iterator[Finding]:
     for kind in sorted({types.get(name, "") for name in (*node.input, *node.output)} & _STRANGE):
         yield Finding(f"TensorRT holds no {kind}", where, "cast it to int32 or float32 in the model")
-
-
-def on_dla(model: Any) -> str:
-    """How much of the graph a DLA would compute by the lists, and what would fall back to the GPU."""
-    nodes = [node for node in walk(model.graph) if node.op_type not in _FREE]
-    if any(node.op_type == "QuantizeLinear" for node in nodes):
-        return "DLA: none of it, whose int8 is not that of quantized models; give it the model in fp16"
-    left = Counter(node.op_type for node in nodes if node.op_type not in facts().dla)
-    taken = len(nodes) - left.total()
-    said = f"DLA: by its list {taken} of {len(nodes)} nodes, in fp16 at fixed shapes; sizes were not held against it"
-    counts = ", ".join(f"{name} × {count}" for name, count in left.most_common())
-    return f"{said}; back to the GPU: {counts}" if left else said
 
 
 def _opset(model: Any, target: Target, version: str) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from mlopt.errors import Misused, MloptError
 from mlopt.jetpack import releases
 from mlopt.onnx_file import load_graph
 from mlopt.preflight import graph as graphs
+from mlopt.preflight.dla import on_dla
 from mlopt.preflight.finding import Finding
 from mlopt.preflight.memory import need
 from mlopt.signature import signature_of
@@ -71,7 +72,7 @@ def preflight(
     facts = [] if served else [_asked(target, stack)]
     loaded = _inferred(model.main)
     if target.gpu and target.gpu.dla and stack.jetpack in (known := releases()) and known[stack.jetpack].dla:
-        facts.append(graphs.on_dla(loaded))
+        facts.append(on_dla(loaded))
     findings = [*graphs.precision(target, stack.tensorrt, precision)] if precision else []
     # Where its own compiler can be asked, that reads other operators than the lists say.
     findings += graphs.graph(loaded, target, stack.tensorrt, lists=not served)

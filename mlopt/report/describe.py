@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlopt import host
+from mlopt import surroundings
 from mlopt.choose import Choice, Judged
 from mlopt.engines import is_experimental
 from mlopt.onnx_file import notes_in
@@ -35,6 +35,7 @@ from mlopt.target import namesakes
 if TYPE_CHECKING:
     from mlopt.build import Built
     from mlopt.image.assemble import Image
+    from mlopt.insight import Insight
     from mlopt.plan import Candidate
     from mlopt.prepare import Prepared
 
@@ -54,6 +55,7 @@ def describe(
     image: Image | None,
     image_left_out: str,
     preflight: tuple[str, ...] = (),
+    insight: Insight | None = None,
 ) -> Report:
     by_name = {one.name: one for one in judged}
     return Report(
@@ -64,7 +66,7 @@ def describe(
         peak_memory=_peak_memory(),
         command=prepared.request.command,
         tools=_tools(),
-        machine=host.describe(),
+        machine=surroundings.describe(),
         model=_model(prepared),
         target=TargetFacts(
             prepared.target.name,
@@ -88,6 +90,7 @@ def describe(
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
         notes=(*_notes(prepared, built, choice, image), *preflight),
+        insight=insight,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from mlopt.engines import why_no_first_start
 from mlopt.report.text import cosine, count, seconds
 from mlopt.units import format_bytes
 
@@ -43,9 +44,13 @@ def to_build(prepared: Prepared, built: Built) -> str:
     if built.device_builds.keys() & built.engines.keys():
         return f"{_fastest(built)}{image}, and no engine."
     if built.device_builds:
+        itself = prepared.request.image and not why_no_first_start(prepared.target, built.device_builds)
+        start = (
+            ", or start the image of deploy/first-start there, which builds them and serves meanwhile" if itself else ""
+        )
         return (
             f"TensorRT's engines for {name} can only be built on it: copy device/ there and type python3 build.py, or "
-            f"compile with --device USER@HOST. Until then there are the ONNX model and {server}."
+            f"compile with --device USER@HOST{start}. Until then there are the ONNX model and {server}."
         )
     return f"Engines for {name} can only be built on it. This bundle holds the ONNX model and {server} until then."
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlopt.report import plots, text, verdict
+from mlopt.report.cumulative import cumulative_plot
 from mlopt.report.distributions import latency_plot
+from mlopt.report.layers import HEADS, Inside, inside_of
+from mlopt.report.memory import memory_plot
 from mlopt.report.quality import budgets_of
 from mlopt.report.report import Report
+from mlopt.report.roofline import roofline_plot
 from mlopt.report.table import Cell, Column, Row, Table, table_of
 from mlopt.report.verdict import BudgetLine
 
@@ -50,6 +54,10 @@ class Page:
     table: Table
     methods: tuple[tuple[Column, Cell], ...]
     figures: tuple[plots.Figure, ...]
+    cumulative: plots.Figure
+    memory: plots.Figure
+    roofline: plots.Figure
+    inside: Inside
     lineages: tuple[Row, ...]
     images: tuple[tuple[str, int, tuple[Layer, ...]], ...]
     slowest_step: float
@@ -77,6 +85,10 @@ def page_of(report: Report) -> Page:
         table=table,
         methods=_methods(table),
         figures=(plots.pareto_plot(report), latency_plot(report)),
+        cumulative=cumulative_plot(report),
+        memory=memory_plot(report),
+        roofline=roofline_plot(report),
+        inside=inside_of(report),
         lineages=tuple(row for row in table.rows if row.candidate.lineage),
         images=_images(report),
         slowest_step=max((step.seconds for step in report.steps), default=0.0),
@@ -163,11 +175,21 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for show in (text.seconds, text.size, text.count, text.cosine, text.difference, text.digest, text.plain):
+    for show in (
+        text.seconds,
+        text.size,
+        text.count,
+        text.cosine,
+        text.difference,
+        text.digest,
+        text.plain,
+        text.percent,
+    ):
         environment.filters[show.__name__] = show
     environment.filters["plain_items"] = _plain_items
     environment.globals["marks"] = verdict.OUTCOME_MARKS
     environment.globals["shape"] = _shape
+    environment.globals["layer_heads"] = HEADS
     return environment
 
 

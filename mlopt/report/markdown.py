@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlopt.report import text, verdict
+from mlopt.report.layers import inside_of
 from mlopt.report.report import Report
 from mlopt.report.table import Cell, Row, Table, table_of
 
@@ -25,6 +26,7 @@ def to_markdown(report: Report) -> str:
         _candidates(table),
         _decided(table),
         _others(table),
+        _layers(report),
         _folded("Recipes left out", [f"- {_strong(one.recipe)}: {escaped(one.reason)}" for one in report.left_out]),
         _folded("Parity, samples, image, steps", _evidence(report)),
         _folded("How the numbers were obtained", _methods(table)),
@@ -97,6 +99,24 @@ def _others(table: Table) -> str:
         if row.role != "ships" and row.reason
     ]
     return "\n".join(["**Why not the others**", "", *lines]) if lines else ""
+
+
+def _layers(report: Report) -> str:
+    """The parts that take most, the baseline beside what ships."""
+    inside = inside_of(report)
+    if not inside.parts:
+        return ""
+    heads = ["layer", "runs", *(escaped(whole.side.label) for whole in inside.wholes)]
+    heads += ["times faster"] if len(inside.wholes) > 1 else []
+    rows = []
+    for part in inside.parts:
+        spent = [
+            f"{text.seconds(one.seconds)}, {text.percent(one.share)}" if one else text.ABSENT for one in part.amounts
+        ]
+        ratio = [part.ratio or text.ABSENT] if len(inside.wholes) > 1 else []
+        rows.append([escaped(part.name), escaped(part.holds), *spent, *ratio])
+    said = [escaped(inside.summary), "", grid(heads, rows, numbers_from=2)]
+    return _folded("Where the time of a query goes", said)
 
 
 def _evidence(report: Report) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
+from mlopt.insight import Insight
 from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, OutputParity
 
 SCHEMA: Final = 1
@@ -125,6 +126,8 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`insight` is there where candidates were timed: the insides of the baseline and of what ships."""
+
     schema: int
     mlopt: str
     started: str
@@ -147,6 +150,7 @@ class Report:
     image_left_out: str
     steps: tuple[StepRun, ...]
     notes: tuple[str, ...]
+    insight: Insight | None = None
 
     def candidate(self, name: str) -> CandidateFacts:
         return next(candidate for candidate in self.candidates if candidate.name == name)

@@ -112,6 +112,28 @@ def rate(value: float | None) -> str:
     return f"{round(value, 2 - math.floor(math.log10(abs(value)))):,.0f} /s".replace(",", " ")
 
 
+def operations(value: float | None) -> str:
+    """How many operations, a multiply and an add counted as two.
+
+    >>> operations(5_619_712), operations(0)
+    ('5.62 Mop', '0 op')
+    """
+    if not _finite(value):
+        return ABSENT
+    return _scaled(value, (("Gop", 1e9), ("Mop", 1e6), ("kop", 1e3))) if abs(value) >= 999.5 else f"{value:.0f} op"
+
+
+def speed(value: float | None) -> str:
+    """Operations per second.
+
+    >>> speed(156.7e9), speed(1.5329e12)
+    ('157 GOPS', '1.53 TOPS')
+    """
+    if not _finite(value):
+        return ABSENT
+    return _scaled(value, (("TOPS", 1e12), ("GOPS", 1e9), ("MOPS", 1e6), ("kOPS", 1e3), ("OPS", 1.0)))
+
+
 def decibel(value: float | None) -> str:
     """A ratio in decibel; an infinite one means that there is no difference at all.
 

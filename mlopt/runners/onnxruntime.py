@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mlopt.errors import UnsupportedModel
+from mlopt.runners.runner import WARM_UP
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from mlopt.insight import Profile
 
 
 @dataclass(slots=True)
@@ -31,6 +34,29 @@ class OnnxRuntimeRunner:
     _session: Any = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
+        self._session = self._loaded(self._options())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+    def profile(self, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
+        from mlopt.runners.onnxruntime_profile import recorded
+
+        warm_up = min(WARM_UP, count)
+
+        def run(options: Any) -> Any:
+            self._session = self._loaded(options)
+            for number in range(warm_up + count):
+                self.infer(feeds[number % len(feeds)])
+            session, self._session = self._session, None
+            return session
+
+        return recorded(self.model, self._options(), run, warm_up=warm_up)
+
+    def _options(self) -> Any:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort
 
@@ -40,18 +66,17 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 3
         # A pool that spins between queries steals the core from whoever is measured next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def _loaded(self, options: Any) -> Any:
+        import onnxruntime as ort
+
         try:
-            self._session = self._opened(options)
+            return self._opened(options)
         except Exception as error:  # onnxruntime's own exception types share no public base
             raise UnsupportedModel(
                 f"ONNX Runtime {ort.__version__} cannot load the model: {_first_line(error)}", where=str(self.model)
             ) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session = None
 
     def _opened(self, options: Any) -> Any:
         import onnxruntime as ort

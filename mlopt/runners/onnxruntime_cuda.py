@@ -1,23 +1,54 @@
-"""ONNX Runtime on an NVIDIA GPU, by its CUDA provider: nodes that it leaves to the CPU are counted, not hidden."""
+"""ONNX Runtime on an NVIDIA GPU, by a chain of its providers: what each of them ran is counted, never hidden."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.errors import UnsupportedModel
+from mlopt.onnx_file import context_files, load_graph
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
     import numpy as np
 
-_PROVIDER: Final = "CUDAExecutionProvider"
+    from mlopt.insight import Profile
+
+_TENSORRT: Final = "TensorrtExecutionProvider"
+_CUDA: Final = "CUDAExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+_CALLED: Final[Mapping[str, str]] = {_TENSORRT: "TensorRT", _CUDA: "CUDA", _CPU: "the CPU"}
+_SHOWN: Final = 3  # operators that are named of those on the CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the nodes ran that ONNX Runtime made of a model: how many by each provider, and which operators by the CPU.
+    What TensorRT runs as one is one."""
+
+    by_provider: Mapping[str, int]
+    on_cpu: Mapping[str, int]
+
+    def text(self, chain: tuple[str, ...]) -> str:
+        """One sentence, with every provider of the chain that was to be tried.
+
+        >>> Placement({_CUDA: 40, _CPU: 2}, {"NonZero": 2}).text((_TENSORRT, _CUDA, _CPU))
+        '0 of 42 nodes by TensorRT, 40 by CUDA, 2 by the CPU (NonZero × 2)'
+        """
+        total = sum(self.by_provider.values())
+        counts = [f"{self.by_provider.get(name, 0)} by {_CALLED[name]}" for name in chain]
+        said = ", ".join(counts).replace(" by", f" of {total} nodes by", 1)
+        if not self.on_cpu:
+            return said
+        kinds = Counter(self.on_cpu).most_common()
+        named = ", ".join(f"{name} × {count}" for name, count in kinds[:_SHOWN])
+        return f"{said} ({named}{', …' if len(kinds) > _SHOWN else ''})"
 
 
 @dataclass(slots=True)
@@ -30,10 +61,14 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
 
     name: ClassVar[str] = "onnxruntime-cuda"
     distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu",)
+    extra: ClassVar[str] = "onnxruntime-cuda"
     concurrent: ClassVar[bool] = False
+    on_gpu: ClassVar[bool] = True
+    chain: ClassVar[tuple[str, ...]] = (_CUDA, _CPU)
+    """The providers, each of which takes what those before it left."""
 
-    placed: Mapping[str, int] = field(default_factory=dict, init=False)
-    """How many nodes ran on each provider, known after the first query."""
+    placed: Placement | None = field(default=None, init=False)
+    """Known after the first query."""
     _folder: Any = field(default=None, init=False, repr=False)
 
     def __exit__(
@@ -45,40 +80,61 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
     def _opened(self, options: Any) -> Any:
         import onnxruntime as ort
 
-        if _PROVIDER not in ort.get_available_providers():
-            raise RuntimeError("this build of it has no CUDA provider (onnxruntime-gpu has)")
+        context_files(load_graph(self.model), self.model)
+        first = self.chain[0]
+        if first not in ort.get_available_providers():
+            raise RuntimeError(f"this build of it has no {_CALLED[first]} provider (onnxruntime-gpu has)")
         ort.preload_dlls()  # CUDA and cuDNN of the nvidia-* packages, where they are installed
         options.enable_profiling = True  # of the first query alone: it says which node ran where
         self._folder = tempfile.TemporaryDirectory(prefix="mlopt-placement-")  # two runs may start in one second
         options.profile_file_prefix = str(Path(self._folder.name) / "nodes")
-        providers = [(_PROVIDER, {"use_tf32": "0"}), "CPUExecutionProvider"]
+        settings = {_CUDA: {"use_tf32": "0"}}
+        providers = [(name, settings.get(name, {})) for name in self.chain]
         session = ort.InferenceSession(str(self.model), options, providers=providers)
-        if session.get_providers()[0] != _PROVIDER:
-            raise RuntimeError("its CUDA provider could not be loaded: driver, CUDA 13 or cuDNN 9 is missing")
+        if session.get_providers()[0] != first:
+            raise RuntimeError(f"its {_CALLED[first]} provider could not be loaded: {_missing(first)} is missing")
         return session
+
+    def profile(self, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
+        raise UnsupportedModel("ONNX Runtime's profiler times when the GPU is given work, not how long it takes.")
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         outputs = OnnxRuntimeRunner.infer(self, feeds)
-        if not self.placed:
+        if self.placed is None:
             self.placed = placement(Path(self._session.end_profiling()))
         return outputs
 
     @property
     def device(self) -> str:
         """The GPU, its driver, and how much of the model did not run on it; after the first query."""
-        total = sum(self.placed.values())
-        beside = total - self.placed.get(_PROVIDER, 0)
-        return f"{_gpu()}, {beside} of {total} nodes on the CPU, copies in and out included"
+        where = self.placed.text(self.chain) if self.placed else "nothing ran yet"
+        return f"{_gpu()}, {where}, copies in and out included"
 
 
-def placement(profile: Path) -> Mapping[str, int]:
+@dataclass(slots=True)
+class OnnxRuntimeTensorrtRunner(OnnxRuntimeCudaRunner):
+    """By the TensorRT that the system has, which builds its engines when the model is loaded; CUDA takes the nodes that
+    it refuses, and the CPU those that CUDA refuses."""
+
+    name: ClassVar[str] = "onnxruntime-tensorrt"
+    chain: ClassVar[tuple[str, ...]] = (_TENSORRT, _CUDA, _CPU)
+
+
+def placement(profile: Path) -> Placement:
     """Nodes by provider, from a profile that ONNX Runtime wrote, which is removed."""
     events: list[dict[str, Any]] = json.loads(profile.read_text())
     profile.unlink()
-    ran = {event["name"]: event["args"]["provider"] for event in events if "provider" in event.get("args", ())}
+    ran = {event["name"]: event["args"] for event in events if "provider" in event.get("args", ())}
     if not ran:
         raise UnsupportedModel("ONNX Runtime's profile of the first query names no node.", where=str(profile))
-    return Counter(ran.values())
+    on_cpu = (said.get("op_name", "?") for said in ran.values() if said["provider"] == _CPU)
+    return Placement(Counter(said["provider"] for said in ran.values()), Counter(on_cpu))
+
+
+def _missing(provider: str) -> str:
+    if provider == _TENSORRT:
+        return "the system's TensorRT (libnvinfer), of the major version that it was made for, or driver, CUDA or cuDNN"
+    return "driver, CUDA 13 or cuDNN 9"
 
 
 def _gpu() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from mlopt.errors import UnsupportedModel
 if TYPE_CHECKING:
     import numpy as np
 
+    from mlopt.insight import Profile
     from mlopt.serve.openvino import Network
 
 # "No conversion rule found for operations: acme.Mystery, Unique-17", "Conversion is failed for: Conv-17"
@@ -37,10 +38,14 @@ class OpenVinoRunner:
     _network: Network | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
+        self._network = self._loaded()
+        return self
+
+    def _loaded(self, *, profiling: bool = False) -> Network:
         from mlopt.serve.openvino import Network, library
 
         try:
-            self._network = Network(self.model, threads=self.threads)
+            return Network(self.model, threads=self.threads, profiling=profiling)
         except RuntimeError as error:
             raise UnsupportedModel(
                 f"OpenVINO {library().__version__.partition('-')[0]} cannot load the model: "
@@ -48,7 +53,6 @@ class OpenVinoRunner:
                 where=str(self.model),
                 next=_NEXT,
             ) from error
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -59,6 +63,16 @@ class OpenVinoRunner:
     def outputs(self) -> tuple[str, ...]:
         assert self._network is not None
         return self._network.outputs
+
+    def profile(self, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
+        from mlopt.runners.openvino_profile import recorded
+
+        try:
+            return recorded(self._loaded(profiling=True), feeds, count=count)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModel(
+                f"OpenVINO failed while profiling the model: {_last_words(str(error))}", where=str(self.model)
+            ) from error
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         assert self._network is not None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mlopt.insight import Profile
+
     Arrays = Mapping[str, np.ndarray]
+
+
+WARM_UP: Final = 3  # queries of a profile in which memory is still being allocated; fewer where it has fewer
 
 
 class Runner(Protocol):
@@ -48,3 +53,16 @@ class OnDevice(Protocol):
 
     @property
     def device(self) -> str: ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A runner whose runtime can say where the time of a query goes."""
+
+    def profile(self, feeds: Sequence[Arrays], *, count: int) -> Profile:
+        """`count` queries under the runtime's profiler, after a few that do not count. It loads the model anew and
+        needs no `with`.
+
+        Raises `UnsupportedModel`.
+        """
+        ...

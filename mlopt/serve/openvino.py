@@ -36,9 +36,9 @@ class Network:
     faster); for all other shapes it is compiled once more, when the first of them comes.
     """
 
-    def __init__(self, model: Path, *, threads: int) -> None:
+    def __init__(self, model: Path, *, threads: int, profiling: bool = False) -> None:
         """Raises RuntimeError, as OpenVINO does, when it cannot read or compile the file."""
-        self._model, self._threads = model, threads
+        self._model, self._threads, self._profiling = model, threads, profiling
         self._core = library().Core()
         graph = self._core.read_model(str(model))
         self.outputs: tuple[str, ...] = tuple(output.get_any_name() for output in graph.outputs)
@@ -55,14 +55,18 @@ class Network:
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         """The outputs, in the model's order, for arrays by input name."""
+        # Inputs are read where they lie; outputs are copied, for the next query writes over them.
+        found: tuple[np.ndarray, ...] = self.request(feeds).infer(dict(feeds), share_inputs=True).to_tuple()
+        return found
+
+    def request(self, feeds: Mapping[str, np.ndarray]) -> Any:
+        """What this thread asks about arrays of these shapes."""
         single = {name: value.shape for name, value in feeds.items()} == self._single
         requests = self._mine.__dict__  # each thread its own: a request runs one query at a time
         key = "single" if single else "any"
         if key not in requests:
             requests[key] = (self.compiled if single else self._any()).create_infer_request()
-        # Inputs are read where they lie; outputs are copied, for the next query writes over them.
-        found: tuple[np.ndarray, ...] = requests[key].infer(dict(feeds), share_inputs=True).to_tuple()
-        return found
+        return requests[key]
 
     def _any(self) -> Any:
         with self._lock:
@@ -76,6 +80,7 @@ class Network:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
+            "PERF_COUNT": self._profiling,
             "INFERENCE_NUM_THREADS": self._threads,
             # Two threads asked for are two threads, also where they share a core; and none is tied to one.
             "ENABLE_HYPER_THREADING": True,

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import BudgetInfeasible, UnsupportedModel
 from mlopt.intervals import Allowed, Changes
+from mlopt.precision.bf16 import rounded
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise, answers, changes, noise
 from mlopt.precision.search import Mix, Search, Sensitivity
@@ -22,6 +23,7 @@ from mlopt.steps.qdq import Qdq
 from mlopt.steps.quantizer import prepared, saved
 from mlopt.steps.repairing import Weights, mended
 from mlopt.steps.sensitivity import groups_to_decide, sensitivities
+from mlopt.steps.set_precision import NARROW
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +44,13 @@ class QuantizeMixed(Calibrated):
     `calibration`, and what has to stay is searched: at most `evaluations` mixes are tried. All of it sees calibration
     samples alone, so that those that judge the result are new to it. Raises `BudgetInfeasible` when not even one group
     can be quantized inside the budget.
+
+    `rest` is the type in which OpenVINO is told to compute what is not int8. The search counts with what bf16 does to
+    the answers; where bf16 alone would be too much, it is f32 after all.
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -54,6 +59,13 @@ class QuantizeMixed(Calibrated):
     evaluations: int = 8
     repair: bool = True
     samples: int = 16
+    rest: Literal["f32", "bf16"] = "f32"
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a value that no calibrator takes, or a type that there is not."""
+        Calibrated.__post_init__(self)
+        if self.rest not in ("f32", "bf16"):
+            raise ValueError(f"rest is {self.rest!r}, and there are 'f32' and 'bf16'")
 
     def run(self, source: Artifact, into: Path) -> None:
         result = into / "model.onnx"
@@ -63,6 +75,8 @@ class QuantizeMixed(Calibrated):
                 raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
             ranges = self.qdq.observe(model, self.calibration, into, self.how)
             tries = _Tries.of(self.qdq, model, ranges, self.calibration, Path(scratch) / "model.onnx")
+            if self.rest == "bf16":
+                tries.narrow(self.allowed)
             plain = Weights(model, {})
             full = tries.answers((), plain)
             everything = tries.noise_of(full)
@@ -72,7 +86,9 @@ class QuantizeMixed(Calibrated):
                 mix, weights = self._searched(tries, groups, full, source)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
-        saved(result, notes=notes)
+            if tries.narrowed and mix.kept:
+                notes.append(NARROW)
+        saved(result, notes=notes, properties=tries.properties)
 
     def _searched(
         self, tries: _Tries, groups: tuple[Group, ...], full: list[np.ndarray], source: Artifact
@@ -133,6 +149,7 @@ class _Tries:
     exact: list[np.ndarray]
     trial: Path
     evaluations: int = 1
+    narrowed: bool = False
 
     @classmethod
     def of(cls, qdq: Qdq, model: Any, ranges: Mapping[str, Range], calibration: Samples, trial: Path) -> _Tries:
@@ -144,8 +161,27 @@ class _Tries:
     def write(self, kept: tuple[Group, ...], weights: Weights, path: Path) -> None:
         self.qdq.write(weights.model, self.ranges, path, keep=_names(kept), grids=weights.grids)
 
+    def narrow(self, allowed: Allowed) -> None:
+        """From now on what is not int8 computes in bfloat16, if that alone stays inside what is allowed."""
+        import onnx
+
+        onnx.save(rounded(self.model), str(self.trial))
+        self.evaluations += 1
+        self.narrowed = self.noise_of(answers(self.trial, self.calibration.feeds(batch=1))).within(allowed)
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What the file says to who runs it."""
+        from mlopt.serve.openvino import PRECISION
+
+        return {PRECISION: "bf16"} if self.narrowed else {}
+
     def answers(self, kept: tuple[Group, ...], weights: Weights) -> list[np.ndarray]:
+        import onnx
+
         self.write(kept, weights, self.trial)
+        if self.narrowed:
+            onnx.save(rounded(onnx.load(str(self.trial))), str(self.trial))
         self.evaluations += 1
         return answers(self.trial, self.calibration.feeds(batch=1))
 

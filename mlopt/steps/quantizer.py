@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mlopt.artifact import Artifact
@@ -68,15 +69,18 @@ def third_party(tool: str, source: Artifact) -> Iterator[None]:
         ) from error
 
 
-def saved(path: Path, *, notes: Iterable[str] = ()) -> None:
+def saved(path: Path, *, notes: Iterable[str] = (), properties: Mapping[str, str] = MappingProxyType({})) -> None:
     """Drop the tool's marks that would differ between runs, and check the model that was written.
 
-    `notes` are sentences on what was decided in making it; they travel in its metadata (`onnx_file.notes_in`).
+    `notes` are sentences on what was decided in making it; they travel in its metadata (`onnx_file.notes_in`), as do
+    `properties`.
     """
     import onnx
 
     model = onnx.load(str(path))
     note(model, notes)
+    for key, value in properties.items():
+        model.metadata_props.add(key=key, value=value)
     model.producer_name = "mlopt"
     model.producer_version = ""
     onnx.save(model, str(path))

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Literal
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.onnx_file import load_graph, note, notes_of, save
 
-_MIXED: Final = "what is not int8 computes in bfloat16, which holds eight bits of a number"
+NARROW: Final = "what is not int8 computes in bfloat16, which holds eight bits of a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,6 @@ class SetPrecision:
 
         model = load_graph(source.main)
         mixed = self.precision != "f32" and any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-        note(model, [*notes_of(model), *([_MIXED] if mixed else [])])
+        note(model, [*notes_of(model), *([NARROW] if mixed else [])])
         model.metadata_props.add(key=PRECISION, value=self.precision)
         save(model, into, beside=source.main.parent)

@@ -14,12 +14,15 @@ from mlopt.artifact import digest_of, files
 from mlopt.image.assemble import kitchen_of
 from mlopt.image.inputs import docker_folder
 from mlopt.image.layers import source_date
+from mlopt.image.native import sources
 from mlopt.image.serving import extras_of
+from mlopt.request import Server
 from mlopt.supply.figures import Figure, figures_of
-from mlopt.supply.packages import Component, debs, wheels
+from mlopt.supply.packages import Component, debs, image_below, vendored, wheels
 
 if TYPE_CHECKING:
     from mlopt.image.assemble import Image
+    from mlopt.image.base import Base
     from mlopt.image.fetch import Inputs
     from mlopt.report.report import Report, StepFacts, TensorFacts
 
@@ -50,12 +53,13 @@ class Contents:
 @dataclass(frozen=True, slots=True)
 class About:
     """`created` is the one time that everything in the image has; `given` are the files that were compiled and `locks`
-    those that pin the packages, with their sha256."""
+    those that pin the packages (and what the server was built from), with their sha256."""
 
     name: str
     version: str
     digest: str
     mlopt: str
+    server: Server
     created: str
     suite: str
     target: str
@@ -70,26 +74,35 @@ class About:
     platforms: tuple[Contents, ...]
 
 
-def about(report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs) -> About:
-    """`source` is the folder of what was compiled, `model` of what went into the image. Raises `ImageFailed` when a
-    package is no longer to be had."""
+def about(
+    report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs, base: Base | None = None
+) -> About:
+    """`source` is the folder of what was compiled, `model` of what went into the image, `base` of the user's choice.
+
+    Raises `ImageFailed` when a package is no longer to be had.
+    """
     shipped = report.candidate(report.winner)
     kitchen = kitchen_of(inputs)
     suite, python = kitchen.wanted.suite, kitchen.wanted.python
     name, _, version = image.reference.rpartition(":")
 
+    compiled = vendored(kitchen.native.vendored) if image.server == "native" else ()
     extras = extras_of(json.loads((model / "serving.json").read_bytes()))
 
     def contents(platform: str, digest: str) -> Contents:
-        below = debs(kitchen.debs(platform), suite=suite, platform=platform, inputs=inputs)
-        runtime = wheels(kitchen.wheels(platform, shipped.runtime, extras), python=python, inputs=inputs)
-        return Contents(platform, digest.removeprefix("sha256:"), (*below, *runtime))
+        own = () if base else kitchen.debs(platform, image.server)
+        packages = (*own, *kitchen.libraries(platform, shipped.runtime, image.server))
+        below = debs(packages, suite=suite, platform=platform, inputs=inputs)
+        runtime = wheels(kitchen.wheels(platform, shipped.runtime, image.server, extras), python=python, inputs=inputs)
+        ground = (image_below(base, platform),) if base else ()
+        return Contents(platform, digest.removeprefix("sha256:"), (*ground, *below, *runtime, *compiled))
 
     return About(
         name=name,
         version=version,
         digest=image.digest.removeprefix("sha256:"),
         mlopt=report.mlopt,
+        server=image.server,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(source_date())),
         suite=suite,
         target=report.target.name,
@@ -99,7 +112,7 @@ def about(report: Report, image: Image, *, source: Path, model: Path, inputs: In
         given_format=report.model.format,
         steps=shipped.lineage,
         tools=report.tools,
-        locks=_locks(docker_folder()),
+        locks=_locks(docker_folder(), image.server),
         model=ShippedModel(
             report.model.name,
             shipped.digest,
@@ -118,6 +131,9 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): digest_of(path) for path in files(folder)}
 
 
-def _locks(folder: Path) -> dict[str, str]:
-    names = ("base.lock.json", "python.toml", "runtime.lock.json")
-    return {f"docker/{name}": hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+def _locks(folder: Path, server: Server) -> dict[str, str]:
+    """The native server has a compiler and sources, too."""
+    names = ["base.lock.json", "python.toml", "runtime.lock.json"]
+    if server == "native":
+        names += ["native.lock.json", "native.toml", *(f"native/{name}" for name in sources())]
+    return {f"docker/{name}": hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names)}

@@ -105,6 +105,8 @@ def _known_as(component: dict[str, Any]) -> tuple[str, str, str, str]:
     path, _, query = component["purl"].partition("?")
     if path.startswith("pkg:pypi/"):
         return "PyPI", plain(name), version, f"{name} {version}"
+    if path.startswith("pkg:github/"):
+        return "OSS-Fuzz", name, version, f"{name} {version}"
     qualifiers = dict(pair.split("=", 1) for pair in query.split("&"))
     source, _, source_version = unquote(qualifiers.get("upstream", name)).partition("@")
     release = qualifiers["distro"].removeprefix("debian-")

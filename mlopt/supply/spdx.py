@@ -31,7 +31,7 @@ def spdx(about: About, contents: Contents) -> dict[str, Any]:
             _package(_SERVER, "mlopt", about.mlopt, "Apache-2.0", purl=pypi_purl("mlopt", about.mlopt)),
             *map(_component, components),
         ],
-        "hasExtractedLicensingInfos": list(_extracted(components)),
+        "hasExtractedLicensingInfos": list(_extracted(components, packed=".xz" if about.server == "native" else "")),
         "relationships": list(_relationships(about, components)),
     }
 
@@ -100,13 +100,13 @@ def _package(
     return package
 
 
-def _extracted(components: tuple[Component, ...]) -> Iterator[dict[str, str]]:
+def _extracted(components: tuple[Component, ...], *, packed: str) -> Iterator[dict[str, str]]:
     named: dict[str, list[str]] = {}
     for component in components:
         for reference in references(component.licence):
             named.setdefault(reference, []).append(component.name)
     for reference, users in sorted(named.items()):
-        place = ", ".join(f"/usr/share/doc/{name}/copyright" for name in users)
+        place = ", ".join(f"/usr/share/doc/{name}/copyright{packed}" for name in users)
         name = reference.removeprefix("LicenseRef-debian-")
         yield {
             "licenseId": reference,

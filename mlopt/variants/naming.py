@@ -78,4 +78,5 @@ def _suffix(annotations: Mapping[str, str]) -> str:
         )
     runtime, version, precision = (annotations[word] for word in words)
     minor = ".".join(version.split(".")[:2])
-    return f"-{_SHORT.get(runtime, runtime)}{minor}-{_DEVICE}-{re.sub('[^A-Za-z0-9_.]', '_', precision)}"
+    server = "_native" if annotations.get("io.mlopt.server") == "native" else ""
+    return f"-{_SHORT.get(runtime, runtime)}{server}{minor}-{_DEVICE}-{re.sub('[^A-Za-z0-9_.]', '_', precision)}"

@@ -103,6 +103,13 @@ def test_compile_records_every_candidate(place: Path) -> None:
     compared = run(place, "compare", bundle, bundle)
     assert compared.returncode == 0, compared.stderr
     assert "net fp16: the same bytes" in compared.stdout
+    paged = run(place, "compare", bundle, bundle, "--html", "both.html")
+    assert paged.returncode == 0, paged.stderr
+    assert "page  both.html" in paged.stdout
+    assert "Nothing that can be compared differs" in (place / "both.html").read_text()
+    refused = run(place, "compare", bundle, bundle, "--html", "absent/both.html")
+    assert refused.returncode not in (0, 1), "a page that cannot be written is an error with a code of its own"
+    assert "Traceback" not in refused.stderr
 
 
 def test_export_and_import_carry_all_of_it_once(place: Path) -> None:

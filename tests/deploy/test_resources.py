@@ -19,7 +19,7 @@ TAKEN = Measurement(
     scenario="single-stream",
     threads=1,
     batch=1,
-    latency=Latency(0.01, 0.01, 0.01, 0.01, 0.01, 5, (0.01,) * 5, 0.01),
+    latency=Latency(0.01, 0.01, 0.01, 0.01, 0.01, 5, (0.01,) * 5, 0.01, 0.01, 0.01),
     speedup=Interval(1, 1, 1, "none"),
     rounds=1,
     throughput=100,
@@ -29,6 +29,7 @@ TAKEN = Measurement(
     peak_memory=200 * MIB - 4096,
     memory_after_import=50 * MIB,
     memory_after_load=80 * MIB,
+    major_faults=0,
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlopt.gate.compare import budgets, stored_memory
+from mlopt.gate.compare import budgets, instructions, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
 from mlopt.measure.bench import versions_of
@@ -16,7 +16,9 @@ from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction
 
 SIDE = Side("net.onnx", "d" * 64, "onnxruntime", 4000, {"Conv": 2})
-LATENCY = Latency(0.001, 0.002, 0.003, 0.001, 0.003, 3, (0.001, 0.002, 0.003), p50_high=0.0012)
+LATENCY = Latency(
+    0.001, 0.002, 0.003, 0.001, 0.003, 3, (0.001, 0.002, 0.003), p50_high=0.0012, p90_high=0.0022, p99_high=0.003
+)
 MEASURED = Measurement(
     device="A CPU",
     grade="measured",
@@ -34,6 +36,7 @@ MEASURED = Measurement(
     peak_memory=10**8,
     memory_after_import=10**7,
     memory_after_load=10**7,
+    major_faults=0,
 )
 
 
@@ -95,6 +98,7 @@ def test_few_samples_break_no_limit() -> None:
     assert agreement.verdict == "inconclusive"
     assert agreement.note
     assert verdict(answered(), latency_p50=0.0011) == "inconclusive"
+    assert verdict(answered(), latency_p90=0.0021) == "inconclusive"
 
 
 def test_what_misses_the_limit_itself_still_fails() -> None:
@@ -102,6 +106,7 @@ def test_what_misses_the_limit_itself_still_fails() -> None:
     assert verdict(answered(lost=5, labelled=False), min_agreement=0.97) == "fail"
     assert verdict(answered(labelled=False), min_sqnr=70.0) == "fail"
     assert verdict(answered(), latency_p50=0.0009) == "fail"
+    assert verdict(answered(), latency_p90=0.0019) == "fail"
     assert verdict(answered(), file_size=3999) == "fail"
 
 
@@ -135,3 +140,15 @@ def test_a_gate_makes_no_image() -> None:
     image = found(answered(), image_size=10**6)["image-size"]
     assert isinstance(image, NotCompared)
     assert "makes no image" in image.reason
+
+
+def test_instructions_are_counted_or_said_not_to_be() -> None:
+    more = instructions(0.01, (1_030_000, 1_000_000))
+    assert isinstance(more, Check)
+    assert (more.verdict, more.unit) == ("fail", "count")
+    alike = instructions(0.01, (1_000_100, 1_000_000))
+    assert isinstance(alike, Check)
+    assert alike.verdict == "pass"
+    none = instructions(0.01, None)
+    assert isinstance(none, NotCompared)
+    assert "counters" in none.reason

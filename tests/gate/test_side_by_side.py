@@ -39,9 +39,9 @@ def test_a_crash_in_a_worker_names_it_and_the_signal(base: Path) -> None:
 
 
 def test_a_hang_in_a_worker_is_stopped(base: Path) -> None:
-    with side_by_side(base, limit=2.0) as running:
+    with side_by_side(base, limit=6.0) as running:
         os.kill(running.process("control"), signal.SIGSTOP)
-        with pytest.raises(WorkerFailed, match="the baseline did not answer 'query' within 2 s"):
+        with pytest.raises(WorkerFailed, match="the baseline did not answer 'query' within 6 s"):
             next(running.pairs())
 
 

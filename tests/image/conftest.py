@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlopt.image.assemble import Image, ImageSpec, assemble
 from mlopt.image.fetch import Inputs
 from mlopt.image.serving import describe_serving
+from mlopt.request import Server
 from mlopt.serve.preprocess import Preprocess
 
 
@@ -35,7 +36,9 @@ def fresh_inputs(inputs: Inputs, tmp_path: Path) -> Inputs:
 def make_spec(tmp_path: Path) -> Callable[..., ImageSpec]:
     """Specs of a tiny model whose weights are new every time, so that no engine can answer from its store."""
 
-    def make(*, seed: int | None = None, name: str = "colours", runtime: str = "onnxruntime") -> ImageSpec:
+    def make(
+        *, seed: int | None = None, name: str = "colours", runtime: str = "onnxruntime", server: Server = "python"
+    ) -> ImageSpec:
         random = np.random.default_rng(seed)
         weight = random.normal(size=(3 * 64, 3)).astype(np.float32)
         graph = helper.make_graph(
@@ -50,7 +53,7 @@ def make_spec(tmp_path: Path) -> Callable[..., ImageSpec]:
         path = folder / "model.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
         serving = describe_serving(path, name=name, preprocess=Preprocess().as_json(), task="classify", runtime=runtime)
-        return ImageSpec(name, path, serving, annotations={"io.mlopt.target": "host"})
+        return ImageSpec(name, path, serving, server, annotations={"io.mlopt.target": "host"})
 
     return make
 
@@ -59,6 +62,12 @@ def make_spec(tmp_path: Path) -> Callable[..., ImageSpec]:
 def openvino_image(inputs: Inputs, make_spec: Callable[..., ImageSpec], tmp_path: Path) -> Image:
     """A real image whose model runs in OpenVINO, of both platforms."""
     return assemble(make_spec(runtime="openvino"), tmp_path / "openvino-image", inputs=inputs)
+
+
+@pytest.fixture
+def native_image(inputs: Inputs, make_spec: Callable[..., ImageSpec], tmp_path: Path) -> Image:
+    """A real image whose server is no Python, of both platforms."""
+    return assemble(make_spec(server="native"), tmp_path / "native-image", inputs=inputs)
 
 
 @pytest.fixture

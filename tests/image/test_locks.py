@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from mlopt.errors import ImageFailed
 from mlopt.image.apt import Archive, archives, paragraphs
 from mlopt.image.debversion import version_key
-from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_wanted, write_lock
+from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_native, read_wanted, write_lock
 from mlopt.image.lock import lock_debs, newest, resolve
 
 GOOD = {"name": "a", "version": "1", "filename": "pool/a.deb", "sha256": "0" * 64, "size": 3}
 
 
-@pytest.mark.parametrize("name", ["base.lock.json", "runtime.lock.json"])
+@pytest.mark.parametrize("name", ["base.lock.json", "runtime.lock.json", "native.lock.json"])
 def test_the_shipped_locks_are_whole_and_name_no_host(name: str, tmp_path: Path) -> None:
     path = docker_folder() / name
     lock = read_lock(path)
@@ -44,6 +44,12 @@ def test_every_wanted_package_is_locked() -> None:
     assert not base.intersection(wanted.base.without)
     runtime = {package.name for package in read_lock(folder / "runtime.lock.json").of(PLATFORMS[0])}
     assert set(wanted.wheels) == runtime
+    native = read_native(folder)
+    assert set(native.base.packages) <= base
+    assert set(native.runtime.packages) <= runtime
+    assert set(native.compiler.packages) == {
+        package.name for package in read_lock(folder / "native.lock.json").of(PLATFORMS[0])
+    }
 
 
 @pytest.mark.parametrize(

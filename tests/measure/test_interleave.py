@@ -86,7 +86,7 @@ def test_a_candidate_that_cannot_load_is_a_failure_and_the_rest_is_measured(tmp_
         baseline, [broken], single=[feeds(1)], offline=feeds(4), method=method, device="d"
     )
     assert set(found) == {"baseline"}
-    assert "broken" in failures["broken"]
+    assert "broken" in failures["broken"].what
     with pytest.raises(WorkerFailed):
         measure_together(broken, [], single=[feeds(1)], offline=feeds(4), method=method, device="d")
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
-from mlopt.measure.percentiles import SHOWN, least_late, most_late, percentile, percentile_high, percentiles_of
+from mlopt.measure.percentiles import (
+    SHOWN,
+    least_late,
+    most_late,
+    percentile,
+    percentile_high,
+    percentiles_of,
+    tail_high,
+)
 
 
 @pytest.mark.parametrize(("queries", "discarded"), [(2048, 172), (2145, 181), (2116, 178), (7469, 685)])
@@ -30,6 +39,28 @@ def test_a_bound_holds_as_often_as_it_says() -> None:
         assert high is not None
         missed += high < 0.9
     assert missed <= 12  # 4 expected of 400; 13 and more has a chance of 0.02 %
+
+
+@pytest.mark.parametrize(("percent", "spread"), [(90, 0.05), (90, 0.2), (99, 0.05)])
+def test_a_bound_of_a_tail_holds_where_rounds_share_what_disturbs_them(percent: float, spread: float) -> None:
+    """Twenty rounds of fifty, each slower as a whole by its own chance; the truth from a million of them."""
+    draw = np.random.default_rng(7)
+
+    def rounds(count: int) -> np.ndarray:
+        return np.exp(spread * draw.standard_normal((count, 1)) + 0.05 * draw.standard_normal((count, 50)))
+
+    truth = float(np.quantile(rounds(20_000), percent / 100))
+    kept = {"by rounds": 0, "by count": 0}
+    for _ in range(100):
+        taken = rounds(20)
+        kept["by rounds"] += tail_high(taken.tolist(), percent) >= truth
+        kept["by count"] += (percentile_high(sorted(taken.ravel().tolist()), percent) or 0) >= truth
+    assert kept["by rounds"] >= 85, kept
+    assert percent == 99 or kept["by rounds"] > kept["by count"] + 10, "as if they were independent: too much promised"
+
+
+def test_of_too_few_queries_the_slowest_is_the_bound() -> None:
+    assert tail_high([[1.0, 2.0], [1.0, 9.0]], 99) == 9.0
 
 
 def test_both_ends_of_what_may_be_late_agree() -> None:

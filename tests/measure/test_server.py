@@ -98,6 +98,24 @@ def test_a_prediction_that_is_far_off_is_left_soon(monkeypatch: pytest.MonkeyPat
         monkeypatch.undo()
 
 
+class Moody(Queue):
+    """One query in twenty is late however few there are, as on a machine that is taken away now and then."""
+
+    def ask(self, do: str, **given: Any) -> dict[str, Any]:
+        if do == "query":
+            return super().ask(do, **given)
+        self.rates.append(len(given["arrivals"]) / given["arrivals"][-1])
+        return {"seconds": [2 * given["bound"] if n % 20 == 0 else self.service for n in range(len(given["arrivals"]))]}
+
+
+def test_a_search_without_hope_ends_while_queries_still_come() -> None:
+    moody = Moody(0.001)
+    found = highest_rate(moody, 0.01, seconds=1.0)  # type: ignore[arg-type]
+    assert found.rate is None
+    assert found.trials
+    assert min(moody.rates) > 20, "at a fortieth of its load nobody waits: slower arrivals only take longer"
+
+
 def test_a_bound_below_a_single_query_is_said_without_a_trial() -> None:
     found = highest_rate(Queue(0.010), 0.005, seconds=10.0)  # type: ignore[arg-type]
     assert (found.rate, found.trials) == (None, ())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from report.made_insight import made_insight
+
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement, OutputParity
 from mlopt.report.report import (
     SCHEMA,
@@ -205,6 +207,7 @@ def labelled() -> Report:
             StepRun("outcomes", True, 0.0),
         ),
         notes=("2 cores were shared with other processes: p99 is wider than on a quiet machine.",),
+        insight=made_insight("fp32", "int8-static"),
     )
 
 
@@ -274,6 +277,7 @@ def elsewhere() -> Report:
         why="no candidate is proven better than the baseline and inside every budget, so the baseline ships",
         image=None,
         image_left_out="the folder of wheels for linux/arm64 is not there",
+        insight=None,
         notes=("TensorRT engines for this GPU can only be built on it.",),
     )
 
@@ -343,6 +347,7 @@ def nasty() -> Report:
         notes=(NASTY,),
         command=("mlopt", "compile", "it's a $(model).onnx"),
         machine={**report.machine, "cpu": NASTY},
+        insight=made_insight("fp32", NASTY, node=NASTY),
     )
 
 
@@ -399,7 +404,18 @@ def _candidate(
         scenario="single-stream",
         threads=2,
         batch=1,
-        latency=Latency(ordered[199], ordered[359], ordered[395], ordered[0], ordered[-1], 400, samples, ordered[219]),
+        latency=Latency(
+            ordered[199],
+            ordered[359],
+            ordered[395],
+            ordered[0],
+            ordered[-1],
+            400,
+            samples,
+            ordered[219],
+            ordered[369],
+            ordered[399],
+        ),
         speedup=Interval(*speedup, "bootstrap over rounds"),
         rounds=20,
         throughput=1.35 / p50,
@@ -409,6 +425,7 @@ def _candidate(
         peak_memory=58_000_000 + file_size * 4,
         memory_after_import=41_000_000,
         memory_after_load=44_000_000 + 2 * file_size,
+        major_faults=0,
     )
     accuracy = Accuracy(
         device=DEVICE,

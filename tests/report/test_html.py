@@ -120,7 +120,7 @@ def test_columns_have_scopes_and_rows_have_names() -> None:
     assert scopes
     assert set(scopes) == {"col", "row"}
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawings) == 2
+    assert len(drawings) == 5
     for attributes in drawings:
         assert attributes["role"] == "img"
         assert set(str(attributes["aria-labelledby"]).split()) <= set(page.ids)

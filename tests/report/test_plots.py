@@ -14,9 +14,12 @@ from report import made_reports
 
 from mlopt.measurement import Interval, Latency
 from mlopt.report.axis import fit
+from mlopt.report.cumulative import cumulative_plot
 from mlopt.report.distributions import density, latency_plot
+from mlopt.report.memory import memory_plot
 from mlopt.report.plots import Figure, median_interval, pareto_plot
 from mlopt.report.report import Report
+from mlopt.report.roofline import roofline_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
@@ -29,7 +32,7 @@ sizes = some.integers(0, 10**13)
 
 
 @pytest.mark.parametrize("name", made_reports.ALL)
-@pytest.mark.parametrize("plot", [pareto_plot, latency_plot])
+@pytest.mark.parametrize("plot", [pareto_plot, latency_plot, cumulative_plot, memory_plot, roofline_plot])
 def test_every_stroke_of_real_looking_reports_is_inside(name: str, plot: object) -> None:
     assert callable(plot)
     figure = plot(made_reports.ALL[name]())
@@ -52,7 +55,7 @@ def test_every_stroke_is_inside_whatever_the_numbers_are(
     for candidate, (fast, middle, slow, top1, low, high, size) in zip(report.candidates, numbers, strict=False):
         assert candidate.measurement
         assert candidate.accuracy
-        latency = Latency(fast, middle, slow, fast, slow, 3, (fast, middle, slow) * 3, slow)
+        latency = Latency(fast, middle, slow, fast, slow, 3, (fast, middle, slow) * 3, slow, slow, slow)
         candidates.append(
             replace(
                 candidate,
@@ -62,7 +65,7 @@ def test_every_stroke_is_inside_whatever_the_numbers_are(
             )
         )
     report = replace(report, candidates=tuple(candidates), profile={"budgets": {"latency_p50": most, "max_drop": drop}})
-    for figure in (pareto_plot(report), latency_plot(report)):
+    for figure in (pareto_plot(report), latency_plot(report), cumulative_plot(report)):
         if figure.drawing:
             _assert_inside(figure)
 

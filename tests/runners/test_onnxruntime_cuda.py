@@ -10,7 +10,12 @@ import onnxruntime as ort
 import pytest
 
 from mlopt.errors import UnsupportedModel
-from mlopt.runners.onnxruntime_cuda import OnnxRuntimeCudaRunner, placement
+from mlopt.runners.onnxruntime_cuda import (
+    OnnxRuntimeCudaRunner,
+    OnnxRuntimeTensorrtRunner,
+    Placement,
+    placement,
+)
 
 CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 
@@ -34,8 +39,31 @@ def test_nodes_are_counted_by_provider_from_a_real_profile_which_is_removed(tmp_
     for _ in range(2):  # a node that ran twice is one node
         session.run(None, {"image": np.zeros((1, 3, 32, 32), np.float32)})
     profile = Path(session.end_profiling())
-    assert placement(profile) == {"CPUExecutionProvider": 7}
+    found = placement(profile)
+    assert found.by_provider == {"CPUExecutionProvider": 7}
+    assert sum(found.on_cpu.values()) == 7
+    assert found.on_cpu["Conv"] == 2
     assert not profile.exists()
+
+
+def test_nodes_that_were_left_to_the_cpu_are_said_with_their_operators() -> None:
+    chain = OnnxRuntimeTensorrtRunner.chain
+    found = Placement({chain[0]: 2, chain[1]: 5, chain[2]: 6}, {"NonZero": 3, "TopK": 1, "Loop": 1, "If": 1})
+    assert found.text(chain) == (
+        "2 of 13 nodes by TensorRT, 5 by CUDA, 6 by the CPU (NonZero × 3, TopK × 1, Loop × 1, …)"
+    )
+    # A provider that could not be loaded did nothing, and is said to have.
+    assert Placement({chain[1]: 7}, {}).text(chain) == "0 of 7 nodes by TensorRT, 7 by CUDA, 0 by the CPU"
+
+
+@pytest.mark.skipif(CUDA, reason="this ONNX Runtime has a CUDA provider")
+def test_without_a_tensorrt_provider_it_says_so_too(tmp_path: Path) -> None:
+    file = nets.save(nets.conv_net(), tmp_path / "model.onnx")
+    with (
+        pytest.raises(UnsupportedModel, match=r"no TensorRT provider"),
+        OnnxRuntimeTensorrtRunner(file, threads=1),
+    ):
+        pass
 
 
 def test_a_profile_without_nodes_is_no_proof_of_anything(tmp_path: Path) -> None:

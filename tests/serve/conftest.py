@@ -10,6 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mlopt.image.assemble import ImageSpec, assemble
+from mlopt.image.fetch import Inputs
+from mlopt.image.inputs import host_platform
+from mlopt.image.rootfs import server_command, unpack_rootfs
 from mlopt.image.serving import describe_serving, encode_serving
 from mlopt.serve.preprocess import Preprocess
 
@@ -56,3 +60,13 @@ def broken_folder(model_folder: Path, tmp_path: Path) -> Path:
     (tmp_path / "model.onnx").write_bytes((model_folder / "model.onnx").read_bytes()[:200])
     assert json.loads((tmp_path / "serving.json").read_bytes())["file"] == "model.onnx"
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def native(model_folder: Path, image_inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The native server of a real image of this machine's platform, as a command that wants options."""
+    serving = json.loads((model_folder / "serving.json").read_bytes())
+    spec = ImageSpec("colours", model_folder / "model.onnx", serving, server="native", platforms=(host_platform(),))
+    layout = assemble(spec, tmp_path_factory.mktemp("native") / "image", inputs=image_inputs).path
+    files = unpack_rootfs(layout, platform=host_platform(), root=tmp_path_factory.mktemp("files"))
+    return server_command(layout, files, platform=host_platform(), arguments=()).arguments

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from mlopt.image.run import free_port
+
+# The interpreter that serves: this one, or the one of an image, by tests/image/test_cut_root.py.
+PYTHON = tuple(shlex.split(os.environ.get("MLOPT_TEST_PYTHON", ""))) or (sys.executable,)
 
 
 @contextmanager
@@ -24,10 +28,10 @@ def process(
     options: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
     log: IO[str] | int = subprocess.PIPE,
+    command: Sequence[str] = (*PYTHON, "-m", "mlopt.serve"),
 ) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "mlopt.serve", "--model-dir", str(folder), "--port", str(port), *options]
     running = subprocess.Popen(
-        command,
+        [*command, "--model-dir", str(folder), "--port", str(port), *options],
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
 import sys
 import time
 import urllib.request
@@ -34,10 +33,6 @@ from mlopt.image.serving import describe_serving, encode_serving
 from mlopt.serve import engine as engines
 from mlopt.serve.engine import Engine, EngineFailed
 from mlopt.serve.tensors import Rejected, Tensor
-
-TESTS = Path(__file__).parents[1]
-COMPILER = shutil.which("cc")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, for what stands in for the driver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +69,7 @@ class Board:
 @pytest.fixture
 def board(tmp_path: Path) -> Board:
     made = jetsons.jetson(tmp_path / "jetson")
-    bin, stand_ins = made.folder / "bin", made.folder / "stand-ins"
-    stand_ins.mkdir()
-    shutil.copy(TESTS / "stand_in_tensorrt.py", stand_ins / "tensorrt.py")
-    assert COMPILER
-    subprocess.run(
-        [COMPILER, "-shared", "-fPIC", "-o", str(stand_ins / "libcuda.so.1"), str(TESTS / "stand_in_cuda.c")],
-        check=True,
-    )
-    python = bin / "python3"
-    python.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH={stand_ins} LD_LIBRARY_PATH={stand_ins}\nexec {sys.executable} "$@"\n'
-    )
-    python.chmod(0o755)
+    jetsons.with_module(made)
     device = packed(tmp_path / "packed").folder
     model = tmp_path / "model"
     model.mkdir()

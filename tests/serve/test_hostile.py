@@ -22,7 +22,7 @@ COUNT = int(os.environ.get("MLOPT_HOSTILE", "2000"))
 _AT_ONCE, _PATIENCE, _MORE = 16, 0.15, 0.02  # seconds for the first of an answer, and for what may follow
 
 
-async def _send(port: int, requests: list[bytes]) -> Counter[int]:
+async def send_all(port: int, requests: list[bytes]) -> Counter[int]:
     """Every request over a connection of its own, some at once; statuses of what was answered (0: cut off)."""
     seen: Counter[int] = Counter()
     places = asyncio.Semaphore(_AT_ONCE)
@@ -59,9 +59,9 @@ def test_nothing_that_is_sent_makes_a_5xx(model_folder: Path, tmp_path: Path, op
         process(model_folder, port=port, options=(*strict, *options), log=log) as running,
     ):
         wait_ready(port, running)
-        asyncio.run(_send(port, hostile_requests(200, seed=99)))
+        asyncio.run(send_all(port, hostile_requests(200, seed=99)))
         before = _memory(running.pid)
-        seen = asyncio.run(_send(port, requests))
+        seen = asyncio.run(send_all(port, requests))
         assert all(code in (0, 503) or 200 <= code < 500 for code in seen), seen
         assert seen[400] > len(requests) / 4, seen
         assert seen[200] > len(requests) / 50, seen

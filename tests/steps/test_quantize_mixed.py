@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net
+from nets import conv_net, mobile_net
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.errors import BudgetInfeasible, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import notes_in
 from mlopt.precision.noise import answers as precision_answers
+from mlopt.serve.openvino import PRECISION
 from mlopt.steps.quantize_mixed import QuantizeMixed
 from mlopt.steps.quantize_static import QuantizeStatic
 from mlopt.steps.quantizer import prepared
@@ -136,3 +137,20 @@ def test_broken_samples_are_named(tmp_path: Path) -> None:
     base = source(tmp_path / "m", model)
     with pytest.raises(SamplesInvalid, match="NaN or infinity at"):
         run(QuantizeMixed(calibration(tmp_path, model, broken=True), allowed=Allowed(400)), base, tmp_path / "q")
+
+
+def test_what_stays_may_be_in_bf16_where_that_is_inside_the_budget_too(tmp_path: Path) -> None:
+    model = outlier_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    narrow = run(QuantizeMixed(samples, allowed=Allowed(400, sqnr=30.0), rest="bf16"), base, tmp_path / "narrow")
+    props = {entry.key: entry.value for entry in onnx.load(str(narrow.main)).metadata_props}
+    assert props[PRECISION] == "bf16"
+    assert notes_in(narrow.main)[-1].startswith("what is not int8 computes in bfloat16")
+    model = mobile_net()
+    base, samples = source(tmp_path / "deep", model), calibration(tmp_path, model)
+    step = QuantizeMixed(samples, allowed=Allowed(400, sqnr=42.0), rest="bf16", repair=False)
+    exact = run(step, base, tmp_path / "exact")
+    assert PRECISION not in {entry.key for entry in onnx.load(str(exact.main)).metadata_props}, "bf16 alone is too much"
+    assert any("stay in floating point" in said for said in notes_in(exact.main))
+    with pytest.raises(ValueError, match="there are 'f32' and 'bf16'"):
+        QuantizeMixed(samples, allowed=Allowed(400), rest="fp16")  # type: ignore[arg-type]

@@ -17,8 +17,9 @@ from mlopt.supply.keys import PrivateKey, private_key
 def borrow(inputs: Inputs, store: Path) -> None:
     """The parts of images, and the layers that are packed already: what is tested here hangs on the image."""
     walks.borrow_inputs(inputs, store)
-    (inputs.root / "layers").mkdir(exist_ok=True)
-    (store / "layers").symlink_to(inputs.root / "layers")
+    for name in ("layers", "servers"):
+        (inputs.root / name).mkdir(exist_ok=True)
+        (store / name).symlink_to(inputs.root / name)
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +30,20 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, image_inputs: Inputs) -> 
     walks.profile(place)
     walks.labelled(place / "samples.npz", place / "net.onnx")
     borrow(image_inputs, place / "store")
+    return _compile(place)
+
+
+@pytest.fixture(scope="session")
+def natively_served(compiled: Path) -> Path:
+    """The same model, in the native image."""
+    return _compile(compiled.parents[2], "--server", "native", "--out", "native")
+
+
+def _compile(place: Path, *more: str) -> Path:
     asked = ("compile", "net.onnx", "-p", "./fast.toml", "--recipe", "fp32", "--samples", "samples.npz", "-q")
-    ended = walks.mlopt(*asked, cwd=place, env={"MLOPT_CACHE_DIR": str(place / "store")}, limit=400)
+    ended = walks.mlopt(*asked, *more, cwd=place, env={"MLOPT_CACHE_DIR": str(place / "store")}, limit=400)
     assert ended.returncode == 0, ended.stderr
-    return place / "out" / "net" / "host"
+    return place / ("native" if more else "out") / "net" / "host"
 
 
 @pytest.fixture

@@ -30,21 +30,26 @@ def of(bundle: Path, kind: Kind, platform: str = "") -> list[dict[str, Any]]:
     return [document for _, document in documents(bundle / "image", kind, platform=platform)]
 
 
-def test_cyclonedx_is_valid(compiled: Path) -> None:
+BUNDLES = pytest.mark.parametrize("made", ["compiled", "natively_served"])
+
+
+@BUNDLES
+def test_cyclonedx_is_valid(made: str, request: pytest.FixtureRequest) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    found = of(compiled, "cyclonedx")
+    found = of(request.getfixturevalue(made), "cyclonedx")
     assert len(found) == 2
     for document in found:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document)) is None
 
 
-def test_spdx_is_valid(compiled: Path) -> None:
+@BUNDLES
+def test_spdx_is_valid(made: str, request: pytest.FixtureRequest) -> None:
     from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
     from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-    found = of(compiled, "spdx")
+    found = of(request.getfixturevalue(made), "spdx")
     assert len(found) == 2
     for document in found:
         assert validate_full_spdx_document(JsonLikeDictParser().parse(document), "SPDX-2.3") == []
@@ -62,6 +67,21 @@ def test_both_name_every_package_of_the_image(compiled: Path, platform: str) -> 
     assert {one["hashes"][0]["content"] for one in libraries} == digests
     with_purl = [one for one in spdx["packages"] if one["SPDXID"].startswith(("SPDXRef-deb-", "SPDXRef-pypi-"))]
     assert {one["checksums"][0]["checksumValue"] for one in with_purl} == digests
+
+
+def test_what_the_native_server_was_made_of_is_named(natively_served: Path) -> None:
+    folder = docker_folder()
+    (document,) = of(natively_served, "cyclonedx", "linux/arm64")
+    libraries = {one["name"]: one for one in document["components"] if one["type"] == "library"}
+    assert set(libraries) == {
+        *("gcc-12-base", "libc6", "libgcc-s1", "libstdc++6", "onnxruntime", "picohttpparser", "yyjson")
+    }
+    assert f'"{libraries["yyjson"]["version"]}"' in (folder / "native" / "vendor" / "yyjson.h").read_text()
+    (provenance,) = of(natively_served, "provenance")
+    names = {one["name"] for one in provenance["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert {"docker/native.lock.json", "docker/native/main.c", "docker/native/vendor/yyjson.c"} <= names
+    labels = json.loads(read_blob(natively_served / "image", index_of(natively_served / "image")))["annotations"]
+    assert labels["io.mlopt.server"] == "native"
 
 
 def test_the_model_is_a_component_with_what_was_measured(compiled: Path) -> None:

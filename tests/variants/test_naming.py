@@ -22,6 +22,9 @@ def test_a_version_is_completed() -> None:
     assert tag(":1.2.0-ort1.31-cpu-int8") == "1.2.0-ort1.31-cpu-int8"
     openvino = {"io.mlopt.runtime": "openvino", "io.mlopt.runtime-version": "2026.4.1"}
     assert tag(":1.2.0", **openvino) == "1.2.0-ov2026.4-cpu-int8"
+    native = tag(":1.2.0", **{"io.mlopt.server": "native"})
+    assert native == "1.2.0-ort_native1.31-cpu-int8"
+    assert is_version(native)
     assert tag(":1.2.0", **{"io.mlopt.precision": "int8+bf16"}) == "1.2.0-ort1.31-cpu-int8_bf16"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlopt.host import describe
+from mlopt.surroundings import describe
 
 PI = """processor\t: 0
 BogoMIPS\t: 108.00
@@ -80,3 +80,26 @@ def test_this_machine_has_the_facts_that_a_report_needs() -> None:
     facts = describe()
     assert {"cpu", "cores", "memory", "kernel", "platform", "load"} <= facts.keys()
     assert all(isinstance(fact, str) and fact for fact in facts.values())
+
+
+def test_turbo_smt_steal_and_heat(tmp_path: Path) -> None:
+    facts = describe(
+        tree(
+            tmp_path,
+            {
+                "proc/cpuinfo": GUEST,
+                "proc/stat": "cpu  600 0 200 150 0 0 0 50 0 0\ncpu0 600 0 200 150 0 0 0 50 0 0\n",
+                "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
+                "sys/devices/system/cpu/smt/active": "1\n",
+                "sys/class/thermal/thermal_zone0/temp": "41000\n",
+                "sys/class/thermal/thermal_zone1/temp": "67500\n",
+            },
+        )
+    )
+    assert facts["turbo"] == "off"
+    assert facts["threads of a core"] == "2 (SMT on)"
+    assert facts["stolen time"] == "5.0% of the time since it was started"
+    assert facts["temperature"] == "68 °C"
+    other = describe(tree(tmp_path / "other", {"sys/devices/system/cpu/cpufreq/boost": "1\n"}))
+    assert other["turbo"] == "on"
+    assert "temperature" not in other
