@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlopt.artifact import Artifact
-from mlopt.errors import BudgetInfeasible, Misused
+from mlopt.errors import BudgetInfeasible, ConfigInvalid, Misused
 from mlopt.intervals import Allowed, allowed
 from mlopt.measurement import OutputParity
 from mlopt.plan import BASELINE, Plan, hopeless, plan
@@ -98,6 +98,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     from mlopt.source import export_step, open_model
 
     project = find_project(request.model, request.project)
+    server = _server(request, project)
     target, profile = find_target(request.target), _profile(request, project)
     request, recipes = _recipes(request, project)
     store = Store(request.store or default_root(), progress.on_step, progress.on_going)
@@ -127,7 +128,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         may_lose,
         inputs=project.inputs,
         asked=_asked(request, project, recipes),
-        server=_server(request, project),
+        server=server,
     )
     _check_ship(request, candidates, may_lose)
     machine = detect()
@@ -179,7 +180,15 @@ def _generated(exported: Artifact, facts: Signature, project: Project) -> Genera
 
 
 def _server(request: Request, project: Project) -> Server:
-    return request.server or project.compile.server or "python"
+    """Raises `ConfigInvalid` where the native one would serve, and leave undone what mlopt.toml says to a server."""
+    server = request.server or project.compile.server or "python"
+    if server == "native" and (unread := sorted(project.serve.as_json().get("server", {}))):
+        raise ConfigInvalid(
+            f"The native server does not read [serve], which says {unread[0]}.",
+            where=f"{project.file}: serve",
+            next="leave the table out and set MLOPT_SERVE_… where it runs, or compile with --server python",
+        )
+    return server
 
 
 def _profile(request: Request, project: Project) -> Profile:

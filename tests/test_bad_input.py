@@ -96,6 +96,7 @@ def prepare(place: Path) -> None:
     (place / "pictures").mkdir()
     (place / "pictures" / "labels.csv").write_text("file,class_index\ngone.jpg,1\n")
     (place / "nothing").mkdir()
+    (place / "served.toml").write_text("[serve]\ncache = '1MB'\n")
     (place / "broken.toml").write_text("schema = 1\nsummary = \n")
     (place / "slip.toml").write_text('schema = 1\nsummary = "x"\n[budgets]\nmax-drp = "1%"\n')
     (place / "zero.toml").write_text('schema = 1\nsummary = "x"\n[budgets]\nlatency-p99 = "0ms"\n')
@@ -155,6 +156,7 @@ TABLE = [  # what is typed, exit code, words of the message
     ("compile net.onnx -p ./slip.toml", 19, "max-drop"),
     ("compile net.onnx -p ./unit.toml", 19, "33ms"),
     ("compile net.onnx --project broken.toml", 19, "broken.toml"),
+    ("compile net.onnx --project served.toml --server native", 19, "which says cache"),
     ("compile net.onnx -p ./zero.toml", 5, "latency-p99"),
     ("compile net.onnx --max-drop nonsense", 2, "--max-drop 0.5%"),
     ("compile net.onnx --max-drop -3%", 2, "--max-drop 0.5%"),
