@@ -12,7 +12,7 @@ AT_ONCE ?= 2
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
-.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-server hostile generate dist clean
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-server hostile generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -29,7 +29,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
 # TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,signing,loadgen]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,signing,zstd,loadgen]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
@@ -68,6 +68,9 @@ bench: $(VENV)/.all  ## time and memory of compile, written to reports/published
 # ROUNDS is what benchmarks/gate_rounds.py recorded on the machine that is asked about, quiet or busy.
 bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded rounds: ROUNDS='a.json.gz b.json.gz'
 	$(BIN)/python benchmarks/gate.py $(ROUNDS)
+
+bench-images: $(VENV)/.all  ## sizes and times of images; a hundred rebuilds, each with the same digest or not
+	$(BIN)/python benchmarks/images.py
 
 bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)

@@ -146,6 +146,13 @@ class ImageFailed(MloptError):
     summary = "the image could not be assembled; the last good one stays"
 
 
+class BaseUnusable(MloptError):
+    """A base of the user's choice that nothing can stand on."""
+
+    exit_code = 35
+    summary = "the image of --base is damaged, for another architecture, or lacks Python or a library"
+
+
 class WorkerFailed(MloptError):
     """A runtime crashed or hung in its own process; mlopt survives and names it."""
 

@@ -24,6 +24,7 @@ _GIVES: Final[Mapping[str, tuple[str, str]]] = {
     "signing": ("`mlopt sign`, and `mlopt verify --key`", ""),
     "loadgen": ("`mlopt bench --loadgen`: MLPerf's own load generator beside our clocks", ""),
     "docker": ("the Docker SDK for Python; images are made and run without it", ""),
+    "zstd": ("image layers of zstd, which are smaller; gzip needs nothing", ""),
     "tensorrt": ("builds engines for NVIDIA cards, without one: TensorRT for RTX", ""),
     "onnxruntime-cuda": ("runs models on an NVIDIA GPU with ONNX Runtime", "onnxruntime-cuda"),
     "openvino": ("runs models on Intel processors with OpenVINO", "openvino"),

@@ -15,7 +15,8 @@ from typing import Any, Final
 from mlopt.errors import ModelUnreadable
 from mlopt.signature import walk
 
-# A protobuf message ends at 2 GiB; the margin leaves room for the graph itself.
+PROTOBUF_LIMIT: Final = 2**31 - 1
+# A protobuf message ends there; the margin leaves room for the graph itself.
 _ONE_FILE: Final = 1_800_000_000
 _NOTES: Final = "mlopt.notes"
 _HALF: Final = {"INT4", "UINT4", "FLOAT4E2M1"}  # two elements share a byte
@@ -56,6 +57,12 @@ def load_graph(path: Path) -> Any:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
+        if path.stat().st_size > PROTOBUF_LIMIT:
+            raise ModelUnreadable(
+                "The file is larger than 2 GB, which no ONNX file with its weights inside can be read as.",
+                where=str(path),
+                next="save it again with its weights beside it: onnx.save(model, path, save_as_external_data=True)",
+            ) from error
         raise ModelUnreadable(
             "The file starts like ONNX and is truncated or damaged.",
             where=str(path),

@@ -26,17 +26,20 @@ def image_spec(prepared: Prepared, name: str, artifact: Artifact) -> ImageSpec:
     anywhere = candidate.runtime == prepared.plan.baseline.runtime and not overflowing(
         load_graph(artifact.main).graph, artifact.main.parent
     )
+    platforms = PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),)
     return ImageSpec(
         name=_reference(prepared.name),
         model=artifact.path,
         serving=serving_of(prepared, name, artifact),
         server=prepared.server,
-        platforms=PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),),
+        platforms=tuple(one for one in platforms if prepared.base is None or one in prepared.base.manifests),
         annotations={
             "io.mlopt.target": prepared.target.name,
             "io.mlopt.precision": candidate.precision,
             "io.mlopt.recipe": candidate.name,
         },
+        base=prepared.base,
+        compression=prepared.compression,
     )
 
 

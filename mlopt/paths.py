@@ -60,3 +60,9 @@ def given_file(name: str, noun: str) -> Path:
             next=f"give the path of a .toml file, or a name that `mlopt {noun}s list` shows",
         )
     return path
+
+
+def with_folder(said: str, root: Path) -> str:
+    """FOLDER or FOLDER:TAG with its whole path, if there is such a folder below `root`; anything else as it is."""
+    there = any((root / folder).is_dir() for folder in (said, said.partition(":")[0]) if folder)
+    return str((root / said).absolute()) if there else said

@@ -18,7 +18,7 @@ from mlopt.profile import ASKED, DEFAULT, Profile, find_profile, narrowed
 from mlopt.progress import Progress
 from mlopt.project import Project, find_project
 from mlopt.recipe import Recipe, all_recipes, find_recipe
-from mlopt.request import Request, Server
+from mlopt.request import Compression, Request, Server
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import Signature, signature
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mlopt.host import Machine
+    from mlopt.image.base import Base
     from mlopt.samples.samples import Samples
 
 # As many as it takes to prove 97 % agreement when all agree: what the strictest common profile asks.
@@ -57,6 +58,7 @@ class Prepared:
     plan: Plan
     machine: Machine
     on_this_machine: bool
+    base: Base | None = None
 
     @property
     def device(self) -> str:
@@ -67,6 +69,11 @@ class Prepared:
     def name(self) -> str:
         """What the model is called: in the project file, or its file's name without the last suffix."""
         return self.project.model.name or self.request.model.resolve().stem.strip(".") or "model"
+
+    @property
+    def compression(self) -> Compression:
+        """Of the layers of its image."""
+        return self.request.compression or self.project.compile.compression or "gzip"
 
     @property
     def server(self) -> Server:
@@ -94,6 +101,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     target, profile = find_target(request.target), _profile(request, project)
     request, recipes = _recipes(request, project)
     store = Store(request.store or default_root(), progress.on_step, progress.on_going)
+    base = _base(request, project, target, store.root, progress) if request.image else None
     factory = request.factory or project.model.factory
     # A name from the command line is looked up from where it was typed, one from mlopt.toml from beside that file.
     root = Path.cwd() if request.factory else project.root.resolve()
@@ -138,7 +146,29 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         plan=candidates,
         machine=machine,
         on_this_machine=is_this_machine(target, machine),
+        base=base,
     )
+
+
+def _base(request: Request, project: Project, target: Target, root: Path, progress: Progress) -> Base | None:
+    """The base of the user's choice, and zstd, looked at before anything takes hours. Raises what `ground` raises."""
+    from mlopt.image.base import open_base
+    from mlopt.image.compression import OLD_ENGINES, decides_bytes
+    from mlopt.image.inputs import PLATFORMS, docker_folder, read_wanted
+
+    if (request.compression or project.compile.compression) == "zstd":
+        decides_bytes("zstd")
+        progress.say(f"layers of zstd: {OLD_ENGINES}")
+    said = request.base or project.compile.base
+    if said is None:
+        return None
+    base, wanted = open_base(said, root=root, say=progress.say), "/".join(target.platform.split("/")[:2])
+    with progress.phase("base", said):
+        python = read_wanted(docker_folder()).python if _server(request, project) == "python" else ""
+        base.ground(wanted, python=python)
+    if missing := [platform for platform in PLATFORMS if platform not in base.manifests]:
+        progress.say(f"the base has no image for {' and '.join(missing)}: this one has none either")
+    return base
 
 
 def _generated(exported: Artifact, facts: Signature, project: Project) -> GeneratedSamples:

@@ -97,7 +97,8 @@ class Margins:
     """By how much `mlopt gate` lets a candidate be worse than its baseline; None judges nothing.
 
     Shares of the baseline's value, `top1` of one: 0.005 is half a point. `cpu_time` is the time that a query keeps a
-    core, whoever else waits for it. `seconds` bound each of the two runs that a failure takes.
+    core, whoever else waits for it; `instructions` what the processor counts of it. `seconds` bound each of the two
+    runs that a failure takes.
     """
 
     latency_p50: Fraction | None = _CLOCK_MARGIN
@@ -106,6 +107,7 @@ class Margins:
     peak_memory: Fraction | None = _MEMORY_MARGIN
     file_size: Fraction | None = _SIZE_MARGIN
     operators: Fraction | None = None
+    instructions: Fraction | None = None
     top1: Fraction | None = _ANSWERS_MARGIN
     seconds: Seconds = _GATE_SECONDS
 

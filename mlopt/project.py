@@ -5,7 +5,7 @@
 [preprocess]  preset, resize, crop, …        how a picture becomes the model's input
 [samples]     path, calibration, seed, label-offset, classes
 [compile]     target, profile, recipes, max-drop, max-latency, max-memory, max-size, max-image-size, server,
-              threads, out
+              base, compression, threads, out
 [history]     file
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from mlopt import paths
 from mlopt.errors import ConfigInvalid
-from mlopt.request import Server
+from mlopt.request import Compression, Server
 from mlopt.schema import decode, load
 from mlopt.signature import InputSpec
 from mlopt.units import Bytes, Fraction, Seconds
@@ -94,6 +94,8 @@ class CompileSpec:
     max_memory: Bytes | None = None
     max_size: Bytes | None = None
     max_image_size: Bytes | None = None
+    base: str | None = None
+    compression: Compression | None = None
     server: Server | None = None
     threads: int | None = None
     out: Path | None = None
@@ -178,6 +180,8 @@ class CompileTable:
     max_memory: Bytes | None = None
     max_size: Bytes | None = None
     max_image_size: Bytes | None = None
+    base: str | None = None
+    compression: Compression | None = None
     server: Server | None = None
     threads: int | None = None
     out: str | None = None
@@ -264,6 +268,8 @@ def _compile(said: CompileTable, root: Path) -> CompileSpec:
         max_memory=said.max_memory,
         max_size=said.max_size,
         max_image_size=said.max_image_size,
+        base=paths.with_folder(said.base, root) if said.base is not None else None,
+        compression=said.compression,
         server=said.server,
         threads=said.threads,
         out=root / said.out if said.out is not None else None,

@@ -163,7 +163,14 @@ def _attach(prepared: Prepared, report: Report, image: Image | None, folder: Pat
     from mlopt.supply.attach import attach_documents
 
     try:
-        facts = about(report, image, source=prepared.source.path, model=folder / "model", inputs=image_inputs(prepared))
+        facts = about(
+            report,
+            image,
+            source=prepared.source.path,
+            model=folder / "model",
+            inputs=image_inputs(prepared),
+            base=prepared.base,
+        )
     except ImageFailed as error:  # its layers were kept and the packages in them were not: the image ships all the same
         progress.say(f"no SBOM and no provenance: {error}")
         return
@@ -217,6 +224,8 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
     }
     for flag, value in pairs.items():
         command += [flag, str(value)] if value is not None else []
+    command += ["--base", paths.with_folder(said.base, Path())] if said.base else []
+    command += ["--compression", said.compression] if said.compression else []
     for recipe in said.recipes:
         command += ["--recipe", str(_absolute(recipe))]
     command += ["--trust"] if said.trust else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Compression = Literal["gzip", "zstd"]
 # What serves the model in an image: Python, or a small program that holds fewer routes.
 Server = Literal["python", "native"]
 
@@ -17,6 +18,7 @@ class Request:
     `max_drop` is a fraction (0.005 is half a point), `max_latency` seconds (the median of one query), the other
     limits bytes: of the process at its peak, of the model's file, of the unpacked image. `ship` names a candidate to
     ship whatever the judge says. `device` is where engines are built, as ssh reaches it.
+    `base` is what the image stands on, as it was typed, and `compression` that of its layers: gzip or zstd.
     `command` is how the person would type this again, for the report and repro.sh.
     """
 
@@ -40,6 +42,8 @@ class Request:
     out: Path | None = None
     store: Path | None = None
     image: bool = True
+    base: str | None = None
+    compression: Compression | None = None
     server: Server | None = None
     debian_mirror: str | None = None
     device: str | None = None

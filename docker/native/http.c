@@ -2,6 +2,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "server.h"
 #include "vendor/picohttpparser.h"
@@ -156,9 +157,24 @@ const char *http_reason(int status) {
     }
 }
 
+/* Made once a second. */
+static const char *date(void) {
+    static char text[32];
+    static time_t second;
+    time_t present = time(NULL);
+    struct tm parts;
+    if (present != second) {
+        second = present;
+        strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&present, &parts));
+    }
+    return text;
+}
+
 void http_answer(Text *out, const Request *request, const Answer *answer, bool keep_alive) {
-    text_format(out, "HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %zu\r\nx-request-id: %s\r\n", answer->status,
-                http_reason(answer->status), answer->type, answer->body.length, request->id);
+    text_format(out, "HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %zu\r\ndate: %s\r\n", answer->status,
+                http_reason(answer->status), answer->type, answer->body.length, date());
+    text_format(out, "x-request-id: %s\r\n", request->id);
+    if (answer->allow) text_format(out, "allow: %s\r\n", answer->allow);
     if (answer->json_length >= 0) text_format(out, "inference-header-content-length: %ld\r\n", answer->json_length);
     if (answer->retry_after) text_format(out, "retry-after: %d\r\n", answer->retry_after);
     if (answer->status == 401) text_say(out, "www-authenticate: Bearer\r\n");

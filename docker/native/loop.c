@@ -105,7 +105,7 @@ static int turn(Server *server) {
             else if (what == &server->loop.wake) {
                 if (!woken(server)) return 1;
             } else if (what == &server->signals)
-                stopping_signal = true;
+                stopping_signal = read(server->signals, &(struct signalfd_siginfo){0}, sizeof(struct signalfd_siginfo)) > 0;
             else
                 connection_event((Connection *)what, events[place].events);
         }
@@ -143,6 +143,8 @@ int loop_run(const Settings *settings, const Serving *serving, int listener) {
     pthread_detach(thread);
     int status = turn(&server);
     log_flush();
+    /* A thread that still computes must not see the library taken down under it. */
+    if (!server.loop.line || line_busy(server.loop.line)) _exit(status);
     return status;
 }
 

@@ -67,7 +67,7 @@ static void number(yyjson_val *value, const Result *result, size_t place) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: yyjson_set_sint(value, ((const int64_t *)data)[place]); return;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: yyjson_set_real(value, ((const double *)data)[place]); return;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: yyjson_set_float(value, ((const float *)data)[place]); return;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: yyjson_set_float(value, (float)((const _Float16 *)data)[place]); return;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: yyjson_set_float(value, half_to_float(((const uint16_t *)data)[place])); return;
     default: yyjson_set_null(value);
     }
 }

@@ -121,9 +121,10 @@ Route route_of(const Site *site, const Request *request, Answer *answer, bool *w
         answer_fail(answer, 401, "send an API key: Authorization: Bearer KEY, or X-Api-Key: KEY");
     else if (route == ROUTE_UNKNOWN)
         answer_fail(answer, 404, "Not Found");
-    else if (route == ROUTE_INFER ? !post : !get)
+    else if (route == ROUTE_INFER ? !post : !get) {
         answer_fail(answer, 405, "Method Not Allowed");
-    else if (foreign)
+        answer->allow = route == ROUTE_INFER ? "POST" : "GET, HEAD";
+    } else if (foreign)
         answer_fail(answer, 404, "there is no such model; this server has %s", site->serving->name);
     else if (route != ROUTE_INFER)
         answer_plain(site, route, answer);

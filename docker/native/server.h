@@ -97,7 +97,7 @@ bool ort_refuses(const Model *model, OrtStatus *status, Text *why);
 /* infer.c: Open Inference Protocol v2, one request to one answer. */
 typedef struct {
     int status, retry_after;
-    const char *type;
+    const char *type, *allow; /* `allow` where the method is not one of these */
     Text body;
     long json_length; /* where tensors in bytes follow; -1 where all is JSON */
     double parse, infer;
@@ -124,6 +124,10 @@ bool tensor_from_bytes(const Model *model, const Tensor *wanted, const int64_t *
 bool tensor_shape(const Model *model, const OrtValue *value, int64_t *shape, size_t *rank);
 bool tensor_to_json(const Model *model, const OrtValue *value, Text *json);
 bool tensor_to_bytes(const Model *model, const OrtValue *value, Text *raw);
+
+/* half.c */
+float half_to_float(uint16_t half);
+uint16_t half_of(double value);
 
 /* line.c: where requests wait, worked off by a few threads. Used by the loop alone. */
 typedef struct Job {

@@ -56,6 +56,10 @@ static bool texts(const Model *model, const Tensor *wanted, const int64_t *shape
 /* 1: it is stored. 0: it is of another kind. -1: it does not fit. Negative numbers alone are `sint` of yyjson. */
 static int store(void *data, size_t place, const Datatype *datatype, yyjson_val *value) {
     switch (datatype->element) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+        if (!yyjson_is_num(value)) return 0;
+        ((float *)data)[place] = (float)yyjson_get_num(value);
+        return 1;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL:
         if (!yyjson_is_bool(value)) return 0;
         ((uint8_t *)data)[place] = yyjson_get_bool(value);
@@ -74,10 +78,8 @@ static int store(void *data, size_t place, const Datatype *datatype, yyjson_val 
     double number = yyjson_get_num(value);
     if (datatype->element == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE)
         ((double *)data)[place] = number;
-    else if (datatype->element == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
-        ((float *)data)[place] = (float)number;
     else
-        ((_Float16 *)data)[place] = (_Float16)number;
+        ((uint16_t *)data)[place] = half_of(number);
     return 1;
 }
 

@@ -33,6 +33,7 @@ _VERBS = ("compare", "history")  # what people try after bench
 @limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Tell the memory of so many processes together.")
 @click.option("--layers", is_flag=True, help="Also where the time of a query goes, and memory over time.")
 @click.option("--loadgen", is_flag=True, help="Run each under MLPerf's own load generator too (extra [loadgen]).")
 @limiting
@@ -48,6 +49,7 @@ def command(
     latency_bound: float | None,
     threads: int | None,
     batch: int | None,
+    workers: int,
     layers: bool,
     loadgen: bool,
     limits_of: str | None,
@@ -122,6 +124,7 @@ def command(
             limits=limits,
             layers=layers,
             loadgen=loadgen,
+            workers=workers,
         )
     plain = to_json(found)
     width = shutil.get_terminal_size((100, 24)).columns

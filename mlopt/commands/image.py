@@ -93,6 +93,20 @@ def load(layout: Path, engine: str, platform: str | None) -> None:
 
 
 @command.command()
+@click.argument("layout", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def context(layout: Path, folder: Path) -> None:
+    """Write FOLDER for docker buildx: the layers of LAYOUT (a bundle, or its image folder), a Dockerfile, a bake file.
+
+    For who has to build with Docker, or adds something of his own. What is built holds the same files.
+    """
+    from mlopt.bundle import layout_in
+    from mlopt.deploy.context import write_context
+
+    click.echo(f"cd {write_context(layout_in(layout), folder)} && docker buildx bake")
+
+
+@command.command()
 @click.option("--into", type=click.Path(path_type=Path), help="Folder of what is wanted and the locks.  [what ships]")
 @click.option("--debian-mirror", "mirrors", multiple=True, metavar="URL", help="Instead of apt's own sources.")
 @click.option("--index-url", metavar="URL", help="Instead of pip's own configuration.")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _VERDICTS: Final[dict[Outcome, Verdict]] = {"met": "pass", "missed": "fail", "unmeasured": "inconclusive"}
 _OF_ANSWERS: Final = ("max-drop", "min-agreement", "min-cosine", "min-sqnr")
+_NOT_COUNTED: Final = (
+    "the processor's counters cannot be read here (virtual machines seldom let them; perf_event_paranoid)"
+)
 _UNPROVEN: Final = "the value itself keeps it, the end of its 95 % interval does not"
 
 
@@ -29,6 +32,13 @@ def files(margins: Margins, candidate: Side, baseline: Side) -> Iterator[Check]:
     if margins.operators is not None:
         counts = sum(candidate.operators.values()), sum(baseline.operators.values())
         yield _counted("operators", "count", *counts, margins.operators, other_operators(candidate, baseline))
+
+
+def instructions(margin: float, counted: tuple[int, int] | None) -> Check | NotCompared:
+    """Candidate's and baseline's of a query."""
+    if counted is None:
+        return NotCompared("instructions", _NOT_COUNTED)
+    return _counted("instructions", "count", *counted, margin, "of a query, the fewest of several")
 
 
 def other_operators(candidate: Side, baseline: Side, *, most: int = 4) -> str:
@@ -51,6 +61,8 @@ def same(margins: Margins) -> Iterator[Check]:
         yield _same(metric, "seconds", margin)
     if margins.peak_memory is not None:
         yield _same("peak-memory", "bytes", margins.peak_memory)
+    if margins.instructions is not None:
+        yield _same("instructions", "count", margins.instructions)
 
 
 def stored_memory(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right
 from mlopt.gate.evaluated import compare_both
+from mlopt.gate.memory import instructions
 from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
 from mlopt.gate.revision import given
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
@@ -128,6 +129,8 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
     if isinstance(walk.baseline, Stored):
         measurement = _alone(walk, feeds)
         walk.left += [NotCompared(metric, _AT_ANOTHER_TIME) for metric in timed.clock_margins(margins)]
+        if margins.instructions is not None:
+            walk.left.append(NotCompared("instructions", "a stored baseline holds none: give the baseline's model"))
         memory = compare.stored_memory(margins, walk.baseline, measurement, cpu=walk.machine.cpu)
         walk.note(memory)
         return measurement, _timing_alone(measurement)
@@ -142,6 +145,9 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
     with walk.progress.phase("watch", "two copies of candidate and baseline"):
         found = timed.time_both(candidate, baseline, feeds, method, margins, seed=walk.asked.seed)
     walk.checks += timed.checks_of(found, margins)
+    if margins.instructions is not None:
+        counted = instructions(candidate, baseline, feeds=feeds.single, method=method)
+        walk.note(compare.instructions(margins.instructions, counted))
     runtime = walk.candidate.side.runtime
     measurement = timed.measurement_of(found, feeds, method, runtime=runtime, device=walk.device)
     return measurement, timed.timing_of(found, feeds, method, walk.device)

@@ -1,9 +1,10 @@
-"""Peak memory of fresh processes: as many as it takes to see that what differs is the model."""
+"""Peak memory and instructions of fresh processes, as many as it takes to see that what differs is the model."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _PROBES: Final = 4  # processes of each, from which on no more are started
 _STEADY: Final = 0.005  # copies of one model that differ by less leave nothing to ask
+_QUERIES: Final = 20  # of which instructions are counted
 _CLEAR: Final = 0.01  # so far from the margin one process is as good as four
 
 
@@ -69,7 +71,35 @@ def probe(
                 seen.append(_peak(subject, single, batch, method))
 
 
+def instructions(
+    candidate: Subject, baseline: Subject, *, feeds: Sequence[Mapping[str, Any]], method: Method
+) -> tuple[int, int] | None:
+    """Of a query of each: the fewest of several, for what comes on top is not the model's. None where the processor's
+    counters cannot be read. Raises `WorkerFailed`."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="mlopt-gate-") as scratch:
+        single = write_feeds(Path(scratch) / "single", [dict(feed) for feed in feeds])
+        for subject in (candidate, baseline):
+            with _loaded(subject, single, single, method, counting=True) as worker:
+                worker.ask("query", count=max(1, method.warm_up))
+                counts = worker.ask("instructions", count=_QUERIES)["instructions"]
+            if not counts:
+                return None
+            found.append(min(counts))
+    return found[0], found[1]
+
+
 def _peak(subject: Subject, single: Path, offline: Path, method: Method) -> int:
+    with _loaded(subject, single, offline, method) as worker:
+        worker.ask("query", count=max(1, method.warm_up))
+        worker.ask("batch", count=1)
+        return int(worker.ask("peak")["peak_memory"])
+
+
+@contextmanager
+def _loaded(
+    subject: Subject, single: Path, offline: Path, method: Method, *, counting: bool = False
+) -> Iterator[Worker]:
     worker = Worker.start(subject.name)
     try:
         worker.ask(
@@ -79,9 +109,8 @@ def _peak(subject: Subject, single: Path, offline: Path, method: Method) -> int:
             threads=method.threads,
             single=str(single),
             offline=str(offline),
+            counting=counting,
         )
-        worker.ask("query", count=max(1, method.warm_up))
-        worker.ask("batch", count=1)
-        return int(worker.ask("peak")["peak_memory"])
+        yield worker
     finally:
         worker.stop()

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mlopt.errors import StoreUnusable
+from mlopt.image.base import Base, Ground
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import PLATFORMS, docker_folder, read_lock, read_native, read_wanted
 from mlopt.image.layers import (
-    USER,
     Kitchen,
     Layer,
     LayerCache,
@@ -28,34 +28,12 @@ from mlopt.image.layers import (
     runtime_layer,
     source_date,
 )
-from mlopt.image.layout import CONFIG, INDEX, LAYER, MANIFEST, Descriptor, Writer, publish
-from mlopt.image.native import SERVER, native_layers
+from mlopt.image.layout import CONFIG, INDEX, MANIFEST, Descriptor, Writer, publish
+from mlopt.image.native import native_layers
 from mlopt.image.rootfs import Command, python_command, unpack_layers
 from mlopt.image.serving import encode_serving
-from mlopt.request import Server
-
-PORT: Final = 8080
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """How the server of an image is started, what it is told, and how it is asked for its health."""
-
-    program: tuple[str, ...]
-    health: tuple[str, ...]
-    environment: tuple[str, ...]
-
-
-_PYTHON: Final = "/usr/bin/python3.11"
-_QUIET: Final = ("PATH=/usr/bin", "ORT_DISABLE_TELEMETRY=1")
-_SERVERS: Final[Mapping[Server, _Server]] = {
-    "python": _Server(
-        (_PYTHON, "-m", "mlopt.serve"),
-        (_PYTHON, "-m", "mlopt.serve.health"),
-        (*_QUIET, "PYTHONDONTWRITEBYTECODE=1", "PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "PYTHONUTF8=1"),
-    ),
-    "native": _Server((SERVER,), (SERVER, "--health"), _QUIET),
-}
+from mlopt.image.start import environment_of, start_of
+from mlopt.request import Compression, Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +42,7 @@ class ImageSpec:
     names the runtime.
 
     `annotations` are added to the index, the manifests and the config's labels: `io.mlopt.target`, and so on.
+    `base` is of the user's choice; None is our own. Its layers stay as they are, the others are of `compression`.
     """
 
     name: str
@@ -73,6 +52,8 @@ class ImageSpec:
     version: str = "1"
     platforms: tuple[str, ...] = PLATFORMS
     annotations: Mapping[str, str] = field(default_factory=dict)
+    base: Base | None = None
+    compression: Compression = "gzip"
 
     @property
     def runtime(self) -> str:
@@ -143,27 +124,26 @@ def assemble(spec: ImageSpec, into: Path, *, inputs: Inputs | None = None) -> Im
     is not what was locked, `NoSpaceLeft` on a full disk; then what was at `into` stays.
     """
     inputs = inputs or Inputs()
-    by_platform = _layers(spec, inputs)
+    grounds = _grounds(spec)
+    by_platform = _layers(spec, inputs, grounds)
     spec = dataclasses.replace(spec, annotations={**_found(spec), **spec.annotations})
+    elsewhere = "choose another --out"
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
-        with writing(into), tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
+        with (
+            writing(into, elsewhere=elsewhere),
+            tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch,
+        ):
             writer = Writer(Path(scratch) / "layout")
             images = {
-                platform: _write_platform(writer, spec, platform, by_platform[platform]) for platform in by_platform
+                platform: _write_platform(writer, spec, platform, by_platform[platform], grounds.get(platform))
+                for platform in by_platform
             }
-            index = {
-                "schemaVersion": 2,
-                "mediaType": INDEX,
-                "manifests": list(images.values()),
-                "annotations": _annotations(spec),
-            }
-            digest = writer.close(index, tag=spec.version)
+            said = {"schemaVersion": 2, "mediaType": INDEX, "annotations": _annotations(spec)}
+            digest = writer.close({**said, "manifests": list(images.values())}, tag=spec.version)
             publish(writer.folder, into)
     except PermissionError as error:
-        raise StoreUnusable(
-            "The image cannot be written there.", where=str(into), next="choose another --out"
-        ) from error
+        raise StoreUnusable("The image cannot be written there.", where=str(into), next=elsewhere) from error
     found = tuple(PlatformImage(name, images[name]["digest"], by_platform[name]) for name in by_platform)
     return Image(into, f"{spec.name}:{spec.version}", digest, found, spec.server)
 
@@ -179,7 +159,7 @@ def runtime_python(platform: str, runtime: str, *, inputs: Inputs, emulator: Seq
         runtime_layer(kitchen, platform=platform, runtime=runtime),
         application_layer(kitchen),
     )
-    environment = _SERVERS["python"].environment
+    environment = environment_of("python")
     return python_command(unpack_layers(layers, root=inputs.root), environment=environment, emulator=emulator)
 
 
@@ -188,12 +168,12 @@ def unpacked_sizes(spec: ImageSpec, *, inputs: Inputs) -> dict[str, int]:
 
     Raises what `assemble` raises for inputs.
     """
-    below = _layers_below(spec, kitchen_of(inputs))
+    below = _layers_below(spec, kitchen_of(inputs, spec.compression), _grounds(spec))
     model = model_bytes(spec.model, encode_serving(spec.serving))
     return {platform: sum(layer.unpacked for layer in layers) + model for platform, layers in below.items()}
 
 
-def kitchen_of(inputs: Inputs) -> Kitchen:
+def kitchen_of(inputs: Inputs, compression: Compression = "gzip") -> Kitchen:
     """The declarations and locks that ship with this mlopt, over these inputs."""
     folder = docker_folder()
     return Kitchen(
@@ -203,37 +183,48 @@ def kitchen_of(inputs: Inputs) -> Kitchen:
         read_native(folder),
         read_lock(folder / "native.lock.json"),
         inputs,
-        LayerCache(inputs.root),
+        LayerCache(inputs.root, compression),
     )
 
 
-def _layers(spec: ImageSpec, inputs: Inputs) -> dict[str, tuple[Layer, ...]]:
+def _grounds(spec: ImageSpec) -> dict[str, Ground]:
+    """The base of the user's choice for every platform; empty without one."""
+    base, python = spec.base, read_wanted(docker_folder()).python if spec.server == "python" else ""
+    return {platform: base.ground(platform, python=python) for platform in spec.platforms} if base else {}
+
+
+def _layers(spec: ImageSpec, inputs: Inputs, grounds: Mapping[str, Ground]) -> dict[str, tuple[Layer, ...]]:
     """Every platform's layers, lowest first."""
-    kitchen = kitchen_of(inputs)
+    kitchen = kitchen_of(inputs, spec.compression)
     model = model_layer(spec.model, encode_serving(spec.serving), cache=kitchen.cache)
-    return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen).items()}
+    return {platform: (*layers, model) for platform, layers in _layers_below(spec, kitchen, grounds).items()}
 
 
-def _layers_below(spec: ImageSpec, kitchen: Kitchen) -> dict[str, tuple[Layer, ...]]:
+def _layers_below(spec: ImageSpec, kitchen: Kitchen, grounds: Mapping[str, Ground]) -> dict[str, tuple[Layer, ...]]:
     """What the model stands on. Platforms are packed side by side: compression is the long part."""
     application = application_layer(kitchen) if spec.server == "python" else None
 
     def of(platform: str) -> tuple[Layer, ...]:
+        ground = grounds[platform].layers if platform in grounds else None
         if application is None:
-            return native_layers(kitchen, platform=platform, runtime=spec.runtime)
+            own, *above = native_layers(kitchen, platform=platform, runtime=spec.runtime)
+            return *(ground or (own,)), *above
         runtime = runtime_layer(kitchen, platform=platform, runtime=spec.runtime)
-        return base_layer(kitchen, platform=platform), runtime, application
+        return *(ground or (base_layer(kitchen, platform=platform),)), runtime, application
 
     with ThreadPoolExecutor(len(spec.platforms)) as pool:
         return dict(zip(spec.platforms, pool.map(of, spec.platforms), strict=True))
 
 
-def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...]) -> Descriptor:
+def _write_platform(
+    writer: Writer, spec: ImageSpec, platform: str, layers: tuple[Layer, ...], ground: Ground | None
+) -> Descriptor:
     system, _, architecture = platform.partition("/")
-    config = writer.add_json(_config(spec, system, architecture, layers), media_type=CONFIG)
+    own = _config(spec, system, architecture, layers)
+    config = writer.add_json(ground.under(own) if ground else own, media_type=CONFIG)
     blobs = [
         {
-            **writer.add_file(layer.blob, digest=layer.digest, size=layer.size, media_type=LAYER),
+            **writer.add_file(layer.blob, digest=layer.digest, size=layer.size, media_type=layer.media_type),
             "annotations": {"io.mlopt.layer": layer.name},
         }
         for layer in layers
@@ -250,31 +241,14 @@ def _write_platform(writer: Writer, spec: ImageSpec, platform: str, layers: tupl
 
 
 def _config(spec: ImageSpec, system: str, architecture: str, layers: tuple[Layer, ...]) -> dict[str, Any]:
-    created, served = _created(), _SERVERS[spec.server]
+    created = _created()
     return {
         "architecture": architecture,
         "os": system,
         "created": created,
-        "config": {
-            "User": f"{USER}:{USER}",
-            "WorkingDir": "/model",
-            "Entrypoint": [*served.program, "--model-dir", "/model"],
-            "Cmd": ["--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 - inside a container's own network
-            "ExposedPorts": {f"{PORT}/tcp": {}},
-            "Env": list(served.environment),
-            "Labels": _annotations(spec),
-            "StopSignal": "SIGTERM",
-            # Not in the OCI specification, which allows it; Docker reads it, podman with --format docker.
-            "Healthcheck": {
-                "Test": ["CMD", *served.health, str(PORT)],
-                "Interval": 30_000_000_000,
-                "Timeout": 5_000_000_000,
-                "StartPeriod": 20_000_000_000,
-                "Retries": 3,
-            },
-        },
+        "config": {**start_of(spec.server), "Labels": _annotations(spec)},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
-        "history": [{"created": created, "created_by": f"mlopt: {layer.made_by}"} for layer in layers],
+        "history": [{"created": created, "created_by": f"mlopt: {layer.made_by}"} for layer in layers if layer.made_by],
     }
 
 
@@ -293,7 +267,12 @@ def _found(spec: ImageSpec) -> dict[str, str]:
     """What the files themselves say, for those who see the image without its bundle."""
     locked = read_lock(docker_folder() / "runtime.lock.json").of(spec.platforms[0])
     versions = {package.name: package.version for package in locked}
-    return {"io.mlopt.model-digest": model_digest(spec.model), "io.mlopt.runtime-version": versions[spec.runtime]}
+    base = spec.base.annotations if spec.base else {}
+    return {
+        **base,
+        "io.mlopt.model-digest": model_digest(spec.model),
+        "io.mlopt.runtime-version": versions[spec.runtime],
+    }
 
 
 def _created() -> str:

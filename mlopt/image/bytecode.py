@@ -93,7 +93,7 @@ def write_tree(tree: Mapping[str, Entry], folder: Path) -> None:
 def _run(rootfs: Path, work: Path) -> None:
     loader = next((rootfs / "usr" / "lib").glob("*-linux-gnu/ld-linux-*.so.*"))
     command = [str(loader), "--inhibit-cache", "--library-path", str(loader.parent)]
-    command += [str(rootfs / "usr/bin/python3.11"), "-S", "-c", _PROGRAM, str(work)]
+    command += [str(rootfs / "usr/bin/python3.11"), "-S", "-X", "no_debug_ranges", "-c", _PROGRAM, str(work)]
     # A fixed hash seed: the order of constants that come from sets must not change from run to run.
     environment = {"PYTHONHOME": str(rootfs / "usr"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     try:

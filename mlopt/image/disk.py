@@ -9,10 +9,10 @@ from mlopt.errors import NoSpaceLeft
 
 
 class writing:  # noqa: N801 - reads as a word in `with writing(folder):`
-    """Turns a full disk into `NoSpaceLeft`."""
+    """Turns a full disk into `NoSpaceLeft`. `elsewhere` is how another disk is named."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, elsewhere: str = "set MLOPT_CACHE_DIR to another disk") -> None:
+        self._folder, self._elsewhere = folder, elsewhere
 
     def __enter__(self) -> None:
         pass
@@ -22,5 +22,5 @@ class writing:  # noqa: N801 - reads as a word in `with writing(folder):`
             raise NoSpaceLeft(
                 "The disk is full; the image was not written and the last one stays.",
                 where=str(self._folder),
-                next="free some space (`mlopt cache gc`), or set MLOPT_CACHE_DIR to another disk",
+                next=f"free some space (`mlopt cache gc`), or {self._elsewhere}",
             ) from error

@@ -124,15 +124,21 @@ class Inputs:
             return
         if "No space left on device" in done.stderr:
             raise OSError(errno.ENOSPC, "No space left on device")
-        reasons = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
         if "No module named pip" in done.stderr:
             raise ImageFailed(
                 "Wheels are fetched with pip, and this Python has none.",
                 where=sys.executable,
                 next=f"{sys.executable} -m ensurepip",
             )
+        if "DO NOT MATCH THE HASHES" in done.stderr:
+            changed = [package for package in packages if f"{package.name}==" in done.stderr] or packages
+            raise ImageFailed(
+                f"{changed[0].filename} is not the file that was locked: the index gives another one.",
+                where=changed[0].filename,
+                next="find out why the index gives another file; nothing of it was used",
+            )
         raise ImageFailed(
-            "The locked wheels could not be fetched: " + " ".join(reasons[:3])[:500],
+            f"The locked wheels could not be fetched: {_reason(done.stderr)}",
             where=", ".join(package.filename for package in packages[:3]),
             next=_REFRESH,
         )
@@ -161,6 +167,13 @@ def wheel_tags(filenames: Iterable[str], *, python: str) -> list[str]:
     for platform in sorted(platforms | {"any"}):
         options += ["--platform", platform]
     return options
+
+
+def _reason(said: str) -> str:
+    """Pip's own words, less the list of every version that there is."""
+    lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line and not line.startswith("WARNING")]
+    final = [line for line in lines if line.startswith("No matching distribution")]
+    return " ".join(final or lines[:3])[:500]
 
 
 def _configured_mirrors() -> tuple[str, ...]:

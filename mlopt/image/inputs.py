@@ -7,11 +7,12 @@ import platform as machine
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mlopt.errors import ImageFailed
+from mlopt.image.elf import Rebinding
 
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
 DEBIAN: Final[Mapping[str, str]] = {"linux/amd64": "amd64", "linux/arm64": "arm64"}
@@ -57,11 +58,14 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One table of docker/python.toml."""
+    """One table of docker/python.toml. `libraries` are Debian packages whose libraries lie in a folder beside the
+    wheels' own; `rebound` says what libraries ask for instead of what they were built with."""
 
     packages: tuple[str, ...]
     without: tuple[str, ...]
     left_out: tuple[str, ...]
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    rebound: tuple[Rebinding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,15 @@ class Recorded:
     base: Wanted
     runtime: Wanted
     runtimes: Mapping[str, Wanted]
+
+    @property
+    def debs(self) -> tuple[str, ...]:
+        """The Debian packages to lock, with all that they depend on."""
+        return (
+            *self.base.packages,
+            *self.runtime.libraries,
+            *(n for one in self.runtimes.values() for n in one.libraries),
+        )
 
     @property
     def wheels(self) -> tuple[str, ...]:
@@ -91,6 +104,8 @@ class Recorded:
             packages=(*self.runtime.packages, *own.packages),
             without=(*self.runtime.without, *own.without),
             left_out=(*self.runtime.left_out, *own.left_out),
+            libraries={**self.runtime.libraries, **own.libraries},
+            rebound=(*self.runtime.rebound, *own.rebound),
         )
 
 
@@ -173,7 +188,13 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 def _wanted(table: Mapping[str, Any]) -> Wanted:
-    return Wanted(tuple(table["packages"]), tuple(table.get("without", ())), tuple(table.get("left-out", ())))
+    return Wanted(
+        packages=tuple(table["packages"]),
+        without=tuple(table.get("without", ())),
+        left_out=tuple(table.get("left-out", ())),
+        libraries=dict(table.get("libraries", {})),
+        rebound=tuple(Rebinding(**{**rule, "absent": tuple(rule["absent"])}) for rule in table.get("rebound", ())),
+    )
 
 
 def _package(entry: Mapping[str, Any]) -> Package:

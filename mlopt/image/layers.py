@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,22 +16,20 @@ from typing import Any, Final
 
 from mlopt.errors import ImageFailed
 from mlopt.image.bytecode import Compiler
+from mlopt.image.compression import LEVELS, MEDIA_TYPES, MODEL_LEVELS, decides_bytes
 from mlopt.image.disk import writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import Lock, Native, Package, Recorded, Wanted, host_platform
+from mlopt.image.libraries import library_tree, rebound
 from mlopt.image.tree import Entry, Tree, file_bytes, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
-from mlopt.request import Server
+from mlopt.request import Compression, Server
 
 PYTHON_PATH: Final = "usr/local/lib/python{python}/dist-packages"
 MODEL_PATH: Final = "model"
 USER: Final = 65532
 
-_VERSION: Final = 5
-# Level 9 takes three times as long as 6 and saves 6 parts in a thousand.
-LEVEL: Final = 6
-# Weights hardly compress: the lowest level saves seconds and costs about one part in a hundred.
-_MODEL_LEVEL: Final = 1
+_VERSION: Final = 6
 _PASSWD: Final = f"root:x:0:0:root:/:/nonexistent\nmlopt:x:{USER}:{USER}:mlopt:/nonexistent:/nonexistent\n"
 _GROUP: Final = f"root:x:0:\nmlopt:x:{USER}:\n"
 
@@ -48,6 +45,7 @@ class Layer:
     unpacked: int
     made_by: str
     blob: Path
+    media_type: str = MEDIA_TYPES["gzip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,15 @@ class LayerCache:
     """Packed layers below `root`/layers, by a key of everything that decides their bytes."""
 
     root: Path
+    compression: Compression = "gzip"
 
-    def layer(self, name: str, *, key: object, made_by: str, level: int, tree: Callable[[], Tree]) -> Layer:
+    def layer(
+        self, name: str, *, key: object, made_by: str, levels: Mapping[Compression, int], tree: Callable[[], Tree]
+    ) -> Layer:
         """The layer under `key`, packed now from `tree()` if it is not there. Raises `NoSpaceLeft`."""
-        mtime = source_date()
-        basis = [_VERSION, name, key, made_by, mtime, level, zlib.ZLIB_RUNTIME_VERSION]
+        mtime, compression = source_date(), self.compression
+        level = levels[compression]
+        basis = [_VERSION, name, key, made_by, mtime, compression, level, decides_bytes(compression)]
         home = self.root / "layers" / hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
         if found := _read(home):
             return found
@@ -68,8 +70,8 @@ class LayerCache:
             made = Path(scratch) / "layer"
             made.mkdir()
             with writing(home.parent), (made / "blob").open("wb") as sink:
-                packed = pack(tree(), sink, mtime=mtime, level=level)
-            layer = {"name": name, "made_by": made_by, **asdict(packed)}
+                packed = pack(tree(), sink, mtime=mtime, level=level, compression=compression)
+            layer = {"name": name, "made_by": made_by, "media_type": MEDIA_TYPES[compression], **asdict(packed)}
             (made / "layer.json").write_text(json.dumps(layer), encoding="utf-8")
             _publish(made, home)
         return Layer(**layer, blob=home / "blob")
@@ -89,20 +91,33 @@ class Kitchen:
 
     def debs(self, platform: str, server: Server) -> tuple[Package, ...]:
         """The Debian packages of a platform's base layer."""
-        locked = self.base.of(platform)
+        beside = self.wanted.debs[len(self.wanted.base.packages) :]
+        locked = (one for one in self.base.of(platform) if one.name not in beside)
         return tuple(one for one in locked if server == "python" or one.name in self.native.base.packages)
+
+    def libraries(self, platform: str, runtime: str, server: Server) -> tuple[Package, ...]:
+        """The Debian packages of which there are libraries in a platform's runtime layer."""
+        wanted = self.wanted.running(runtime).libraries if server == "python" else {}
+        return tuple(package for package in self.base.of(platform) if package.name in wanted)
 
     def wheels(self, platform: str, runtime: str, server: Server) -> tuple[Package, ...]:
         """The distributions of PyPI in a platform's runtime layer."""
+        locked = self.runtime.of(platform)
         wanted = self.wanted.running(runtime).packages if server == "python" else self.native.runtime.packages
-        return tuple(package for package in self.runtime.of(platform) if package.name in wanted)
+        if missing := sorted(set(wanted) - {package.name for package in locked}):
+            raise ImageFailed(
+                f"There is no locked wheel of {' and '.join(missing)} for {platform}.",
+                where="docker/runtime.lock.json",
+                next="ship a candidate of another runtime (--ship NAME), or renew the lock: mlopt image lock",
+            )
+        return tuple(package for package in locked if package.name in wanted)
 
     def compiler(self) -> Compiler | None:
         """The locked interpreter for this machine; None where it cannot run: then images keep their sources."""
         host = host_platform()
         if host not in self.base.packages or sys.platform != "linux":
             return None
-        packages = self.base.of(host)
+        packages = self.debs(host, "python")
         basis = json.dumps([_VERSION, digests(packages), self.wanted.base.left_out])
         home = self.inputs.root / "interpreters" / hashlib.sha256(basis.encode()).hexdigest()
         return Compiler(lambda: base_tree(self.wanted.base.left_out, self.inputs.debs(packages)), home)
@@ -120,7 +135,7 @@ def base_layer(kitchen: Kitchen, *, platform: str) -> Layer:
         "base",
         key=[digests(packages), wanted.base.left_out, compiler is not None],
         made_by=named("Debian packages", packages),
-        level=LEVEL,
+        levels=LEVELS,
         tree=tree,
     )
 
@@ -129,16 +144,26 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str) -> Layer:
     """One runtime, NumPy, Pillow and the web stack, from wheels."""
     wanted, python, compiler = kitchen.wanted.running(runtime), kitchen.wanted.python, kitchen.compiler()
     packages = kitchen.wheels(platform, runtime, "python")
+    libraries = kitchen.libraries(platform, runtime, "python")
 
     def tree() -> Tree:
         files = _runtime_tree(wanted, python, kitchen.inputs.wheels(packages, python=python))
+        for package, deb in zip(libraries, kitchen.inputs.debs(libraries), strict=True):
+            files |= library_tree(
+                unpack_deb(deb), f"{PYTHON_PATH.format(python=python)}/{wanted.libraries[package.name]}"
+            )
         return compiler.without_sources(files) if compiler else files
 
     return kitchen.cache.layer(
         "runtime",
-        key=[digests(packages), wanted.left_out, python, compiler is not None],
-        made_by=named("wheels", packages),
-        level=LEVEL,
+        key=[
+            digests((*packages, *libraries)),
+            [wanted.left_out, dict(wanted.libraries), list(map(asdict, wanted.rebound))],
+            python,
+            compiler is not None,
+        ],
+        made_by=named("wheels and Debian packages" if libraries else "wheels", (*packages, *libraries)),
+        levels=LEVELS,
         tree=tree,
     )
 
@@ -156,7 +181,7 @@ def application_layer(kitchen: Kitchen) -> Layer:
         "application",
         key=[_contents(tree), compiler is not None, digests(kitchen.base.packages.get(host_platform(), ()))],
         made_by="mlopt.serve",
-        level=LEVEL,
+        levels=LEVELS,
         tree=lambda: compiler.beside_sources(tree) if compiler else tree,
     )
 
@@ -164,7 +189,7 @@ def application_layer(kitchen: Kitchen) -> Layer:
 def model_layer(model: Path, serving: bytes, *, cache: LayerCache) -> Layer:
     """Every file of the model's folder (or the one file) and serving.json, below /model."""
     tree = _model_tree(model, serving)
-    return cache.layer("model", key=_contents(tree), made_by="the model", level=_MODEL_LEVEL, tree=lambda: tree)
+    return cache.layer("model", key=_contents(tree), made_by="the model", levels=MODEL_LEVELS, tree=lambda: tree)
 
 
 def model_bytes(model: Path, serving: bytes) -> int:
@@ -223,7 +248,10 @@ def _runtime_tree(wanted: Wanted, python: str, wheels: Iterable[Path]) -> Tree:
     for wheel in wheels:
         tree |= unpack_wheel(wheel)
     below = PYTHON_PATH.format(python=python)
-    return {f"{below}/{path}": entry for path, entry in without(tree, wanted.left_out).items()}
+    return {
+        f"{below}/{path}": rebound(path, entry, wanted.rebound)
+        for path, entry in without(tree, wanted.left_out).items()
+    }
 
 
 def digests(packages: Iterable[Package]) -> list[str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlopt.errors import ImageFailed
+from mlopt.image.compression import MEDIA_TYPES, decompressed
 
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 CONFIG: Final = "application/vnd.oci.image.config.v1+json"
-LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
+LAYER: Final = MEDIA_TYPES["gzip"]
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}\n'
@@ -226,15 +227,12 @@ def _verified(layout: Path, descriptor: Mapping[str, Any], blobs: set[str]) -> b
 
 
 def _verify_layer(layout: Path, layer: Mapping[str, Any], diff_id: str) -> None:
-    import gzip
-    import zlib
-
     path, inner = blob_path(layout, layer), hashlib.sha256()
     try:
-        with gzip.open(path) as stream:
+        with decompressed(path) as stream:
             while chunk := stream.read(1 << 20):
                 inner.update(chunk)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError) as error:
         raise _broken(path, f"a layer cannot be decompressed: {error}") from error
     if f"sha256:{inner.hexdigest()}" != diff_id:
         raise _broken(path, "a layer is not what the config says")

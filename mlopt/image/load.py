@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from mlopt.errors import ImageFailed, MissingDependency
+from mlopt.image.compression import decompressed
 from mlopt.image.layout import MANIFEST, REF_NAME, blob_path, index_of, manifests_of, read_blob
 
 Engine = Literal["podman", "docker"]
@@ -95,8 +95,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _add_layer(tar: tarfile.TarFile, name: str, blob: Path) -> None:
     """A layer uncompressed. Its length must stand before it, so it is decompressed twice and held never."""
     info = tarfile.TarInfo(name)
-    with gzip.open(blob) as stream:
+    with decompressed(blob) as stream:
         while chunk := stream.read(1 << 20):
             info.size += len(chunk)
-    with gzip.open(blob) as stream:
+    with decompressed(blob) as stream:
         tar.addfile(info, stream)

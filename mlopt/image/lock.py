@@ -50,7 +50,7 @@ def lock_debs(wanted: Recorded, platform: str, *, mirrors: tuple[str, ...] = ())
     with tempfile.TemporaryDirectory(prefix="mlopt-apt-") as scratch:
         indices = _update(Path(scratch), sources, DEBIAN[platform])
         known = newest(fields for text in indices for fields in paragraphs(text))
-    return resolve(known, wanted=wanted.base.packages, without=wanted.base.without)
+    return resolve(known, wanted=wanted.debs, without=wanted.base.without)
 
 
 def newest(stanzas: Iterable[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:

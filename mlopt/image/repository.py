@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -90,6 +91,23 @@ class Repository:
         if found != digest:
             raise self._damaged(digest, found)
         return data
+
+    def download(self, descriptor: Mapping[str, Any], into: io.BufferedRandom) -> None:
+        """A blob of any size into a file, checked; a broken line is tried again. Raises `RegistryFailed`."""
+        digest, size = str(descriptor["digest"]), int(descriptor["size"])
+
+        def once() -> None:
+            into.seek(0)
+            into.truncate()
+            self.session.attempt("GET", f"blobs/{digest}", sink=into)
+            if into.tell() < size:
+                raise Passing(f"the line broke after {into.tell()} of {size} bytes", None, self._damaged(digest, ""))
+
+        self.session.retrying(once)
+        into.seek(0)
+        found = f"sha256:{hashlib.file_digest(into, 'sha256').hexdigest()}"
+        if found != digest:
+            raise self._damaged(digest, found)
 
     def tags(self) -> tuple[str, ...]:
         """Every tag, sorted. Raises `RegistryFailed` when there is no such repository."""
@@ -229,7 +247,9 @@ class Repository:
 
     def _damaged(self, wanted: str, found: str) -> RegistryFailed:
         return RegistryFailed(
-            f"What the registry keeps is not what its digest says: sha256 {found[7:19]}…, asked for {wanted[7:19]}….",
+            f"What the registry keeps is not what its digest says: sha256 {found[7:19]}…, asked for {wanted[7:19]}…."
+            if found
+            else f"The registry does not give the whole of sha256:{wanted[7:19]}….",
             where=str(self.reference.at(wanted)),
             next="push it again; if that changes nothing, the registry's storage is damaged",
         )

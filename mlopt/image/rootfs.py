@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -12,14 +11,18 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlopt.errors import ImageFailed
+from mlopt.image.compression import decompressed
 from mlopt.image.disk import writing
 from mlopt.image.layers import Layer
 from mlopt.image.layout import blob_path, manifests_of, read_blob
 from mlopt.image.load import manifest_of
 from mlopt.image.tree import inside
+
+# What an upper layer's name begins with where it takes something of a lower one away.
+WHITEOUT: Final = ".wh."
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +99,48 @@ def _through_loader(
             "The image has no dynamic loader.", where=str(rootfs), next="assemble it again: mlopt compile"
         )
     loader = loaders[0]
-    environment["PATH"] = str(rootfs / "usr" / "bin")
-    environment["PYTHONHOME"] = str(rootfs / "usr")
-    start = [*emulator, str(loader), "--inhibit-cache", "--library-path", str(loader.parent), *words]
+    home = Path(words[0]).parents[1]
+    environment["PATH"] = str(home / "bin")
+    environment["PYTHONHOME"] = str(home)
+    if "PYTHONPATH" in environment:
+        environment["PYTHONPATH"] = ":".join(f"{rootfs}{path}" for path in environment["PYTHONPATH"].split(":"))
+    libraries = f"{loader.parent}:{home / 'lib'}"
+    start = [*emulator, str(loader), "--inhibit-cache", "--library-path", libraries, *words]
     return Command(tuple(start), environment)
 
 
 def _extract(blob: Path, root: Path) -> None:
     """Unpack one layer. Nothing is written outside `root`, not even through a link."""
-    with gzip.open(blob) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+    with decompressed(blob) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             target = root / inside(member.name)
             if not target.parent.resolve().is_relative_to(root.resolve()):
                 raise ImageFailed(f"The layer writes outside its tree: {member.name}", where=str(blob))
-            if member.isdir():
-                target.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.name.startswith(WHITEOUT):
+                _remove(target.with_name(target.name.removeprefix(WHITEOUT)))
+            elif member.isdir():
+                if not target.is_dir():
+                    _remove(target)
+                    target.mkdir()
             elif member.issym():
-                target.unlink(missing_ok=True)
+                _remove(target)
                 target.symlink_to(member.linkname)
+            elif member.islnk():
+                _remove(target)
+                os.link(root / inside(member.linkname), target, follow_symlinks=False)
             elif member.isfile():
                 source = tar.extractfile(member)
                 assert source is not None
-                target.unlink(missing_ok=True)
+                _remove(target)
                 with target.open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
                 target.chmod(member.mode & 0o755)
+
+
+def _remove(path: Path) -> None:
+    """Of a lower layer, what an upper one has in its place or takes away."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -5,9 +5,11 @@ Standard library alone. Proxies and certificates come from the environment (HTTP
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import re
+import shutil
 import socket
 import ssl
 import time
@@ -112,11 +114,15 @@ class Session:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         expect: tuple[int, ...] = (200,),
+        sink: IO[bytes] | None = None,
     ) -> Reply:
-        """As `request`, once. Raises `Passing` for what may help to try again."""
+        """As `request`, once. The body of a 200 goes to `sink` where there is one, and is not held in memory.
+
+        Raises `Passing` for what may help to try again.
+        """
         url = urljoin(self.address, url)
         try:
-            reply = self._authorized(method, url, dict(headers or {}), body)
+            reply = self._authorized(method, url, dict(headers or {}), body, sink)
         except _Lost as lost:
             error = self._no_answer(lost.reason)
             if lost.passing:
@@ -167,15 +173,17 @@ class Session:
             next="look at the host's name, and whether the registry runs; http is spoken with this machine alone",
         )
 
-    def _authorized(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Reply:
+    def _authorized(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, sink: IO[bytes] | None
+    ) -> Reply:
         """With what the registry accepted last; when it asks who we are, once more with that."""
-        reply = _send(method, url, headers, self._authorization.get(_origin(url)), body)
+        reply = _send(method, url, headers, self._authorization.get(_origin(url)), body, sink)
         if reply.status != 401 or _origin(url) != _origin(self.address):
             return reply
         if not (answer := self._answer(reply)):
             return reply
         self._authorization[_origin(url)] = answer
-        return _send(method, url, headers, answer, body)
+        return _send(method, url, headers, answer, body, sink)
 
     def _answer(self, reply: Reply) -> str | None:
         """What to say to a challenge: Basic as it stands, Bearer after asking the place that it names for a token."""
@@ -224,7 +232,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def _send(method: str, url: str, headers: Mapping[str, str], authorization: str | None, body: bytes | None) -> Reply:
+def _send(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    authorization: str | None,
+    body: bytes | None,
+    sink: IO[bytes] | None = None,
+) -> Reply:
     _check(url)
     request = urllib.request.Request(url, data=body, method=method, headers=dict(headers))  # noqa: S310 - checked
     request.add_header("User-Agent", f"mlopt/{metadata.version('mlopt')}")
@@ -234,13 +249,18 @@ def _send(method: str, url: str, headers: Mapping[str, str], authorization: str 
     proxies = urllib.request.ProxyHandler({} if here else None)
     try:
         with urllib.request.build_opener(proxies, _Redirects).open(request, timeout=_SECONDS) as reply:
-            return Reply(reply.status, reply.headers, reply.read())
+            if sink is None or reply.status != 200:
+                return Reply(reply.status, reply.headers, reply.read())
+            shutil.copyfileobj(reply, sink, 1 << 20)
+            return Reply(reply.status, reply.headers, b"")
     except urllib.error.HTTPError as error:
         with error:
             return Reply(error.code, error.headers, error.read())
     except urllib.error.URLError as error:
         raise _lost(error.reason) from error
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise _lost(error) from error
 
 

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, Literal, Protocol
+from typing import IO, Any, Final, Literal
+
+from mlopt.image.compression import Sink, compressing
+from mlopt.request import Compression
 
 Kind = Literal["file", "folder", "link"]
 
@@ -67,15 +70,15 @@ def inside(path: str) -> str:
     return "/".join(part for part in parts if part != ".")
 
 
-def pack(tree: Mapping[str, Entry], sink: IO[bytes], *, mtime: int, level: int) -> Packed:
-    """Write a tar.gz that depends on nothing but the tree: sorted, one time, owner root, no names of users.
+def pack(
+    tree: Mapping[str, Entry], sink: IO[bytes], *, mtime: int, level: int, compression: Compression = "gzip"
+) -> Packed:
+    """Write a compressed tar that depends on nothing but the tree: sorted, one time, owner root, no names of users.
 
     Folders above every entry are added with mode 0755.
     """
-    import gzip
-
     outer = _Hashing(sink)
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=outer, mtime=0) as compressed:
+    with compressing(outer, compression, level=level) as compressed:
         inner = _Hashing(compressed)
         # tarfile wants only `write` of a stream, and its type stubs a whole file.
         stream: Any = inner
@@ -122,14 +125,10 @@ def _length(entry: Entry) -> int:
     return entry.content.stat().st_size if isinstance(entry.content, Path) else len(entry.content)
 
 
-class _Sink(Protocol):
-    def write(self, data: bytes, /) -> object: ...
-
-
 class _Hashing:
     """A writer that knows the sha256 and length of what went through it."""
 
-    def __init__(self, sink: _Sink) -> None:
+    def __init__(self, sink: Sink) -> None:
         self._sink, self._sha, self.size = sink, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:

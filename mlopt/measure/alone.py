@@ -6,7 +6,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +53,38 @@ def cold_start(
             with _started(subject, folder, threads, limits):
                 times.append(time.perf_counter() - began)
     return statistics.median(times)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What several processes with the same model take: `together` (PSS: what is shared counts once), and `own`, what
+    each has that no other process has (the median): a further one costs about that. In bytes."""
+
+    workers: int
+    together: int
+    own: int
+
+
+def shared(
+    subject: Subject, feeds: Sequence[Mapping[str, Any]], *, workers: int, threads: int, limits: Limits = UNLIMITED
+) -> Shared:
+    """Memory of so many fresh processes that have loaded the model and answered. Raises `WorkerFailed`."""
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlopt-measure-")))
+        folder = str(write_feeds(scratch / "feeds", [dict(feed) for feed in feeds]))
+        started = [stack.enter_context(_started(subject, folder, threads, limits)) for _ in range(workers)]
+        for worker in started:
+            worker.ask("query", count=len(feeds))
+        taken = [pages_of(worker.process.pid) for worker in started]
+    own = [one["Private_Clean"] + one["Private_Dirty"] for one in taken]
+    return Shared(workers, sum(one["Pss"] for one in taken), int(statistics.median(own)))
+
+
+def pages_of(process: int) -> dict[str, int]:
+    """Bytes of a process' memory by kind, summed over all that it has mapped."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    parts = (line.split() for line in lines)
+    return {name.rstrip(":"): int(kibibytes) * 1024 for name, kibibytes, _ in parts}
 
 
 @contextmanager

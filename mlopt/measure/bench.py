@@ -13,7 +13,7 @@ from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
 from mlopt.insight import Anatomy
-from mlopt.measure.alone import cold_start, loaded
+from mlopt.measure.alone import Shared, cold_start, loaded, shared
 from mlopt.measure.energy import Energy, counters, spent
 from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject, measure_together
@@ -42,7 +42,8 @@ class Benched:
 
     `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
-    a server at the highest rate that held. `energy` and `inside` are None where nothing counts it, or nobody asked.
+    a server at the highest rate that held. `energy` is None where nothing counts it, `shared` (the memory of several
+    processes) and `inside` where nobody asked.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Benched:
     server: ServerRate | None
     loadgen: LoadGenResult | None
     energy: Energy | None
+    shared: Shared | None = None
     inside: Anatomy | None = None
 
 
@@ -101,6 +103,7 @@ def bench(
     layers: bool = False,
     limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
     loadgen: bool = False,
+    workers: int = 1,
 ) -> BenchResult:
     """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency; with
     `layers` the inside of each as well.
@@ -152,7 +155,8 @@ def bench(
     )
     if failures:
         raise next(iter(failures.values()))
-    asks = _Asks(method, bound, bounds, loadgen, layers, device, seconds=method.seconds / 2 / len(named))
+    seconds = method.seconds / 2 / len(named)
+    asks = _Asks(method, bound, bounds, loadgen, workers, layers, device, seconds)
     found, missing = [], ""
     for name, subject in named:
         one, why = _benched(name, subject, measured[subject.name], single, asks)
@@ -170,6 +174,7 @@ class _Asks:
     bound: float | None
     limits: Limits
     loadgen: bool
+    workers: int
     layers: bool
     device: str
     seconds: float
@@ -204,11 +209,19 @@ def _benched(
         server,
         by_loadgen,
         energy,
-        look_inside(subject, single, threads=threads, batch=asks.method.query_batch, device=asks.device)
-        if asks.layers
+        shared(subject, single, workers=asks.workers, threads=threads, limits=asks.limits)
+        if asks.workers > 1
         else None,
+        _inside(subject, single, asks) if asks.layers else None,
     )
     return found, why
+
+
+def _inside(subject: Subject, single: Sequence[Mapping[str, Any]], asks: _Asks) -> Anatomy:
+    method = asks.method
+    return look_inside(
+        subject, single, threads=method.threads, batch=method.query_batch, device=asks.device, limits=asks.limits
+    )
 
 
 def _noise(speedup: Interval) -> Noise:

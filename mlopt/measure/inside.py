@@ -16,8 +16,10 @@ from mlopt.errors import MloptError
 from mlopt.insight import Anatomy, Kernel, Layers, MemoryTrace
 from mlopt.measure.interleave import rows_of
 from mlopt.measure.layers import layers_of
+from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.measure.work import Graph
+from mlopt.measurement import Grade
 
 if TYPE_CHECKING:
     from mlopt.measure.interleave import Subject
@@ -31,7 +33,13 @@ _LIMIT: Final = 60.0
 
 
 def look_inside(
-    subject: Subject, feeds: Sequence[Mapping[str, Any]], *, threads: int, batch: int, device: str
+    subject: Subject,
+    feeds: Sequence[Mapping[str, Any]],
+    *,
+    threads: int,
+    batch: int,
+    device: str,
+    limits: Limits = UNLIMITED,
 ) -> Anatomy:
     """In a process of its own, which computes alone. What cannot be had is said in `why_not`, and nothing is raised."""
     memory: MemoryTrace | None = None
@@ -39,7 +47,7 @@ def look_inside(
         graph = Graph.read(subject.artifact.main, {name: value.shape for name, value in feeds[0].items()})
         with tempfile.TemporaryDirectory(prefix="mlopt-inside-") as scratch:
             folder = str(write_feeds(Path(scratch) / "feeds", [dict(feed) for feed in feeds]))
-            worker = Worker.start(subject.name)
+            worker = Worker.start(subject.name, limits)
             try:
                 with _sampled(worker.process.pid) as readings:
                     facts = worker.ask(
@@ -54,7 +62,7 @@ def look_inside(
                     count = _fitting(_RUNNING, facts["first_inference"], most=_MOST * 4)
                     times = worker.ask("query", count=count, limit=_LIMIT)["seconds"]
                     marks = {**facts["marks"], "done": time.perf_counter()}
-                memory = readings.trace(marks, facts["device"] or device)
+                memory = readings.trace(marks, facts["device"] or device, limits.grade)
                 count = _fitting(_PROFILED, min(times), most=min(_MOST, _EVENTS // len(graph.nodes)))
                 said = worker.ask("profile", count=count, limit=_LIMIT)
             finally:
@@ -67,7 +75,7 @@ def look_inside(
         subject.name,
         Layers(
             device=facts["device"] or device,
-            grade="measured",
+            grade=limits.grade,
             runtime=subject.runtime,
             threads=threads,
             batch=rows_of(feeds[0], batch),
@@ -92,7 +100,7 @@ class _Readings:
     times: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
 
-    def trace(self, marks: Mapping[str, float], device: str) -> MemoryTrace:
+    def trace(self, marks: Mapping[str, float], device: str, grade: Grade) -> MemoryTrace:
         """At most so many points; of several that become one the largest is kept."""
         size = max(1, -(-len(self.times) // _POINTS))
         groups = [range(start, min(start + size, len(self.times))) for start in range(0, len(self.times), size)]
@@ -101,7 +109,7 @@ class _Readings:
             resident=tuple(max(self.resident[number] for number in group) for group in groups),
             marks=tuple((name, at - self.began) for name, at in marks.items()),
             device=device,
-            grade="measured",
+            grade=grade,
             method=f"resident pages of a fresh process, read from /proc every {_EVERY * 1e3:g} ms",
         )
 

@@ -53,6 +53,11 @@ def _notes(found: BenchResult) -> Iterator[str]:
     for limit in found.limits:
         yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
     for name, model in zip(found.labelled, found.models, strict=True):
+        if several := model.shared:
+            yield (
+                f"{several.workers} processes of {name} take {text.size(several.together)} together (PSS), each "
+                f"{text.size(several.own)} that no other process has"
+            )
         if model.energy:
             yield f"energy of {name}: {_energy(model.energy)}"
     if found.no_energy:

@@ -21,6 +21,7 @@ from mlopt import registry
 from mlopt.array_files import load_arrays
 from mlopt.errors import MloptError, UnsupportedModel
 from mlopt.measure import loadgen
+from mlopt.measure.instructions import Counter
 from mlopt.runners.runner import OnDevice, Profiled, Runner
 
 _KIB: Final = 1024
@@ -40,7 +41,10 @@ def main() -> None:
 class Loaded:
     """One model in one runtime, with the feeds it is timed on."""
 
-    def __init__(self, runtime: str, model: str, threads: int, single: str, offline: str) -> None:
+    def __init__(
+        self, runtime: str, model: str, threads: int, single: str, offline: str, counting: bool = False
+    ) -> None:
+        self.counter = Counter.open() if counting else None
         kind: type[Runner] = registry.load("mlopt.runners", runtime)
         # OpenVINO's converter reports every import to its maker; without it openvino loads as it does in images.
         sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
@@ -84,6 +88,8 @@ class Loaded:
                     reply = loaded.profile(**command)
                 elif kind == "serve":
                     reply = loaded.serve_at(**command)
+                elif kind == "instructions":
+                    reply = loaded.instructions(**command)
                 elif kind == "loadgen":
                     reply = loadgen.run(runner=loaded.runner, feeds=loaded.single, **command)
                 else:
@@ -116,6 +122,17 @@ class Loaded:
         for _ in range(count):
             self.runner.infer(feed)
         return {"seconds": time.perf_counter() - start}
+
+    def instructions(self, count: int) -> dict[str, Any]:
+        """Of each of `count` queries, all threads together; None where they cannot be counted."""
+        if self.counter is None:
+            return {"instructions": None}
+        found = []
+        for number in range(count):
+            before = self.counter.read()
+            self.runner.infer(self.single[number % len(self.single)])
+            found.append(self.counter.read() - before)
+        return {"instructions": found}
 
     def serve_at(self, arrivals: list[float], bound: float, late: int) -> dict[str, Any]:
         """Queries that arrive so many seconds from now, one at a time in that order; each time is from its arrival to

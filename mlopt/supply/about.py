@@ -16,10 +16,11 @@ from mlopt.image.layers import source_date
 from mlopt.image.native import sources
 from mlopt.request import Server
 from mlopt.supply.figures import Figure, figures_of
-from mlopt.supply.packages import Component, debs, vendored, wheels
+from mlopt.supply.packages import Component, debs, image_below, vendored, wheels
 
 if TYPE_CHECKING:
     from mlopt.image.assemble import Image
+    from mlopt.image.base import Base
     from mlopt.image.fetch import Inputs
     from mlopt.report.report import Report, StepFacts, TensorFacts
 
@@ -71,9 +72,13 @@ class About:
     platforms: tuple[Contents, ...]
 
 
-def about(report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs) -> About:
-    """`source` is the folder of what was compiled, `model` of what went into the image. Raises `ImageFailed` when a
-    package is no longer to be had."""
+def about(
+    report: Report, image: Image, *, source: Path, model: Path, inputs: Inputs, base: Base | None = None
+) -> About:
+    """`source` is the folder of what was compiled, `model` of what went into the image, `base` of the user's choice.
+
+    Raises `ImageFailed` when a package is no longer to be had.
+    """
     shipped = report.candidate(report.winner)
     kitchen = kitchen_of(inputs)
     suite, python = kitchen.wanted.suite, kitchen.wanted.python
@@ -82,9 +87,12 @@ def about(report: Report, image: Image, *, source: Path, model: Path, inputs: In
     compiled = vendored(kitchen.native.vendored) if image.server == "native" else ()
 
     def contents(platform: str, digest: str) -> Contents:
-        below = debs(kitchen.debs(platform, image.server), suite=suite, platform=platform, inputs=inputs)
+        own = () if base else kitchen.debs(platform, image.server)
+        packages = (*own, *kitchen.libraries(platform, shipped.runtime, image.server))
+        below = debs(packages, suite=suite, platform=platform, inputs=inputs)
         runtime = wheels(kitchen.wheels(platform, shipped.runtime, image.server), python=python, inputs=inputs)
-        return Contents(platform, digest.removeprefix("sha256:"), (*below, *runtime, *compiled))
+        ground = (image_below(base, platform),) if base else ()
+        return Contents(platform, digest.removeprefix("sha256:"), (*ground, *below, *runtime, *compiled))
 
     return About(
         name=name,

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
 
 from mlopt.artifact import digest_of
@@ -20,6 +20,9 @@ from mlopt.image.inputs import DEBIAN, Package, Vendored, docker_folder
 from mlopt.image.unpack import deb_control, unpack_deb
 from mlopt.supply import licences
 
+if TYPE_CHECKING:
+    from mlopt.image.base import Base
+
 # Of a package of Debian 12; the distribution's release is a part of a package's name in advisories.
 SUITES: Final[Mapping[str, str]] = {"bookworm": "12", "trixie": "13"}
 # Raise it whenever the same file would give other facts.
@@ -28,10 +31,11 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One package of an image. `source` and `source_version` are Debian's own name of what it was built from, which
-    advisories use; of others they are empty. What is of kind `source` was compiled into the server."""
+    """One package of an image, or the image that it stands on. `source` and `source_version` are Debian's own name of
+    what it was built from, which advisories use; of the others they are empty. What is of kind `source` was compiled
+    into the server."""
 
-    kind: Literal["deb", "pypi", "source"]
+    kind: Literal["deb", "oci", "pypi", "source"]
     name: str
     version: str
     sha256: str
@@ -73,6 +77,17 @@ def wheels(packages: Iterable[Package], *, python: str, inputs: Inputs) -> tuple
         )
         for package in packages
     )
+
+
+def image_below(base: Base, platform: str) -> Component:
+    """The base of the user's choice, as one thing: what is in it, its maker's own SBOM says."""
+    digest = str(base.manifests[platform]["digest"]).removeprefix("sha256:")
+    where = base.annotations.get("org.opencontainers.image.base.name", "").partition("@")[0]
+    name = where.rpartition("/")[2].partition(":")[0] or "base"
+    purl = f"pkg:oci/{quote(name)}@sha256:{digest}?arch={platform.split('/')[1]}"
+    if where:
+        purl += f"&repository_url={quote(where, safe='/:')}"
+    return Component("oci", name, f"sha256:{digest}", digest, name, purl, licences.NOASSERTION)
 
 
 def vendored(sources: Iterable[Vendored]) -> tuple[Component, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlopt.gate.compare import budgets, stored_memory
+from mlopt.gate.compare import budgets, instructions, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
 from mlopt.measure.bench import versions_of
@@ -140,3 +140,15 @@ def test_a_gate_makes_no_image() -> None:
     image = found(answered(), image_size=10**6)["image-size"]
     assert isinstance(image, NotCompared)
     assert "makes no image" in image.reason
+
+
+def test_instructions_are_counted_or_said_not_to_be() -> None:
+    more = instructions(0.01, (1_030_000, 1_000_000))
+    assert isinstance(more, Check)
+    assert (more.verdict, more.unit) == ("fail", "count")
+    alike = instructions(0.01, (1_000_100, 1_000_000))
+    assert isinstance(alike, Check)
+    assert alike.verdict == "pass"
+    none = instructions(0.01, None)
+    assert isinstance(none, NotCompared)
+    assert "counters" in none.reason

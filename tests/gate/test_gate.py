@@ -297,3 +297,14 @@ def test_a_model_that_no_runtime_can_load_is_refused(base: Path, tmp_path: Path)
     onnx.save(model, str(tmp_path / "odd.onnx"))
     with pytest.raises(UnsupportedModel):
         judged(tmp_path / "odd.onnx", base)
+
+
+def test_instructions_decide_or_are_named_as_not_compared(base: Path, rebuilt: Path) -> None:
+    counting = dataclasses.replace(PROFILE, gate=dataclasses.replace(LOOSE, instructions=Fraction(0.2)))
+    result = gate(Asked(Request(model=rebuilt), base, counting), Progress(quiet=True))
+    checks = {one.metric: one for one in result.checks}
+    if "instructions" in checks:
+        assert checks["instructions"].verdict == "pass"
+        assert checks["instructions"].candidate
+    else:
+        assert "instructions" in {one.metric for one in result.not_compared}

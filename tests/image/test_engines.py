@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 import urllib.request
@@ -17,8 +19,12 @@ from typing import Any
 
 import pytest
 
+from mlopt.deploy.context import write_context
 from mlopt.image.assemble import Image
 from mlopt.image.inputs import host_platform
+from mlopt.image.layout import read_blob
+from mlopt.image.load import manifest_of
+from mlopt.image.rootfs import unpack_rootfs
 from mlopt.image.run import engine_runs, serve_image
 
 # No swapped-in runtime, no systemd, no raised limits: what also works in a small virtual machine or a CI runner.
@@ -127,6 +133,41 @@ def test_it_answers_in_an_engine_read_only_as_nobody(made: str, engine: Any, req
         assert re.search(r"^CapEff:\s+0+$", status, re.M)
     left = subprocess.run([engine, "ps", "-a", "--filter", "name=mlopt-", "-q"], capture_output=True, text=True)
     assert left.stdout.strip() == ""
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_the_dockerfile_builds_the_same_files(
+    image: Image, engine: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Without BuildKit too: what differs are times and digests, never a file."""
+    request.getfixturevalue(engine)
+    context = write_context(image.path, tmp_path / "context")
+    name = f"localhost/mlopt/built-{os.urandom(4).hex()}:1"
+    build = [engine, "build", "--build-arg", f"TARGETPLATFORM={host_platform()}", "--tag", name, str(context)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    config = json.loads(subprocess.run([engine, "inspect", name], capture_output=True, check=True).stdout)[0]["Config"]
+    wanted = json.loads(read_blob(image.path, manifest_of(image.path, host_platform())["config"]))["config"]
+    for key in ("User", "Entrypoint", "Cmd", "WorkingDir", "Labels", "StopSignal"):
+        assert config[key] == wanted[key] or key == "Labels", key
+    assert set(wanted["Labels"].items()) <= set(config["Labels"].items())
+    made = subprocess.run([engine, "create", name], capture_output=True, text=True, check=True).stdout.strip()
+    exported = subprocess.run([engine, "export", made], capture_output=True, check=True).stdout
+    subprocess.run([engine, "rm", made], capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(exported)) as tar:
+        files = {member.name: member.size for member in tar if member.isfile()}
+    ours = unpack_rootfs(image.path, platform=host_platform(), root=tmp_path / "cache")
+    expected = {
+        path.relative_to(ours).as_posix(): path.stat().st_size
+        for path in ours.rglob("*")
+        if path.is_file() and not path.is_symlink() and ours.resolve() in path.resolve().parents
+    }
+    linked = {name for name in expected if name.split("/")[0] in ("bin", "lib", "lib64", "sbin")}
+    assert {name: files.get(name) for name in expected if name not in linked} == {
+        name: size for name, size in expected.items() if name not in linked
+    }
 
 
 def emulator() -> str:

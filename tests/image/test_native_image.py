@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import re
 import shutil
 import subprocess
 import tarfile
@@ -131,8 +130,8 @@ def test_the_program_is_built_with_its_guards(inputs: Inputs) -> None:
         assert "DYN" in said or "PIE" in said
         assert "GNU_RELRO" in said
         assert "NOW" in said
-        # On amd64 the linker brings the function that it calls; what it compares with lies at %fs:0x28.
-        assert re.search(rb"__stack_chk_fail|\x64[\x48\x4c]\x8b.\x25\x28\0\0\0", program.read_bytes(), re.S)
+        assert b"__stack_chk_fail" in program.read_bytes()
+        assert b"memcpy" in program.read_bytes(), "the compiler's own copies byte by byte"
         needed = {line.split("[")[1].rstrip("]") for line in said.splitlines() if "NEEDED" in line}
         assert needed <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2"} | {
             name for name in needed if name.startswith("ld-linux")

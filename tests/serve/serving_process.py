@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import ssl
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from typing import IO
 
 from mlopt.image.run import free_port
 
+# The interpreter that serves: this one, or the one of an image, by tests/image/test_cut_root.py.
+PYTHON = tuple(shlex.split(os.environ.get("MLOPT_TEST_PYTHON", ""))) or (sys.executable,)
+
 
 @contextmanager
 def process(
@@ -24,7 +28,7 @@ def process(
     options: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
     log: IO[str] | int = subprocess.PIPE,
-    command: Sequence[str] = (sys.executable, "-m", "mlopt.serve"),
+    command: Sequence[str] = (*PYTHON, "-m", "mlopt.serve"),
 ) -> Iterator[subprocess.Popen[str]]:
     running = subprocess.Popen(
         [*command, "--model-dir", str(folder), "--port", str(port), *options],

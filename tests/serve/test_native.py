@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from natives import LENGTH, PATH, TENSOR, asked, both, infer, write_typed
-from serving_process import status
+from natives import LENGTH, PATH, QUIET, TENSOR, asked, both, infer, write_typed
+from serving_process import process, status, wait_ready
 
+from mlopt.image.run import free_port
 from mlopt.image.serving import describe_serving, encode_serving
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -49,6 +52,31 @@ def test_every_type_comes_back_as_the_python_server_has_it(native: Sequence[str]
         tail = first[1][int(first[2] or 0) :]
         assert tail[:4] == b"\x01\x00\x00\x01"
         assert tail.endswith("\U0001f600".encode())
+
+
+def test_half_precision_is_rounded_as_by_numpy(native: Sequence[str], tmp_path: Path) -> None:
+    """Every number of it, what lies between two of them, and the neighbours of that."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    between = (halves[1:] + halves[:-1]) / 2
+    values = np.concatenate(
+        [halves, between, np.nextafter(between, np.inf), -np.nextafter(between, 0), [65520, -1e300]]
+    )
+    info = helper.make_tensor_value_info
+    ends = [info(name, TensorProto.FLOAT16, ["N"]) for name in ("in", "out")]
+    graph = helper.make_graph([helper.make_node("Identity", ["in"], ["out"])], "half", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    serving = describe_serving(tmp_path / "model.onnx", name="half")
+    (tmp_path / "serving.json").write_bytes(encode_serving(serving))
+    tensor = {"name": "in", "shape": [len(values)], "datatype": "FP16", "data": values.tolist()}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    port = free_port()
+    with process(tmp_path, port=port, options=QUIET, command=native) as running:
+        wait_ready(port, running)
+        code, answer, length = asked(port, "/v2/models/half/infer", body)
+    assert code == 200
+    with np.errstate(over="ignore"):
+        assert answer[int(length or 0) :] == values.astype(np.float16).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +167,13 @@ def test_metadata_and_health_are_the_same(shared: tuple[int, int]) -> None:
         assert {status(port, path) for port in shared} == {404}, path
     assert {status(port, "/v2/models/colours", "{}") for port in shared} == {405}
     assert {status(port, PATH) for port in shared} == {405}
+    for port in shared:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", PATH)
+        reply = connection.getresponse()
+        assert reply.getheader("Allow") == "POST"
+        assert reply.getheader("Date")
+        connection.close()
 
 
 @pytest.fixture(scope="module")

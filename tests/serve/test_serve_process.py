@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from serving_process import process, status, wait_ready
+from serving_process import PYTHON, process, status, wait_ready
 
 from mlopt.image.run import free_port
 
@@ -26,7 +26,7 @@ def test_it_serves_and_stops_gracefully_on_sigterm(model_folder: Path) -> None:
         wait_ready(port, running)
         tensor = {"name": "pixels", "shape": [1, 3, 8, 8], "datatype": "FP32", "data": [1.0] * 192}
         assert status(port, "/v2/models/colours/infer", json.dumps({"inputs": [tensor]})) == 200
-        health = [sys.executable, "-m", "mlopt.serve.health"]
+        health = [*PYTHON, "-m", "mlopt.serve.health"]
         assert subprocess.run([*health, str(port)], check=False).returncode == 0
         assert subprocess.run([*health, str(free_port())], check=False).returncode == 1
         running.send_signal(signal.SIGTERM)
