@@ -109,7 +109,7 @@ def why_no_device_build(target: Target, precision: str = "") -> str:
     return ""
 
 
-def why_no_first_start(target: Target, builds: Collection[str]) -> str:
+def why_no_first_start(target: Target, builds: Collection[str], server: str, *, plain: bool = True) -> str:
     """Why there is no image that builds its engine at its first start; empty where there is one."""
     version = target.stacks[0].tensorrt if target.stacks else None
     if target.build_on != "device" or version is None:
@@ -118,6 +118,10 @@ def why_no_first_start(target: Target, builds: Collection[str]) -> str:
         return (
             f"the Python module of TensorRT {version} cannot run an engine as the server does, from {OLDEST_SERVED} on"
         )
+    if server != "python":
+        return f"the server {server} builds no engine: --server python does"
+    if not plain:
+        return "its image stands on layers that every docker build unpacks: without --base, and in gzip"
     return "" if builds else "no engine for it keeps the budgets"
 
 

@@ -199,7 +199,9 @@ def _deploy(
     threads = prepared.profile.method.threads
     facts = deploy_facts(report, image, target=prepared.target, threads=threads, status=_status(prepared, built))
     write_deploy(facts, folder / "deploy")
-    if not why_no_first_start(prepared.target, builds):
+    if not why_no_first_start(
+        prepared.target, builds, image.server, plain=prepared.base is None and prepared.compression == "gzip"
+    ):
         write_first_start(facts, image, target=prepared.target, builds=builds, into=folder / "deploy")
 
 

@@ -44,7 +44,13 @@ def to_build(prepared: Prepared, built: Built) -> str:
     if built.device_builds.keys() & built.engines.keys():
         return f"{_fastest(built)}{image}, and no engine."
     if built.device_builds:
-        itself = prepared.request.image and not why_no_first_start(prepared.target, built.device_builds)
+        reason = why_no_first_start(
+            prepared.target,
+            built.device_builds,
+            prepared.server,
+            plain=prepared.base is None and prepared.compression == "gzip",
+        )
+        itself = prepared.request.image and not reason
         start = (
             ", or start the image of deploy/first-start there, which builds them and serves meanwhile" if itself else ""
         )

@@ -151,12 +151,17 @@ def test_what_the_dockerfile_makes_builds_its_engine_and_serves_it(tmp_path: Pat
 
 def test_a_jetson_gets_the_base_that_its_jetpack_names() -> None:
     assert find_target("jetson").stacks[0].container == "nvidia/l4t-tensorrt:r10.3.0-devel"
-    assert not why_no_first_start(find_target("jetson"), ["tensorrt-fp16"])
+    assert not why_no_first_start(find_target("jetson"), ["tensorrt-fp16"], "python")
 
 
-def test_where_there_is_no_first_start_it_is_said_why() -> None:
-    assert "cannot run an engine as the server does" in why_no_first_start(
-        find_target("jetson-nano"), ["tensorrt-fp16"]
-    )
-    assert "not built on it" in why_no_first_start(find_target("rpi5"), ["tensorrt-fp16"])
-    assert "budgets" in why_no_first_start(find_target("jetson"), [])
+@pytest.mark.parametrize(
+    ("target", "builds", "server", "why"),
+    [
+        ("jetson-nano", ["tensorrt-fp16"], "python", "cannot run an engine as the server does"),
+        ("rpi5", ["tensorrt-fp16"], "python", "not built on it"),
+        ("jetson", [], "python", "budgets"),
+        ("jetson", ["tensorrt-fp16"], "native", "--server python does"),
+    ],
+)
+def test_where_there_is_no_first_start_it_is_said_why(target: str, builds: list[str], server: str, why: str) -> None:
+    assert why in why_no_first_start(find_target(target), builds, server)
