@@ -12,6 +12,7 @@ from mlopt import rounding
 from mlopt.errors import UnsupportedModel
 from mlopt.intervals import queries_needed, samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
+from mlopt.pareto import pareto
 from mlopt.units import Decibel, format_points
 from mlopt.verdicts import missed
 
@@ -282,25 +283,3 @@ def _praise(chosen: Judged, baseline: Judged) -> str:
         parts.append(f"agrees on {chosen.accuracy.agreement.value:.1%} of the samples")
     alone = f", which the baseline is not ({missed(verdict)})" if (verdict := first_missed(baseline)) else ""
     return f"{chosen.name} is inside every budget{alone}: {', '.join(parts)}"
-
-
-def pareto(judged: Sequence[Judged]) -> tuple[str, ...]:
-    """Names of those that no other beats or equals on accuracy, latency and size at once."""
-    points = {one.name: _point(one) for one in judged if one.accuracy}
-    return tuple(
-        name
-        for name, point in points.items()
-        if not any(_dominates(other, point) for key, other in points.items() if key != name)
-    )
-
-
-def _point(judged: Judged) -> tuple[float, float, float]:
-    accuracy = judged.accuracy
-    assert accuracy
-    quality = accuracy.top1 if accuracy.top1 is not None else accuracy.cosine
-    latency = 1 / judged.measurement.speedup.value if judged.measurement else 0.0
-    return (-quality, latency, judged.file_size)
-
-
-def _dominates(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 from judgements import BASELINE, MUCH, NONE, PROFILE, accuracy, judged, measured, speed
 
-from mlopt.choose import Judged, choose, judge, pareto
+from mlopt.choose import Judged, choose, judge
 from mlopt.errors import UnsupportedModel
 from mlopt.measurement import BudgetVerdict, Interval, Latency
+from mlopt.pareto import pareto
 from mlopt.profile import Budgets, Profile
 from mlopt.rounding import rounds_alone
 from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse

@@ -162,7 +162,8 @@ def bench(
         one, why = _benched(name, subject, measured[subject.name], single, asks)
         found.append(one)
         missing = missing or why
-    noise = _noise(measured[copy.name].speedup)
+    itself = measured[copy.name].speedup
+    noise = Noise(itself, max(itself.high, 1 / itself.low) - 1)
     return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found), noise, describe(), told, missing)
 
 
@@ -222,10 +223,6 @@ def _inside(subject: Subject, single: Sequence[Mapping[str, Any]], asks: _Asks) 
     return look_inside(
         subject, single, threads=method.threads, batch=method.query_batch, device=asks.device, limits=asks.limits
     )
-
-
-def _noise(speedup: Interval) -> Noise:
-    return Noise(speedup, max(speedup.high, 1 / speedup.low) - 1)
 
 
 def _shared_signature(files: Mapping[str, Path]) -> Signature:

@@ -10,8 +10,9 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from mlopt.cli import VERBS
-from mlopt.project import CompileTable, HistoryTable, ModelSpec, PreprocessSpec, ProjectFile, SamplesTable, ServeSpec
+from mlopt.project import CompileTable, HistoryTable, ModelSpec, PreprocessSpec, ProjectFile, SamplesTable
 from mlopt.schema import keys_of
+from mlopt.serving import ServeSpec
 from mlopt.signature import InputSpec
 
 ROOT = Path(__file__).resolve().parents[2]
