@@ -48,6 +48,7 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the store of the person who runs it, or their history."""
     monkeypatch.setenv("MLOPT_CACHE_DIR", str(tmp_path / "store"))
     monkeypatch.delenv("MLOPT_HISTORY", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")  # else what a person reads is as wide as the terminal of who runs the tests
 
 
 @pytest.fixture
