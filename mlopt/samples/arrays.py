@@ -9,12 +9,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.errors import LabelsMismatch, SamplesInvalid
 from mlopt.samples.preprocess import settle
-from mlopt.samples.sources import MappedArrays
+from mlopt.samples.sources import MappedArrays, Stamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,7 @@ def from_npz(path: Path, free: list[Tensor], asked: Asked) -> MappedArrays:
     """
     arrays: dict[str, np.ndarray] = {}
     try:
+        stamp = Stamp.of(path)
         with zipfile.ZipFile(path) as archive:
             for member in sorted(archive.infolist(), key=lambda one: one.filename):
                 arrays[member.filename.removesuffix(".npy")] = _mapped(path, archive, member)
@@ -45,7 +47,7 @@ def from_npz(path: Path, free: list[Tensor], asked: Asked) -> MappedArrays:
             f"The .npz cannot be read: {error}.", where=str(path), next="write it again with numpy.savez"
         ) from error
     labels = next((arrays.pop(name) for name in _LABELS if name in arrays), None)
-    return _bound(arrays, labels, str(path), free, asked)
+    return replace(_bound(arrays, labels, str(path), free, asked), file=stamp)
 
 
 def _mapped(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from mlopt.artifact import Digest, digest_of
 from mlopt.errors import SamplesInvalid
@@ -94,10 +94,34 @@ class ImageFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class MappedArrays:
-    """Arrays on disk (one .npy per input, first dimension is the sample), memory-mapped.
+class Stamp:
+    """A file as it was when it was opened: what is mapped of it must not become another's under a run."""
 
-    `preprocess` is set for an input that holds images as uint8 [N, H, W, C] and not the model's tensor.
+    path: Path
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        found = path.stat()
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises `SamplesInvalid`."""
+        if not self.path.is_file() or Stamp.of(self.path) != self:
+            raise SamplesInvalid(
+                "The samples were written anew while they were being read.",
+                where=str(self.path),
+                next="start again when that is done; results so far are of the old ones, and are kept as theirs",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MappedArrays:
+    """Arrays on disk (first dimension is the sample), memory-mapped.
+
+    `preprocess` is set for an input that holds images as uint8 [N, H, W, C] and not the model's tensor; `file` where
+    the arrays lie in a file of somebody else's.
     """
 
     where: str
@@ -105,6 +129,7 @@ class MappedArrays:
     labels: np.ndarray | None
     classes: Mapping[int, str]
     preprocess: Mapping[str, Preparation]
+    file: Stamp | None = None
 
     @property
     def labelled(self) -> bool:
@@ -118,8 +143,10 @@ class MappedArrays:
         from PIL import Image
 
         row: dict[str, np.ndarray] = {}
+        if self.file:
+            self.file.check()
         for name, array in self.inputs.items():
-            value = np.ascontiguousarray(array[index])
+            value = np.array(array[index], order="C")  # at once: nobody may cut the file off below what is read later
             if prepare := self.preprocess.get(name):
                 value = prepare.apply(Image.fromarray(value.squeeze(-1) if value.shape[-1] == 1 else value))
             row[name] = value
@@ -132,6 +159,8 @@ class MappedArrays:
     def content(self, index: int) -> Digest:
         import numpy as np
 
+        if self.file:
+            self.file.check()
         sha = hashlib.sha256()
         for name in sorted(self.inputs):
             sha.update(name.encode())

@@ -109,6 +109,18 @@ def test_arrays_in_an_npz_are_mapped_where_they_lie(tmp_path: Path, order: Liter
             open_samples(Asked(str(tmp_path / f"{name}.npz")), SIGNATURE)
 
 
+def test_an_npz_that_is_written_anew_under_a_run_is_told_of(tmp_path: Path) -> None:
+    """Else it would be other numbers under the old digest, or the end of the process (SIGBUS) where it is shorter."""
+    tensors = np.random.default_rng(0).standard_normal((12, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "t.npz", x=tensors)
+    split = open_samples(Asked(str(tmp_path / "t.npz")), SIGNATURE)
+    kept = next(iter(split.evaluation.feeds(batch=1)))["image"].copy()
+    np.savez(tmp_path / "t.npz", x=tensors[:2])
+    with pytest.raises(SamplesInvalid, match="written anew while they were being read"):
+        list(split.calibration.feeds(batch=1))
+    assert np.isfinite(kept).all()
+
+
 def test_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_samples.py").write_text(
         "import numpy as np\n"
