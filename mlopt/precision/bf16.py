@@ -8,8 +8,11 @@ from mlopt.precision.groups import PRODUCTS
 
 
 def rounded(model: Any) -> Any:
-    """A copy of an onnx.ModelProto whose products that are not on integers read and give bfloat16's eight bits. Sums
-    inside a product stay in float32, as processors that multiply bfloat16 keep them."""
+    """A copy of an onnx.ModelProto whose products that are not on integers read and give bfloat16's eight bits.
+
+    Those on integers read two dequantized values. Sums inside a product stay in float32, as processors that multiply
+    bfloat16 keep them.
+    """
     import onnx
     from onnx import TensorProto, helper
 
@@ -24,7 +27,7 @@ def rounded(model: Any) -> Any:
         nodes.append(helper.make_node("Cast", [f"{into}_bf16"], [into], to=TensorProto.FLOAT))
 
     for node in copy.graph.node:
-        if node.op_type not in PRODUCTS or integer & set(node.input):
+        if node.op_type not in PRODUCTS or integer.issuperset(node.input[:2]):
             nodes.append(node)
             continue
         for place, name in enumerate(node.input[:2]):

@@ -30,3 +30,16 @@ def test_what_runs_on_integers_is_left_alone(tmp_path: Path) -> None:
     assert made.format == ONNX
     quantized = onnx.load(str(made.main))
     assert rounded(quantized).SerializeToString(deterministic=True) == quantized.SerializeToString(deterministic=True)
+
+
+def test_a_product_that_only_reads_an_integer_tensor_is_rounded_too(tmp_path: Path) -> None:
+    """One that stays in floating point behind a pooling or a join that has its pair."""
+    model = matmul_net()
+    pair = [("QuantizeLinear", "h", "codes"), ("DequantizeLinear", "codes", "wide")]
+    for name, value in (("scale", np.float32(0.01)), ("zero", np.uint8(128))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    for place, (kind, reads, gives) in enumerate(pair):
+        model.graph.node.insert(1 + place, onnx.helper.make_node(kind, [reads, "scale", "zero"], [gives]))
+    model.graph.node[4].input[0] = "wide"
+    narrowed = [node.input[0] for node in rounded(model).graph.node if node.op_type == "MatMul"]
+    assert narrowed == ["x_narrow", "wide_narrow"]
