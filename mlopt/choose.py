@@ -158,7 +158,7 @@ def choose(
     best = _of_equals(equals) or baseline
     for other in eligible:
         if other is not best:
-            tie = other in equals
+            tie = other in equals and (_same_work(other, best) or _as_good(other, best, profile))
             why_not[other.name] = _tied(other, best) if tie else f"{best.name} is better on {profile.minimize}"
     chosen = next((judged for judged in (baseline, *others) if judged.name == (ship or best.name)), None)
     if chosen is None:
@@ -238,10 +238,13 @@ def _as_fast(eligible: Sequence[Judged], profile: Profile) -> list[Judged]:
     first = min(eligible, key=lambda judged: _goal(judged, profile), default=None)
     if first is None:
         return []
-    least = _goal(first, profile)
-    if profile.minimize != "latency":
-        return [judged for judged in eligible if _goal(judged, profile) <= least]
-    return [judged for judged in eligible if _goal(judged, profile) <= least * FASTER or _same_work(judged, first)]
+    by_chance = profile.minimize == "latency"
+    return [one for one in eligible if _as_good(one, first, profile) or (by_chance and _same_work(one, first))]
+
+
+def _as_good(one: Judged, best: Judged, profile: Profile) -> bool:
+    """On the goal; of latencies within one part in a hundred."""
+    return _goal(one, profile) <= _goal(best, profile) * (FASTER if profile.minimize == "latency" else 1)
 
 
 def _same_work(one: Judged, other: Judged) -> bool:
@@ -261,7 +264,7 @@ def _of_equals(equals: Sequence[Judged]) -> Judged | None:
 def _tied(other: Judged, best: Judged) -> str:
     heavier = _memory(other) > _memory(best) * SAME_MEMORY
     merit = "takes less memory" if heavier else "answers more like the original"
-    if other.work and other.work == best.work:
+    if _same_work(other, best):
         return f"{best.name} runs the same kernels, and {merit}"
     return f"{best.name} is as good on what is asked for, within one part in a hundred, and {merit}"
 

@@ -172,14 +172,17 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 def work_of(path: Path) -> str:
     """What a model computes but for the numbers: one digest for all files with the same operators, with the same
-    attributes, on weights of the same shapes and types. A runtime runs the same kernels for them."""
-    graph = load_graph(path).graph
+    attributes, on weights of the same shapes and types, that tell a runtime the same (in which precision to compute,
+    for one). It runs the same kernels for them."""
+    model = load_graph(path)
+    graph = model.graph
     said = [
         (node.domain, node.op_type, sorted(one.SerializeToString(deterministic=True) for one in node.attribute))
         for node in graph.node
     ]
     weights = [(tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer if len(tensor.dims) > 1]
-    return hashlib.sha256(repr((sorted(said), sorted(weights))).encode()).hexdigest()
+    told = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != _NOTES]
+    return hashlib.sha256(repr((sorted(said), sorted(weights), sorted(told))).encode()).hexdigest()
 
 
 def external_tensors(model: Any) -> Iterator[ExternalTensor]:

@@ -73,7 +73,7 @@ class Prepared:
     @property
     def compression(self) -> Compression:
         """Of the layers of its image."""
-        return self.request.compression or self.project.compile.compression or "gzip"
+        return _compression(self.request, self.project)
 
     @property
     def server(self) -> Server:
@@ -157,7 +157,7 @@ def _base(request: Request, project: Project, target: Target, root: Path, progre
     from mlopt.image.compression import OLD_ENGINES, decides_bytes
     from mlopt.image.inputs import PLATFORMS, docker_folder, read_wanted
 
-    if (request.compression or project.compile.compression) == "zstd":
+    if _compression(request, project) == "zstd":
         decides_bytes("zstd")
         progress.say(f"layers of zstd: {OLD_ENGINES}")
     said = request.base or project.compile.base
@@ -177,6 +177,10 @@ def _generated(exported: Artifact, facts: Signature, project: Project) -> Genera
 
     free = free_size_of(exported.main, project.inputs)
     return GeneratedSamples(facts, _GENERATED, project.samples.seed or 0, project.inputs, free)
+
+
+def _compression(request: Request, project: Project) -> Compression:
+    return request.compression or project.compile.compression or "gzip"
 
 
 def _server(request: Request, project: Project) -> Server:

@@ -46,6 +46,10 @@ def test_of_those_that_run_the_same_kernels_the_most_faithful_ships_whatever_cha
     choice = choose(BASELINE, [plain, repaired], PROFILE, ship=None, device="here")
     assert choice.winner == "repaired"
     assert choice.why_not["plain"] == "repaired runs the same kernels, and answers more like the original"
+    lean = judged("lean", speed(4.1, 4.38, 4.5), memory=50 * 10**6, work="b")
+    third = choose(BASELINE, [plain, repaired, lean], PROFILE, ship=None, device="here")
+    assert third.winner == "lean"
+    assert third.why_not["repaired"] == "lean is better on latency", "it is slower, by other kernels"
     other = dataclasses.replace(repaired, work="b")
     assert choose(BASELINE, [plain, other], PROFILE, ship=None, device="here").winner == "plain"
     slower = judged("slower", speed(3.0, 3.2, 3.4), sqnr=31.0, work="a")
