@@ -111,6 +111,17 @@ def test_what_git_does_not_hold_is_said(repository: Path, tmp_path: Path, monkey
         run(outside, "git:v1")
 
 
+def test_a_repository_that_git_does_not_trust_is_there_and_what_to_type_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, as a container in CI sees what was checked out for it."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(ModelNotFound, match="git does not read the repository around") as raised:
+        run(repository / "models/net.onnx", "git:v1")
+    assert "dubious ownership" in raised.value.where
+    assert raised.value.next.startswith("git config --global --add safe.directory ")
+
+
 def test_a_shallow_clone_is_told_from_a_wrong_name(repository: Path, tmp_path: Path) -> None:
     git(repository, "commit", "-qam", "second")
     clone = tmp_path / "clone"
