@@ -113,9 +113,11 @@ class _Repository:
             self._weights(commit, path, file)
             return file
         for mode, inside in self._listed(commit, path):
-            if mode not in _FILES:
+            if mode not in _FILES or ".." in PurePosixPath(inside).parts:  # git stores such names, and checks none out
                 raise ModelUnreadable(
-                    f"{inside} is a link or a submodule in git, and only files are read.", where=self.said, next=_HOW
+                    f"{inside} is a link, a submodule or no name inside its folder, and only files are read.",
+                    where=self.said,
+                    next=_HOW,
                 )
             self._write(commit, inside, into / name / PurePosixPath(inside).relative_to(path or "."))
         return into / name
