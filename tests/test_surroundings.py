@@ -16,26 +16,25 @@ CPU part\t: 0xd0b
 GUEST = "processor\t: 0\nmodel name\t: A   CPU\nflags\t\t: fpu sse4_2 avx avx2 hypervisor\n\n"
 
 
-def tree(root: Path, files: dict[str, str]) -> Path:
+def told(root: Path, files: dict[str, str]) -> dict[str, str]:
+    """What is said of a machine whose kernel shows these files."""
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    return root
+    return describe(root)
 
 
 def test_a_raspberry_pi(tmp_path: Path) -> None:
-    facts = describe(
-        tree(
-            tmp_path,
-            {
-                "proc/cpuinfo": PI * 4,
-                "proc/meminfo": "MemTotal:        8053744 kB\n",
-                "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
-                "proc/sys/kernel/osrelease": "6.12.25+rpt-rpi-2712\n",
-                "proc/loadavg": "0.15 0.09 0.02 1/180 2214\n",
-                "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
-            },
-        )
+    facts = told(
+        tmp_path,
+        {
+            "proc/cpuinfo": PI * 4,
+            "proc/meminfo": "MemTotal:        8053744 kB\n",
+            "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+            "proc/sys/kernel/osrelease": "6.12.25+rpt-rpi-2712\n",
+            "proc/loadavg": "0.15 0.09 0.02 1/180 2214\n",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
+        },
     )
     assert facts == {
         "board": "Raspberry Pi 5 Model B Rev 1.0",
@@ -51,17 +50,15 @@ def test_a_raspberry_pi(tmp_path: Path) -> None:
 
 
 def test_a_limited_container_in_a_virtual_machine(tmp_path: Path) -> None:
-    facts = describe(
-        tree(
-            tmp_path,
-            {
-                "proc/cpuinfo": GUEST + GUEST.replace(": 0", ": 1") + GUEST.replace(": 0", ": 2"),
-                "proc/meminfo": "MemTotal:       16000000 kB\n",
-                "proc/self/cgroup": "0::/\n",
-                "sys/fs/cgroup/cpu.max": "150000 100000\n",
-                "sys/fs/cgroup/memory.max": "2147483648\n",
-            },
-        )
+    facts = told(
+        tmp_path,
+        {
+            "proc/cpuinfo": GUEST + GUEST.replace(": 0", ": 1") + GUEST.replace(": 0", ": 2"),
+            "proc/meminfo": "MemTotal:       16000000 kB\n",
+            "proc/self/cgroup": "0::/\n",
+            "sys/fs/cgroup/cpu.max": "150000 100000\n",
+            "sys/fs/cgroup/memory.max": "2147483648\n",
+        },
     )
     assert facts["cores"] == "2 of 3"
     assert facts["memory"] == "2 GiB"
@@ -83,23 +80,21 @@ def test_this_machine_has_the_facts_that_a_report_needs() -> None:
 
 
 def test_turbo_smt_steal_and_heat(tmp_path: Path) -> None:
-    facts = describe(
-        tree(
-            tmp_path,
-            {
-                "proc/cpuinfo": GUEST,
-                "proc/stat": "cpu  600 0 200 150 0 0 0 50 0 0\ncpu0 600 0 200 150 0 0 0 50 0 0\n",
-                "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
-                "sys/devices/system/cpu/smt/active": "1\n",
-                "sys/class/thermal/thermal_zone0/temp": "41000\n",
-                "sys/class/thermal/thermal_zone1/temp": "67500\n",
-            },
-        )
+    facts = told(
+        tmp_path,
+        {
+            "proc/cpuinfo": GUEST,
+            "proc/stat": "cpu  600 0 200 150 0 0 0 50 0 0\ncpu0 600 0 200 150 0 0 0 50 0 0\n",
+            "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
+            "sys/devices/system/cpu/smt/active": "1\n",
+            "sys/class/thermal/thermal_zone0/temp": "41000\n",
+            "sys/class/thermal/thermal_zone1/temp": "67500\n",
+        },
     )
     assert facts["turbo"] == "off"
     assert facts["threads of a core"] == "2 (SMT on)"
     assert facts["stolen time"] == "5.0% of the time since it was started"
     assert facts["temperature"] == "68 °C"
-    other = describe(tree(tmp_path / "other", {"sys/devices/system/cpu/cpufreq/boost": "1\n"}))
+    other = told(tmp_path / "other", {"sys/devices/system/cpu/cpufreq/boost": "1\n"})
     assert other["turbo"] == "on"
     assert "temperature" not in other

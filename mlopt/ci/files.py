@@ -10,9 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
+from mlopt.errors import Misused, MloptError, NoSpaceLeft, StoreUnusable
 
 _STREAMS: Final = (1, 2)
+_MADE_BY: Final = b'<meta name="generator" content="mlopt '
+_HEAD: Final = 4096  # bytes in which a page of ours says so
 
 
 def put_all(outputs: Iterable[tuple[Path, str]]) -> list[MloptError]:
@@ -24,6 +26,19 @@ def put_all(outputs: Iterable[tuple[Path, str]]) -> list[MloptError]:
         except OSError as error:
             failed.append(_unwritable(path, error))
     return failed
+
+
+def put_page(path: Path, page: str) -> None:
+    """A page, in place of nothing or of one that mlopt made. Raises `Misused` where another file is, and what cannot be
+    written."""
+    if _is_foreign(path):
+        raise Misused(
+            "There is a file here that is no page of mlopt's, and it was left as it is.",
+            where=str(path),
+            next="give --html another name, or remove that file",
+        )
+    for problem in put_all([(path, page)]):
+        raise problem
 
 
 def append(path: Path, content: str) -> list[MloptError]:
@@ -50,6 +65,17 @@ def _put(path: Path, content: str) -> None:
         _replace(Path(os.path.realpath(path)), content)
     else:
         path.write_text(content, encoding="utf-8")
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        there = path.stat()
+        if not stat.S_ISREG(there.st_mode) or not there.st_size or _stream_of(there) is not None:
+            return False
+        with path.open("rb") as opened:
+            return _MADE_BY not in opened.read(_HEAD)
+    except OSError:  # nothing there, or what writing will name
+        return False
 
 
 def _stream_of(there: os.stat_result) -> int | None:

@@ -32,12 +32,11 @@ def command(before: Path, after: Path, html: Path | None, as_json: bool) -> None
     entries, others = read_result(before), read_result(after)
     found = compare(entries, others)
     if html:
-        from mlopt.ci.files import put_all
+        from mlopt.ci.files import put_page
         from mlopt.history.compare_page import Given, report_in, to_html
 
         page = to_html(Given(str(before), entries, report_in(before)), Given(str(after), others, report_in(after)))
-        for problem in put_all([(html, page)]):
-            raise problem
+        put_page(html, page)
     if as_json:
         click.echo(json.dumps(to_json(found), indent=1))
     else:

@@ -62,11 +62,10 @@ def show(
         entries = [entry for entry in entries if entry.model in models]
     series = [one for one in series_of(entries) if not metrics or one.metric in metrics]
     if html:
-        from mlopt.ci.files import put_all
+        from mlopt.ci.files import put_page
         from mlopt.history.page import to_html
 
-        for problem in put_all([(html, to_html(path.name, entries, series))]):
-            raise problem
+        put_page(html, to_html(path.name, entries, series))
     if as_json:
         click.echo(json.dumps([_plain(one) for one in series], indent=1))
     else:

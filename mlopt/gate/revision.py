@@ -19,6 +19,7 @@ from mlopt.errors import MissingDependency, ModelNotFound, ModelUnreadable
 PREFIX: Final = "git:"
 _FILES: Final = ("100644", "100755")
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_NO_REPOSITORY: Final = b"not a git repository"
 _MANIFEST: Final = "bundle.json"
 _HOW: Final = "--baseline git:REVISION, or git:REVISION:PATH with a path from the root of the repository"
 
@@ -60,8 +61,16 @@ class _Repository:
     def around(cls, candidate: Path, said: str) -> _Repository:
         """The one that the candidate lies in, else the current folder."""
         for folder in (candidate.absolute() if candidate.is_dir() else candidate.absolute().parent, Path.cwd()):
-            if folder.is_dir() and (found := _git(folder, "rev-parse", "--show-toplevel")):
-                return cls(Path(os.fsdecode(found).rstrip("\n")), said)
+            found = _asked(folder, "rev-parse", "--show-toplevel") if folder.is_dir() else None
+            if found and found.returncode == 0:
+                return cls(Path(os.fsdecode(found.stdout).rstrip("\n")), said)
+            if found and _NO_REPOSITORY not in found.stderr:  # there is one, and git does not read it
+                why = found.stderr.decode(errors="replace").strip().splitlines()
+                raise ModelNotFound(
+                    f"git does not read the repository around {folder}.",
+                    where=f"{said}: {why[0] if why else 'it does not say why'}",
+                    next=why[-1].strip() if len(why) > 1 else _HOW,
+                )
         raise ModelNotFound(
             "There is no git repository around the candidate or the current folder.", where=said, next=_HOW
         )
@@ -104,9 +113,11 @@ class _Repository:
             self._weights(commit, path, file)
             return file
         for mode, inside in self._listed(commit, path):
-            if mode not in _FILES:
+            if mode not in _FILES or ".." in PurePosixPath(inside).parts:  # git stores such names, and checks none out
                 raise ModelUnreadable(
-                    f"{inside} is a link or a submodule in git, and only files are read.", where=self.said, next=_HOW
+                    f"{inside} is a link, a submodule or no name inside its folder, and only files are read.",
+                    where=self.said,
+                    next=_HOW,
                 )
             self._write(commit, inside, into / name / PurePosixPath(inside).relative_to(path or "."))
         return into / name
@@ -158,10 +169,15 @@ class _Repository:
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
     """What git says; None where it refuses."""
+    found = _asked(folder, *arguments)
+    return found.stdout if found.returncode == 0 else None
+
+
+def _asked(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    words = ["git", "-C", str(folder), *arguments]
     try:
-        found = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+        return subprocess.run(words, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError as error:
         raise MissingDependency(
             "A baseline in git needs git, which is not installed.", next="apt install git"
         ) from error
-    return found.stdout if found.returncode == 0 else None

@@ -79,10 +79,12 @@ class Group:
 
 
 def _places(root: Path) -> list[tuple[Path, Literal[1, 2]]]:
-    """Where a group may be made: this process' own one and, of version 2, the one above it."""
+    """Where a group may be made: this process' own one or, of version 2, the one right above it. No further up, for
+    there what bounds this process would not bound the group."""
     own = sorted((one for one in cgroups(root, "memory") if one.is_dir()), key=lambda one: len(one.parts))
     first = [folder for folder in own if (folder / "memory.limit_in_bytes").is_file()][-1:]
-    second = [folder for folder in own if "memory" in _words(folder / "cgroup.subtree_control")][-1:]
+    nearest = [folder for folder in own if (folder / "cgroup.subtree_control").is_file()][-2:]
+    second = [folder for folder in nearest if "memory" in _words(folder / "cgroup.subtree_control")][-1:]
     return [*((folder, 1) for folder in first), *((folder, 2) for folder in second)]
 
 

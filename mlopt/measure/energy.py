@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 if TYPE_CHECKING:
     from mlopt.measure.process import Worker
@@ -18,14 +19,15 @@ _MICRO, _MILLI = 1e-6, 1e-3
 
 
 class Counter(Protocol):
-    """What has been spent so far, in joules; `since` an earlier reading, across a wrap."""
+    """What has been spent so far, in joules; it begins anew after `range` of them."""
 
     @property
     def name(self) -> str: ...
 
-    def read(self) -> float: ...
+    @property
+    def range(self) -> float: ...
 
-    def since(self, before: float) -> float: ...
+    def read(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Energy:
 
 @dataclass(frozen=True, slots=True)
 class Rapl:
-    """One package of the processor: a folder of the kernel's powercap. Its counter begins anew after `range` joules."""
+    """One package of the processor: a folder of the kernel's powercap."""
 
     folder: Path
     name: str
@@ -52,13 +54,12 @@ class Rapl:
     def read(self) -> float:
         return int((self.folder / "energy_uj").read_text()) * _MICRO
 
-    def since(self, before: float) -> float:
-        return (self.read() - before) % self.range
-
 
 @dataclass(frozen=True, slots=True)
 class Nvml:
     """A GPU's counter since its driver was loaded (Volta and later), asked through NVIDIA's library."""
+
+    range: ClassVar[float] = math.inf
 
     library: Any
     card: Any
@@ -66,9 +67,6 @@ class Nvml:
 
     def read(self) -> float:
         return float(self.library.nvmlDeviceGetTotalEnergyConsumption(self.card)) * _MILLI
-
-    def since(self, before: float) -> float:
-        return self.read() - before
 
 
 def counters(*, gpu: bool, root: Path = Path("/")) -> tuple[tuple[Counter, ...], str]:
@@ -94,10 +92,15 @@ def spent(worker: Worker, given: Sequence[Counter], *, busy: float = _BUSY, idle
     return Energy(" + ".join(one.name for one in given), joules, working, at_rest, count, seconds)
 
 
+def since(counter: Counter, before: float) -> float:
+    """Joules since an earlier reading, across a new beginning."""
+    return (counter.read() - before) % counter.range
+
+
 def _watts(given: Sequence[Counter], act: Callable[[], object]) -> float:
     before, began = [one.read() for one in given], time.perf_counter()
     act()
-    joules = sum(one.since(was) for one, was in zip(given, before, strict=True))
+    joules = sum(since(one, was) for one, was in zip(given, before, strict=True))
     return joules / (time.perf_counter() - began)
 
 

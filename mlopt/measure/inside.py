@@ -70,6 +70,8 @@ def look_inside(
     except MloptError as error:
         return Anatomy(subject.name, None, memory, error.what)
     kernels = [Kernel(**{**kernel, "anchors": tuple(kernel["anchors"])}) for kernel in said["kernels"]]
+    if not kernels:
+        return Anatomy(subject.name, None, memory, f"{subject.runtime} runs no layer of it, all is done on loading.")
     layers, silent = layers_of(kernels, graph)
     return Anatomy(
         subject.name,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -21,7 +20,7 @@ _INHERIT, _NO_KERNEL, _NO_HYPERVISOR = 1 << 1, 1 << 5, 1 << 6
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Counts from when it is opened, in threads too that are started after that."""
+    """Counts from when it is opened to the end of the process, in threads too that are started after that."""
 
     file: int
 
@@ -40,7 +39,3 @@ class Counter:
 
     def read(self) -> int:
         return int.from_bytes(os.read(self.file, 8), "little")
-
-    def close(self) -> None:
-        with suppress(OSError):
-            os.close(self.file)

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +72,17 @@ def possible(cores: int | None, memory: Bytes | None, machine: Machine) -> tuple
 
 @dataclass(slots=True)
 class Cell:
-    """The bounds around one worker. `group` is None where no memory is bounded, or by the process itself."""
+    """The bounds around one worker. `group` is None where no memory is bounded, or by the process itself; `cores` are
+    chosen before it starts, for looking takes a while, and empty where it may use all."""
 
     limits: Limits
     group: Group | None
+    cores: Collection[int]
 
     @classmethod
     def make(cls, limits: Limits) -> Self:
-        return cls(limits, Group.make(limits.memory) if limits.memory else None)
+        cores = quietest(limits.cores) if limits.cores else ()
+        return cls(limits, Group.make(limits.memory) if limits.memory else None, cores)
 
     def command(self, module: str) -> list[str]:
         """What starts the module in here."""
@@ -88,8 +91,8 @@ class Cell:
 
     def close_on(self, process: int) -> None:
         """Bound what is bounded from outside, of a process that has just been started."""
-        if self.limits.cores:
-            os.sched_setaffinity(process, quietest(self.limits.cores))
+        if self.cores:
+            os.sched_setaffinity(process, self.cores)
         if self.limits.memory and not self.group:
             resource.prlimit(process, resource.RLIMIT_DATA, (self.limits.memory, self.limits.memory))
 

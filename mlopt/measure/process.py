@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,13 @@ class Worker:
     process: subprocess.Popen[str]
     log: IO[bytes]
     cell: Cell
+    began: float  # when it was started, on the clock of time.perf_counter
 
     @classmethod
     def start(cls, subject: str, limits: Limits = UNLIMITED) -> Self:
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         cell = Cell.make(limits)
+        began = time.perf_counter()
         process = subprocess.Popen(
             cell.command("mlopt.measure.worker"),
             stdin=subprocess.PIPE,
@@ -44,7 +47,7 @@ class Worker:
             env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         )
         cell.close_on(process.pid)
-        return cls(subject, process, log, cell)
+        return cls(subject, process, log, cell, began)
 
     def ask(self, do: str, *, limit: float = _LIMIT, **arguments: object) -> dict[str, Any]:
         """Send one command and wait for its answer, at most `limit` seconds. Raises `WorkerFailed`."""

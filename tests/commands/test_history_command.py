@@ -144,6 +144,23 @@ def test_a_page_is_one_file_that_loads_nothing(place: Path) -> None:
     assert page.count("<svg") == 4
 
 
+def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(place: Path) -> None:
+    with History(place / "h.db", create=True) as history:
+        history.add(made(2))
+    show = ("history", "show", "--history", "h.db", "--html")
+    (place / "mine.html").write_text("<!doctype html>mine")
+    for name in ("mine.html", "h.db"):
+        before = (place / name).read_bytes()
+        ended = run(place, *show, name)
+        assert ended.returncode == 2
+        assert "no page of mlopt's" in ended.stderr
+        assert (place / name).read_bytes() == before
+    (place / "empty.html").touch()
+    for name in ("empty.html", "empty.html", "new.html"):
+        assert run(place, *show, name).returncode == 0
+        assert "mlopt" in (place / name).read_text()
+
+
 def test_names_that_are_not_there_are_said(place: Path) -> None:
     with History(place / "h.db", create=True) as history:
         history.add(made(1))

@@ -30,6 +30,13 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def tree(folder: Path, *entries: tuple[str, str, str]) -> str:
+    """One with these modes, names and objects, whatever git thinks of them."""
+    raw = b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(digest) for mode, name, digest in entries)
+    words = ["git", "hash-object", "-t", "tree", "--literally", "-w", "--stdin"]
+    return subprocess.run(words, cwd=folder, input=raw, capture_output=True, check=True).stdout.decode().strip()
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """Tagged `v1`: a narrow net at models/net.onnx. Since then it is wider, and lies there uncommitted."""
@@ -111,6 +118,17 @@ def test_what_git_does_not_hold_is_said(repository: Path, tmp_path: Path, monkey
         run(outside, "git:v1")
 
 
+def test_a_repository_that_git_does_not_trust_is_there_and_what_to_type_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, as a container in CI sees what was checked out for it."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(ModelNotFound, match="git does not read the repository around") as raised:
+        run(repository / "models/net.onnx", "git:v1")
+    assert "dubious ownership" in raised.value.where
+    assert raised.value.next.startswith("git config --global --add safe.directory ")
+
+
 def test_a_shallow_clone_is_told_from_a_wrong_name(repository: Path, tmp_path: Path) -> None:
     git(repository, "commit", "-qam", "second")
     clone = tmp_path / "clone"
@@ -131,6 +149,19 @@ def test_pointers_of_lfs_and_links_are_no_models(repository: Path) -> None:
         run(repository / "models/net.onnx", "git:HEAD:large.onnx")
     with pytest.raises(ModelUnreadable, match="is a link"):
         run(repository / "models/net.onnx", "git:HEAD:folder")
+
+
+def test_a_tree_made_by_a_stranger_writes_nothing_outside(repository: Path) -> None:
+    """git keeps an entry named `..` that was pushed to it, and would not check it out."""
+    net = git(repository, "rev-parse", "v1:models/net.onnx")
+    inner = tree(repository, ("100644", "out.onnx", net))
+    outer = tree(repository, ("40000", "folder", tree(repository, ("40000", "..", inner))))
+    commit = git(repository, "commit-tree", "-m", "odd", outer)
+    with (
+        pytest.raises(ModelUnreadable, match=r"folder/\.\./out\.onnx is a link"),
+        given(Path(f"git:{commit}:folder"), repository / "models/net.onnx"),
+    ):
+        pass
 
 
 def test_a_file_of_that_name_is_itself(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

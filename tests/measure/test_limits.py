@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mlopt.commands.limiting import limits_for
 from mlopt.emulate.sets import SETS, can_hide, set_like
 from mlopt.errors import OutOfMemory
 from mlopt.host import detect
+from mlopt.measure import alone
+from mlopt.measure import limits as measuring
 from mlopt.measure.bench import bench
 from mlopt.measure.cgroup import Group
 from mlopt.measure.interleave import Subject, measure_together
@@ -46,6 +49,19 @@ def test_a_worker_runs_on_as_many_cores_as_it_may(tmp_path: Path) -> None:
         assert len(os.sched_getaffinity(worker.process.pid)) == 1
     finally:
         worker.stop(kill=True)
+
+
+def test_looking_for_a_quiet_core_is_no_part_of_a_cold_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(count: int) -> set[int]:
+        time.sleep(3)
+        return set(sorted(os.sched_getaffinity(0))[:count])
+
+    monkeypatch.setattr(measuring, "quietest", look)
+    monkeypatch.setattr(alone, "_STARTS", 1)
+    model = save(conv_net(), tmp_path / "net.onnx")
+    subject = Subject("net", Artifact(ONNX, digest_of(model), model), "onnxruntime")
+    feeds = [{"image": np.zeros((1, 3, 32, 32), np.float32)}]
+    assert alone.cold_start(subject, feeds, threads=1, limits=Limits(cores=1)) < 3
 
 
 @pytest.mark.usefixtures("groups")
@@ -185,6 +201,22 @@ def test_version_2_makes_its_group_where_memory_is_handed_down(tmp_path: Path) -
     assert not (mount / "user.slice/mlopt-999999999-0").exists(), "what a killed run left is cleared away"
     (group.folder / "memory.events").write_text("low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n")
     assert group.kills == 1
+
+
+def test_a_group_of_version_2_is_made_no_further_up_than_beside_our_own(tmp_path: Path) -> None:
+    """`run.scope` may be bounded and hands nothing down: beside it, its bound would not hold."""
+    mount = laid_out(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/user.slice/run.scope/inner\n",
+            "sys/fs/cgroup/cgroup.subtree_control": "cpu memory\n",
+            "sys/fs/cgroup/user.slice/cgroup.subtree_control": "memory pids\n",
+            "sys/fs/cgroup/user.slice/run.scope/cgroup.subtree_control": "\n",
+            "sys/fs/cgroup/user.slice/run.scope/inner/cgroup.subtree_control": "\n",
+        },
+    )
+    assert Group.make(64 * MIB, root=tmp_path) is None
+    assert not list(mount.rglob("mlopt-*"))
 
 
 def test_no_group_where_none_may_be_made(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report import made_reports
+from report import made_candidates, made_reports
 
 from mlopt.report import verdict
 from mlopt.report.html import to_html
@@ -82,7 +82,7 @@ def test_terminal_names_what_was_not_measured() -> None:
 
 def test_what_the_steps_decided_is_said_everywhere() -> None:
     report = made_reports.labelled()
-    (note, _) = made_reports.NOTES["int8-static"]
+    (note, _) = made_candidates.NOTES["int8-static"]
     assert f"int8-static: {note}" in to_terminal(report, width=200, color=False)
     assert note in to_markdown(report).replace("\\", "")
     assert note in to_html(report)
