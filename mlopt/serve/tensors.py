@@ -145,7 +145,11 @@ def _typed(flat: list[Any], wanted: Tensor) -> np.ndarray:
     try:
         # Only numbers can be added up: numpy would make room for the longest of any texts in every element. And with
         # one float among them the sum is one, which spares numpy a look at each.
-        array = np.array(flat, dtype=np.float64 if type(sum(flat)) is float else None)
+        total = sum(flat)
+        array = np.array(flat, dtype=np.float64 if type(total) is float else None)
+        if dtype == np.uint64 and array.dtype.kind == "f" and type(total) is int:
+            # No float was among them: numpy finds no other type for small numbers beside those of 2**63 and more.
+            array = np.array(flat, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise Rejected(wrong + wanted.datatype) from error
     if array.dtype.kind not in _ACCEPTED[dtype.kind]:
