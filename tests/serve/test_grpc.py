@@ -344,6 +344,36 @@ def test_a_call_under_way_is_answered_before_it_stops(tmp_path: Path) -> None:
     assert events == ["ready", "request", "stopped"]
 
 
+def test_both_protocols_stop_at_once_and_have_their_time_together(model_folder: Path) -> None:
+    """With half a request over each of them, the grace passes once, and nothing new is taken meanwhile."""
+    port, rpc, sending = free_port(), free_port(), threading.Event()
+
+    def half() -> Iterator[bytes]:
+        sending.set()
+        time.sleep(10)
+        yield b""
+
+    with (
+        process(model_folder, port=port, options=("--grpc-port", str(rpc), "--grace", "3")) as running,
+        socket.socket() as http,
+        grpc.insecure_channel(f"127.0.0.1:{rpc}") as channel,
+    ):
+        wait_ready(port, running)
+        http.connect(("127.0.0.1", port))
+        http.sendall(b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{")
+        channel.stream_unary(f"/{SERVICE}/ModelInfer").future(half())
+        assert sending.wait(10)
+        time.sleep(0.2)
+        began = time.monotonic()
+        running.terminate()
+        time.sleep(1)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(rpc, "ServerLive", b"")
+        assert refused.value.code() is Code.UNAVAILABLE
+        assert running.wait(20) == 0
+        assert 2.5 < time.monotonic() - began < 5.5
+
+
 def test_a_taken_port_ends_it(model_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
