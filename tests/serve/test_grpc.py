@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,10 +20,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from kinds import check_every_kind, kinds_folder
 from serving_process import process, quiet_server, wait_ready
 from test_serve_app import INFER, tensor
 from test_several_models import copied
-from test_triton_client import KINDS, kinds_folder
 
 from mlopt.image.run import free_port
 from mlopt.serve.oip import PACKAGE, SERVICE, messages
@@ -103,26 +102,8 @@ def test_it_finds_what_it_asks_for(client: Any) -> None:
     assert found == [("colours", "3", "READY"), ("colours", "4", "READY"), ("kinds", "1", "READY")]
 
 
-def test_every_kind_of_tensor_comes_back_as_it_was(client: Any, ports: tuple[int, int]) -> None:
-    values = {
-        "f": np.array([[1.5, -2]], np.float32),
-        "h": np.array([[0.5, 7]], np.float16),
-        "d": np.array([[1e300, -1e-300]], np.float64),
-        "i": np.array([[2**62, -(2**62)]], np.int64),
-        "u": np.array([[0, 255]], np.uint8),
-        "b": np.array([[True, False]]),
-        "s": np.array([["ä", ""]], object),
-    }
-    datatypes = dict(zip(KINDS, ("FP32", "FP16", "FP64", "INT64", "UINT8", "BOOL", "BYTES"), strict=True))
-    inputs = []
-    for name, value in values.items():
-        inputs.append(triton.InferInput(name, list(value.shape), datatypes[name]))
-        inputs[-1].set_data_from_numpy(value)
-    result = client.infer("kinds", inputs)
-    for name, value in values.items():
-        got = result.as_numpy(f"{name}_out")
-        found = [text.decode() for text in got.ravel()] if name == "s" else got.ravel().tolist()
-        assert found == value.ravel().tolist(), name
+def test_every_kind_of_tensor_comes_back_as_it_was(client: Any) -> None:
+    check_every_kind(client, triton)
 
 
 def call(port: int, method: str, body: bytes, **options: Any) -> bytes:
@@ -304,13 +285,10 @@ def test_keys_guard_all_but_the_probes(model_folder: Path) -> None:
             assert call(rpc, method, b"")
 
 
-def test_tls_serves_the_certificate_and_nothing_in_the_clear(model_folder: Path, tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
-    subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*made, *subject], check=True, capture_output=True)
+def test_tls_serves_the_certificate_and_nothing_in_the_clear(
+    model_folder: Path, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
     port, rpc = free_port(), free_port()
     options = ("--tls-cert", str(cert), "--tls-key", str(key), "--grpc-port", str(rpc))
     with process(model_folder, port=port, options=options) as running:
