@@ -139,6 +139,7 @@ RAW = PIXELS[:1].tobytes()
         (request(model_name="absent"), Code.NOT_FOUND, "colours, kinds"),
         (request(model_version="9"), Code.NOT_FOUND, "4, 3 of colours"),
         (request(input={"name": "x"}), Code.INVALID_ARGUMENT, "no input 'x'"),
+        (request(input={"name": "\U0001f600" * 90_000}), Code.INVALID_ARGUMENT, "no input '\U0001f600"),
         (request(inputs=[]), Code.INVALID_ARGUMENT, "missing"),
         (request(input={"datatype": "INT8"}), Code.INVALID_ARGUMENT, "must be FP32"),
         (request(input={"shape": [1, 3, 8, 9]}), Code.INVALID_ARGUMENT, "must be [-1, 3, 8, 8]"),
