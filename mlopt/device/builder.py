@@ -38,9 +38,8 @@ LEAST_AVAILABLE = 128 * MIB  # with less the system starts to kill, and it may c
 POLL_SECONDS = 0.1
 WARM_UP_MS, RUN_SECONDS = 500, 5
 TRTEXEC = ("usr/src/tensorrt/bin/trtexec", "opt/tensorrt/bin/trtexec")
-MOUNTED_BOARD = (
-    "run/device-tree-model"  # where first-start/compose.yaml puts it: containers do not see /proc/device-tree
-)
+# Where first-start/compose.yaml puts it: containers do not see /proc/device-tree.
+MOUNTED_BOARD = "run/device-tree-model"
 OLDEST_MODULE = (8, 5)  # since then it has all the names that are used here
 PIECE = 1 << 16  # bytes of text that are made into numbers at a time
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -68,8 +68,11 @@ def _beyond(node: Any, limit: DlaLimit, shapes: Shapes) -> Iterator[str]:
         yield f"padding {_sizes(padding)}, which is to be less than the kernel {_sizes(kernel)}"
     if not limit.groups and said.get("group", 1) > 1:
         yield f"{said['group']} groups, and a DLA's has one"
-    if limit.axis is not None and said.get("axis", limit.axis) != limit.axis:
-        yield f"axis {said['axis']}, and a DLA's is {limit.axis}"
+    axis = said.get("axis", limit.axis)
+    if axis is not None and axis < 0:  # counted from the end
+        axis += len(shapes.get(node.input[0], ()))
+    if limit.axis is not None and axis != limit.axis:
+        yield f"axis {axis}, and a DLA's is {limit.axis}"
     if limit.windows and said.get("size") not in limit.windows:
         yield f"window {said.get('size')}, one of {', '.join(map(str, limit.windows))}"
 

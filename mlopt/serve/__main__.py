@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 from typing import Final
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
-    server = uvicorn.Server(config)
+    server = _Server(config)
     # While it runs uvicorn handles the signal; afterwards it raises it again, and a graceful stop must end with 0.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
@@ -66,6 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not problems:
         _LOG.info("stopped")
     return 1 if problems else 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which tells the app of its stop when it has waited for the last request over HTTP. It is told before,
+    so that gRPC ends in the same time and not after it."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.withdraw()  # type: ignore[union-attr]  # it is the Starlette of `make_app`
+        await super().shutdown(sockets)
 
 
 def _builds(settings: Settings) -> Builds | None:

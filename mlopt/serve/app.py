@@ -53,7 +53,8 @@ def make_app(
 
     The models load while the app already answers liveness; `failed` is called with the reason if one cannot.
     With `keys` only who sends one of them is served. With `builds` an engine is built, and takes over; ready only then.
-    `limits_of` may give each model limits of its own; `rpc` is where gRPC is served beside it.
+    `limits_of` may give each model limits of its own; `rpc` is where gRPC is served beside it. Who stops the app calls
+    its `state.withdraw` first: what is served beside HTTP takes nothing new from then on.
     """
     return _Server(folders, limits, failed, builds, limits_of or (lambda serving: limits), rpc).app(keys)
 
@@ -85,6 +86,7 @@ class _Server:
             for folder, serving in found
         )
         self._rpc = self._opened(rpc, limits) if rpc else None
+        self._withdrawn = False
 
     def app(self, keys: tuple[str, ...]) -> Starlette:
         app = Starlette(
@@ -95,6 +97,7 @@ class _Server:
         if keys:
             app.add_middleware(Keyed, keys=keys)
         app.add_middleware(Observed, metrics=self._metrics)
+        app.state.withdraw = self._withdraw
         return app
 
     def _opened(self, door: Door, limits: Limits) -> RpcServer:
@@ -128,8 +131,7 @@ class _Server:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         loading = asyncio.create_task(self._load())
         yield
-        for served in self._models.all:
-            served.withdraw()
+        self._withdraw()
         await loading
         if self._rpc is not None:
             await self._rpc.stop()
@@ -142,6 +144,8 @@ class _Server:
             if self._rpc is not None:
                 await self._rpc.start()
             for served in self._models.all:
+                if self._withdrawn:  # told to stop: nobody waits for the others
+                    return
                 await served.load()
         except NotServable as error:
             self._failed(str(error))
@@ -149,6 +153,14 @@ class _Server:
             # A bug: the log gets its traceback, and nobody waits for a server that will never be ready.
             _LOG.error("fault", exc_info=error)
             self._failed(f"loading failed with {type(error).__name__}; the line above has the traceback")
+
+    def _withdraw(self) -> None:
+        """Nothing new is taken; what has begun is still answered."""
+        self._withdrawn = True
+        for served in self._models.all:
+            served.withdraw()
+        if self._rpc is not None:
+            self._rpc.drain()
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(page(self._asked(request), self._models), headers=security_headers())

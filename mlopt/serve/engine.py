@@ -122,7 +122,10 @@ class Engine:
         return told
 
     def _exactly(self, size: int) -> bytes:
-        data = self._answers.read(size)
+        try:
+            data = self._answers.read(size)
+        except (OSError, ValueError) as error:
+            raise self._ended() from error
         if len(data) != size:
             raise self._ended()
         return data
@@ -132,11 +135,13 @@ class Engine:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOPPING)
         code = self._process.returncode
-        said = os.pread(self._said, 1 << 16, max(0, os.fstat(self._said).st_size - (1 << 16))).decode(errors="replace")
+        try:
+            raw = os.pread(self._said, 1 << 16, max(0, os.fstat(self._said).st_size - (1 << 16)))
+        except OSError:  # another query found it dead, and closed it, while this one waited
+            raw = b""
+        said = raw.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         how = f"was ended by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
-        return EngineFailed(
-            f"the process that runs it {how}: {(said.strip().splitlines() or ['it said nothing'])[-1][:300]}"
-        )
+        return EngineFailed(f"the process that runs it {how}: {said[-1][:300]}")
 
 
 def _checked(

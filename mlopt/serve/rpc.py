@@ -57,6 +57,7 @@ class RpcServer:
         self._intake, self._metrics = intake, metrics
         self._keys = Keys(door.keys)
         self._server: Any = None
+        self._drained: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises `NotServable` where gRPC is not installed, or the port is taken."""
@@ -83,10 +84,16 @@ class RpcServer:
         await server.start()
         self._server = server
 
+    def drain(self) -> None:
+        """No new calls; those under way have their time from now on."""
+        if self._server is not None and self._drained is None:
+            self._drained = asyncio.create_task(self._server.stop(self._door.grace))
+
     async def stop(self) -> None:
-        """No new calls; those under way have their time."""
-        if self._server is not None:
-            await self._server.stop(self._door.grace)
+        """`drain`, to its end."""
+        self.drain()
+        if self._drained is not None:
+            await self._drained
 
     def _listen(self, server: Any, address: str) -> None:
         if self._door.tls is None:
@@ -280,9 +287,7 @@ def _infer_request(message: Any, serving: Serving) -> InferRequest:
     outputs = [{"name": one.name, "parameters": _parameters(one.parameters)} for one in message.outputs]
     told = {"inputs": inputs, "outputs": outputs, "parameters": _parameters(message.parameters)}
     rest = memoryview(raw[0] if len(raw) == 1 else b"".join(raw))
-    return parse_message(
-        {**told, **({"id": message.id} if message.id else {})}, rest, inputs=serving.inputs, outputs=serving.outputs
-    )
+    return parse_message(told | {"id": message.id or None}, rest, inputs=serving.inputs, outputs=serving.outputs)
 
 
 def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ NUMPY_OF: Final[Mapping[str, str]] = {
 # What numpy makes of the JSON values (its dtype.kind) that each kind of tensor accepts.
 _ACCEPTED: Final[Mapping[str, str]] = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}
 _LENGTH: Final = 4  # bytes before each element of a BYTES tensor
+_LONGEST: Final = 600  # of a sentence: gRPC's clients take 8 KiB of head, and a sign may be 12 bytes there
 
 
 class Rejected(Exception):
@@ -38,6 +39,8 @@ class Rejected(Exception):
     """
 
     def __init__(self, message: str, *, status: int = 400, retry_after: int | None = None, busy: bool = False) -> None:
+        if len(message) > _LONGEST:  # it repeats what the client sent
+            message = message[: _LONGEST - 1] + "…"
         super().__init__(message)
         self.message, self.status, self.retry_after, self.busy = message, status, retry_after, busy
 
@@ -145,7 +148,11 @@ def _typed(flat: list[Any], wanted: Tensor) -> np.ndarray:
     try:
         # Only numbers can be added up: numpy would make room for the longest of any texts in every element. And with
         # one float among them the sum is one, which spares numpy a look at each.
-        array = np.array(flat, dtype=np.float64 if type(sum(flat)) is float else None)
+        total = sum(flat)
+        array = np.array(flat, dtype=np.float64 if type(total) is float else None)
+        if dtype == np.uint64 and array.dtype.kind == "f" and type(total) is int:
+            # No float was among them: numpy finds no other type for small numbers beside those of 2**63 and more.
+            array = np.array(flat, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise Rejected(wrong + wanted.datatype) from error
     if array.dtype.kind not in _ACCEPTED[dtype.kind]:

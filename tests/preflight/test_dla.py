@@ -71,4 +71,6 @@ def test_convolutions_of_one_dimension_and_large_tensors_fall_back() -> None:
 
 def test_a_concatenation_is_one_of_channels() -> None:
     assert "(axis 2, and a DLA's is 1)" in said("Concat", PICTURE, axis=2)
+    assert "(axis 3, and a DLA's is 1)" in said("Concat", PICTURE, axis=-1)
     assert "1 of 1 nodes" in said("Concat", PICTURE, axis=1)
+    assert "1 of 1 nodes" in said("Concat", PICTURE, axis=-3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +72,16 @@ def native(model_folder: Path, image_inputs: Inputs, tmp_path_factory: pytest.Te
     layout = assemble(spec, tmp_path_factory.mktemp("native") / "image", inputs=image_inputs).path
     files = unpack_rootfs(layout, platform=host_platform(), root=tmp_path_factory.mktemp("files"))
     return server_command(layout, files, platform=host_platform(), arguments=()).arguments
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of localhost, PEM: the certificate and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
+    subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*made, *subject], check=True, capture_output=True)
+    return cert, key

@@ -6,7 +6,7 @@ import io
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from PIL import Image
@@ -97,6 +97,9 @@ def hostile_requests(count: int, *, seed: int) -> list[bytes]:
     return made
 
 
+_WEDGES: Final = (b"\0", b"\r\n", b"\r\n\r\n", b"%", b'"', b"[", b"\xff" * 9, b"{" * 99)
+
+
 def _post(path: str, body: bytes, *lines: str) -> bytes:
     head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines, "", ""]
     return "\r\n".join(head).encode("latin-1", "replace") + body
@@ -132,25 +135,30 @@ def _good(chance: random.Random) -> bytes:
     )
 
 
-def _mutated(chance: random.Random) -> bytes:
-    raw = bytearray(_good(chance))
+def mutated(message: bytes, chance: random.Random, *, wedges: Sequence[bytes] = ()) -> bytes:
+    """A message with some of its bytes overwritten, taken out, repeated, cut off, or driven apart by one of these."""
+    raw = bytearray(message)
     for _ in range(chance.randrange(1, 6)):
         place = chance.randrange(len(raw) + 1)
         end = min(len(raw), place + chance.choice([1, 2, 8, 100]))
-        bend = chance.randrange(5)
+        bend = chance.randrange(5 if wedges else 4)
         if bend == 0:
             raw[place:end] = chance.randbytes(end - place)
         elif bend == 1:
             del raw[place:end]
         elif bend == 2:
             raw[place:place] = raw[place:end] * chance.randrange(1, 20)
-        elif bend == 3:
-            raw[place:place] = chance.choice([b"\0", b"\r\n", b"\r\n\r\n", b"%", b'"', b"[", b"\xff" * 9, b"{" * 99])
+        elif bend == 3 and wedges:
+            raw[place:place] = chance.choice(wedges)
         else:
             del raw[place:]
         if not raw:
             break
     return bytes(raw)
+
+
+def _mutated(chance: random.Random) -> bytes:
+    return mutated(_good(chance), chance, wedges=_WEDGES)
 
 
 def _wrong_json(chance: random.Random) -> bytes:

@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hostile import mutated
+
 from mlopt.serve.oip import SERVICE, messages
 
 _METHODS: Final = (
@@ -97,20 +99,7 @@ def _bent(chance: random.Random) -> bytes:
 
 
 def _mutated(chance: random.Random) -> bytes:
-    raw = bytearray(good(chance).SerializeToString())
-    for _ in range(chance.randrange(1, 6)):
-        place = chance.randrange(len(raw) + 1)
-        end = min(len(raw), place + chance.choice([1, 2, 8, 100]))
-        bend = chance.randrange(4)
-        if bend == 0:
-            raw[place:end] = chance.randbytes(end - place)
-        elif bend == 1:
-            del raw[place:end]
-        elif bend == 2:
-            raw[place:place] = raw[place:end] * chance.randrange(1, 20)
-        else:
-            del raw[place:]
-    return bytes(raw)
+    return mutated(good(chance).SerializeToString(), chance)
 
 
 def _noise(chance: random.Random) -> bytes:

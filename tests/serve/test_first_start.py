@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import sys
 import time
@@ -32,6 +33,8 @@ from mlopt.image.run import free_port
 from mlopt.image.serving import describe_serving, encode_serving
 from mlopt.serve import engine as engines
 from mlopt.serve.engine import Engine, EngineFailed
+from mlopt.serve.model import Model, read_serving
+from mlopt.serve.switch import Switch
 from mlopt.serve.tensors import Rejected, Tensor
 
 
@@ -276,6 +279,57 @@ def test_an_engine_of_another_model_is_refused(board: Board) -> None:
     path = board.engines / "tensorrt-fp32" / "model.engine"
     with pytest.raises(EngineFailed, match="it takes image and gives"):
         Engine(path, sha256=sha256, python=board.python, inputs=(Tensor("ids", "INT64", (1, 4)),), outputs=())
+
+
+def test_a_query_to_an_engine_that_was_closed_meanwhile_is_the_fallbacks(board: Board) -> None:
+    """As that of another thread, which waited while the engine died: no fault of the inputs."""
+    with board.serving() as (port, _):
+        sha256 = until(port, "engine")["engine"]["sha256"]
+    path = board.engines / "tensorrt-fp32" / "model.engine"
+    serving = read_serving(board.model)
+    ones = {"image": np.ones((1, 3, 32, 32), np.float32)}
+    told: list[str] = []
+    inputs, outputs = serving.inputs, serving.outputs
+    engine = Engine(path, sha256=sha256, python=board.python, inputs=inputs, outputs=outputs)
+    model = Model(board.model, serving)
+    expected = model.infer(ones)
+    model.run = switch = Switch(model.run, model.opened, told.append)
+    switch.to(engine)
+    engine.close()
+    for name, found in model.infer(ones).items():
+        np.testing.assert_allclose(found, expected[name], rtol=1e-5)
+    assert told == ["the engine died: the process that runs it ended with exit code 0: it said nothing"]
+
+
+def test_what_the_fallback_answered_is_not_the_engines(board: Board) -> None:
+    """Kept answers are of who answers: neither of the two gets those of the other."""
+    board.jetson.behave(build="wait")
+    with board.serving("--cache", "1", do="die at a query") as (port, _):
+        until(port, "building")
+        while asked(port)[0] == 503:  # not loaded yet
+            time.sleep(0.05)
+        assert kept(port) == (0, 1)
+        assert asked(port)[0] == 200
+        assert kept(port) == (1, 1)
+        (board.jetson.folder / "bin" / "go").touch()
+        until(port, "engine")
+        assert 'mlopt_cache_bytes{model="net",version="1"} 0.0' in get(port, "/metrics")
+        for count in ((1, 2), (1, 3)):  # the engine dies at the first of them, and the fallback answers
+            assert asked(port)[0] == 200
+            assert kept(port) == count
+        until(port, "fallback")
+
+
+def kept(port: int) -> tuple[int, int]:
+    """Hits and misses."""
+    text = get(port, "/metrics")
+    found = [
+        re.search(f'mlopt_cache_requests_total{{model="net",result="{name}",version="1"}} ([0-9.]+)', text)
+        for name in ("hit", "miss")
+    ]
+    assert all(found), text
+    first, second = (int(float(one[1])) for one in found if one)
+    return first, second
 
 
 def test_integers_that_an_engine_cannot_hold_are_refused() -> None:

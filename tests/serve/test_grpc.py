@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,10 +20,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from kinds import check_every_kind, kinds_folder
 from serving_process import process, quiet_server, wait_ready
 from test_serve_app import INFER, tensor
 from test_several_models import copied
-from test_triton_client import KINDS, kinds_folder
 
 from mlopt.image.run import free_port
 from mlopt.serve.oip import PACKAGE, SERVICE, messages
@@ -103,26 +102,8 @@ def test_it_finds_what_it_asks_for(client: Any) -> None:
     assert found == [("colours", "3", "READY"), ("colours", "4", "READY"), ("kinds", "1", "READY")]
 
 
-def test_every_kind_of_tensor_comes_back_as_it_was(client: Any, ports: tuple[int, int]) -> None:
-    values = {
-        "f": np.array([[1.5, -2]], np.float32),
-        "h": np.array([[0.5, 7]], np.float16),
-        "d": np.array([[1e300, -1e-300]], np.float64),
-        "i": np.array([[2**62, -(2**62)]], np.int64),
-        "u": np.array([[0, 255]], np.uint8),
-        "b": np.array([[True, False]]),
-        "s": np.array([["ä", ""]], object),
-    }
-    datatypes = dict(zip(KINDS, ("FP32", "FP16", "FP64", "INT64", "UINT8", "BOOL", "BYTES"), strict=True))
-    inputs = []
-    for name, value in values.items():
-        inputs.append(triton.InferInput(name, list(value.shape), datatypes[name]))
-        inputs[-1].set_data_from_numpy(value)
-    result = client.infer("kinds", inputs)
-    for name, value in values.items():
-        got = result.as_numpy(f"{name}_out")
-        found = [text.decode() for text in got.ravel()] if name == "s" else got.ravel().tolist()
-        assert found == value.ravel().tolist(), name
+def test_every_kind_of_tensor_comes_back_as_it_was(client: Any) -> None:
+    check_every_kind(client, triton)
 
 
 def call(port: int, method: str, body: bytes, **options: Any) -> bytes:
@@ -158,6 +139,7 @@ RAW = PIXELS[:1].tobytes()
         (request(model_name="absent"), Code.NOT_FOUND, "colours, kinds"),
         (request(model_version="9"), Code.NOT_FOUND, "4, 3 of colours"),
         (request(input={"name": "x"}), Code.INVALID_ARGUMENT, "no input 'x'"),
+        (request(input={"name": "\U0001f600" * 90_000}), Code.INVALID_ARGUMENT, "no input '\U0001f600"),
         (request(inputs=[]), Code.INVALID_ARGUMENT, "missing"),
         (request(input={"datatype": "INT8"}), Code.INVALID_ARGUMENT, "must be FP32"),
         (request(input={"shape": [1, 3, 8, 9]}), Code.INVALID_ARGUMENT, "must be [-1, 3, 8, 8]"),
@@ -304,13 +286,10 @@ def test_keys_guard_all_but_the_probes(model_folder: Path) -> None:
             assert call(rpc, method, b"")
 
 
-def test_tls_serves_the_certificate_and_nothing_in_the_clear(model_folder: Path, tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
-    subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*made, *subject], check=True, capture_output=True)
+def test_tls_serves_the_certificate_and_nothing_in_the_clear(
+    model_folder: Path, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
     port, rpc = free_port(), free_port()
     options = ("--tls-cert", str(cert), "--tls-key", str(key), "--grpc-port", str(rpc))
     with process(model_folder, port=port, options=options) as running:
@@ -342,6 +321,36 @@ def test_a_call_under_way_is_answered_before_it_stops(tmp_path: Path) -> None:
     assert codes[0] > len(zeros)
     events = [json.loads(line)["event"] for line in said.splitlines()]
     assert events == ["ready", "request", "stopped"]
+
+
+def test_both_protocols_stop_at_once_and_have_their_time_together(model_folder: Path) -> None:
+    """With half a request over each of them, the grace passes once, and nothing new is taken meanwhile."""
+    port, rpc, sending = free_port(), free_port(), threading.Event()
+
+    def half() -> Iterator[bytes]:
+        sending.set()
+        time.sleep(10)
+        yield b""
+
+    with (
+        process(model_folder, port=port, options=("--grpc-port", str(rpc), "--grace", "3")) as running,
+        socket.socket() as http,
+        grpc.insecure_channel(f"127.0.0.1:{rpc}") as channel,
+    ):
+        wait_ready(port, running)
+        http.connect(("127.0.0.1", port))
+        http.sendall(b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{")
+        channel.stream_unary(f"/{SERVICE}/ModelInfer").future(half())
+        assert sending.wait(10)
+        time.sleep(0.2)
+        began = time.monotonic()
+        running.terminate()
+        time.sleep(1)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(rpc, "ServerLive", b"")
+        assert refused.value.code() is Code.UNAVAILABLE
+        assert running.wait(20) == 0
+        assert 2.5 < time.monotonic() - began < 5.5
 
 
 def test_a_taken_port_ends_it(model_folder: Path) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 import select
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -96,18 +94,6 @@ def test_keys_that_guard_nothing_are_refused(tmp_path: Path, file: str | None, l
 
 def test_no_keys_no_guard() -> None:
     assert read_keys(file=None, listed=None) == ()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
-    subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*made, *subject], check=True, capture_output=True)
-    return cert, key
 
 
 def test_tls_serves_the_certificate_and_nothing_in_the_clear(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import sys
 import urllib.request
 from collections import Counter
@@ -46,7 +47,18 @@ async def send_all(port: int, requests: list[bytes]) -> Counter[int]:
     return seen
 
 
-def _memory(pid: int) -> int:
+def ended_well(port: int, running: subprocess.Popen[str], *, before: int) -> str:
+    """That it forgot no request, took no more memory than `before`, is ready, and stops as it should; its metrics."""
+    metrics: str = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+    assert 'mlopt_in_flight{model="colours",version="3"} 0.0' in metrics, "a request is still counted"
+    assert memory(running.pid) - before < 48 << 20
+    assert status(port, "/v2/health/ready") == 200
+    running.terminate()
+    assert running.wait(30) == 0
+    return metrics
+
+
+def memory(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10  # type: ignore[index]
 
 
@@ -60,17 +72,12 @@ def test_nothing_that_is_sent_makes_a_5xx(model_folder: Path, tmp_path: Path, op
     ):
         wait_ready(port, running)
         asyncio.run(send_all(port, hostile_requests(200, seed=99)))
-        before = _memory(running.pid)
+        before = memory(running.pid)
         seen = asyncio.run(send_all(port, requests))
         assert all(code in (0, 503) or 200 <= code < 500 for code in seen), seen
         assert seen[400] > len(requests) / 4, seen
         assert seen[200] > len(requests) / 50, seen
-        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        metrics = ended_well(port, running, before=before)
         codes = set(re.findall(r'mlopt_requests_total\{code="(\d+)"', metrics))
         assert not {code for code in codes if code >= "500"} - {"503"}, codes
-        assert 'mlopt_in_flight{model="colours",version="3"} 0.0' in metrics, "a request is still counted"
-        assert _memory(running.pid) - before < 48 << 20
-        assert status(port, "/v2/health/ready") == 200
-        running.terminate()
-        assert running.wait(30) == 0
     assert (tmp_path / "log").read_text() == "", "hostile requests are no errors of the server"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 from hostile_grpc import Sent, hostile_bytes, hostile_calls
-from serving_process import process, status, wait_ready
-from test_hostile import _memory
+from serving_process import process, wait_ready
+from test_hostile import COUNT, ended_well, memory
 
 from mlopt.image.run import free_port
 from mlopt.serve.oip import SERVICE, messages
 
 grpc = pytest.importorskip("grpc", reason="grpcio (the extra [grpc]) is not installed")
-COUNT = int(os.environ.get("MLOPT_HOSTILE", "2000"))
 _AT_ONCE = 16
 # What a client can be told of what it did; INTERNAL and UNKNOWN are faults of the server.
 _HARMLESS = {
@@ -83,19 +80,14 @@ def test_nothing_that_is_called_is_a_fault(model_folder: Path, tmp_path: Path, o
         wait_ready(port, running)
         asyncio.run(_calls(rpc, hostile_calls(200, seed=99)))
         asyncio.run(_bytes(rpc, hostile_bytes(50, seed=99)))
-        before = _memory(running.pid)
+        before = memory(running.pid)
         seen = asyncio.run(_calls(rpc, calls))
         assert set(seen) <= _HARMLESS, seen
         assert seen["INVALID_ARGUMENT"] > len(calls) / 4, seen
         assert seen["OK"] >= len(calls) / 16, seen
         asyncio.run(_bytes(rpc, hostile_bytes(COUNT // 4, seed=len(options))))
         assert messages()["ServerReadyResponse"].FromString(_ask(rpc, "ServerReady")).ready
-        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        metrics = ended_well(port, running, before=before)
         codes = set(re.findall(r'mlopt_requests_total\{code="([A-Z_]+)"', metrics))
         assert codes <= _HARMLESS, codes
-        assert 'mlopt_in_flight{model="colours",version="3"} 0.0' in metrics, "a call is still counted"
-        assert _memory(running.pid) - before < 48 << 20
-        assert status(port, "/v2/health/ready") == 200
-        running.terminate()
-        assert running.wait(60) == 0
     assert (tmp_path / "log").read_text() == "", "hostile calls are no errors of the server"

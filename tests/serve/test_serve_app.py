@@ -128,6 +128,11 @@ def test_wrong_outputs_are_a_400(client: TestClient, outputs: Any) -> None:
     assert client.post(INFER, json={"inputs": [tensor()], "outputs": outputs}).status_code == 400
 
 
+def test_a_refusal_does_not_repeat_all_that_was_sent(client: TestClient) -> None:
+    reply = client.post(INFER, json={"inputs": [tensor(name="x" * 100_000)]})
+    assert (reply.status_code, len(reply.json()["error"])) == (400, 600)
+
+
 def test_what_is_not_finite_becomes_null(client: TestClient) -> None:
     reply = client.post(INFER, json={"inputs": [tensor(data=[1e36] * 192)]})
     assert reply.json()["outputs"][0]["data"] == [pytest.approx(4e36, rel=1e-3)] * 3

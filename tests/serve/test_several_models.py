@@ -249,5 +249,26 @@ def test_a_server_asked_before_all_are_loaded_is_not_ready(models: Path, monkeyp
         release.set()
 
 
+def test_a_server_told_to_stop_loads_no_more(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from mlopt.serve.app import make_app
+    from mlopt.serve.model import Model
+
+    loading, release, loaded, opened = threading.Event(), threading.Event(), [], Model.opened
+
+    def slow(self: Model) -> Any:
+        loaded.append(self.serving.version)
+        loading.set()
+        assert release.wait(20)
+        return opened(self)
+
+    monkeypatch.setattr(Model, "opened", slow)
+    with TestClient(make_app(models, limits=Limits(), failed=pytest.fail)):
+        assert loading.wait(20)
+        threading.Timer(0.2, release.set).start()
+    assert loaded == ["10"]
+
+
 def test_the_size_of_a_model_is_that_of_its_files(model_folder: Path) -> None:
     assert size_of(model_folder) == sum((model_folder / name).stat().st_size for name in ("model.onnx", "serving.json"))

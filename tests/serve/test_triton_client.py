@@ -9,19 +9,15 @@ from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from kinds import check_every_kind, kinds_folder
 from serving_process import quiet_server
-
-from mlopt.image.serving import describe_serving, encode_serving
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
 PIXELS = np.random.default_rng(0).random((2, 3, 8, 8), dtype=np.float32)
-KINDS = {"f": "FLOAT", "h": "FLOAT16", "d": "DOUBLE", "i": "INT64", "u": "UINT8", "b": "BOOL", "s": "STRING"}
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +31,6 @@ def client(port: int) -> Iterator[Any]:
     client = triton.InferenceServerClient(f"127.0.0.1:{port}")
     yield client
     client.close()
-
-
-def kinds_folder(folder: Path) -> Path:
-    """A model that gives back each input, one for each kind of tensor."""
-    folder.mkdir()
-    graph = helper.make_graph(
-        [helper.make_node("Identity", [name], [f"{name}_out"]) for name in KINDS],
-        "kinds",
-        [helper.make_tensor_value_info(name, getattr(TensorProto, kind), ["N", 2]) for name, kind in KINDS.items()],
-        [helper.make_tensor_value_info(f"{n}_out", getattr(TensorProto, kind), ["N", 2]) for n, kind in KINDS.items()],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
-    )
-    (folder / "serving.json").write_bytes(encode_serving(describe_serving(folder / "model.onnx", name="kinds")))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Of a model that gives back each input, one for each kind of tensor."""
-    folder = kinds_folder(tmp_path_factory.mktemp("kinds") / "model")
-    with quiet_server(folder) as port:
-        client = triton.InferenceServerClient(f"127.0.0.1:{port}")
-        yield client
-        client.close()
 
 
 def pixels(*, binary: bool) -> Any:
@@ -89,29 +59,12 @@ def test_it_finds_what_it_asks_for(client: Any) -> None:
     assert client.get_model_metadata("colours")["inputs"][0]["shape"] == [-1, 3, 8, 8]
 
 
-def test_every_kind_of_tensor_comes_back_as_it_was(every_kind: Any) -> None:
-    values = {
-        "f": np.array([[1.5, -2]], np.float32),
-        "h": np.array([[0.5, 7]], np.float16),
-        "d": np.array([[1e300, -1e-300]], np.float64),
-        "i": np.array([[2**62, -(2**62)]], np.int64),
-        "u": np.array([[0, 255]], np.uint8),
-        "b": np.array([[True, False]]),
-        "s": np.array([["ä", ""]], object),
-    }
-    datatypes = dict(zip(KINDS, ("FP32", "FP16", "FP64", "INT64", "UINT8", "BOOL", "BYTES"), strict=True))
-    inputs = []
-    for name, value in values.items():
-        inputs.append(triton.InferInput(name, list(value.shape), datatypes[name]))
-        inputs[-1].set_data_from_numpy(value)
-    result = every_kind.infer("kinds", inputs)
-    for name, value in values.items():
-        got = result.as_numpy(f"{name}_out")
-        if name == "s":
-            assert [text.decode() for text in got.ravel()] == value.ravel().tolist()
-        else:
-            assert got.dtype == value.dtype
-            np.testing.assert_array_equal(got, value)
+def test_every_kind_of_tensor_comes_back_as_it_was(tmp_path: Path) -> None:
+    with (
+        quiet_server(kinds_folder(tmp_path / "model")) as port,
+        triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
+    ):
+        check_every_kind(client, triton)
 
 
 def test_what_it_cannot_do_is_said(client: Any) -> None:
