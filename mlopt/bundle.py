@@ -102,22 +102,23 @@ def layout_in(path: Path) -> Path:
 
 
 @contextmanager
-def publishing(home: Path) -> Iterator[Path]:
+def publishing(home: Path, *, mark: str = "bundle.json", said: str = "--out DIR") -> Iterator[Path]:
     """A scratch folder that becomes `home` if the block ends well; otherwise what was at `home` stays.
 
-    Only a bundle or an empty folder is replaced. One run at a time: a second one for the same folder waits.
+    Only an empty folder or one that holds `mark` is replaced: a bundle, unless `mark` is the file of something else.
+    One run at a time: a second one for the same folder waits. `said` is how its place is named.
     Raises `NoSpaceLeft`, `StoreUnusable`.
     """
     home = home.resolve()
     scratch = home.with_name(f".{home.name}.new")
     previous = home.with_name(f".{home.name}.previous")
-    with writing(home):
+    with writing(home, said=said):
         home.parent.mkdir(parents=True, exist_ok=True)
         with home.with_name(f".{home.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if previous.exists() and not home.exists():  # killed between the two renames below
                 os.replace(previous, home)
-            check_place(home)
+            check_place(home, mark=mark, said=said)
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(previous, ignore_errors=True)
             scratch.mkdir()
@@ -132,7 +133,7 @@ def publishing(home: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(home: Path) -> Iterator[None]:
+def writing(home: Path, *, said: str = "--out DIR") -> Iterator[None]:
     """What the disk refuses while a result is written, as `NoSpaceLeft` or `StoreUnusable`."""
     try:
         yield
@@ -141,33 +142,33 @@ def writing(home: Path) -> Iterator[None]:
             raise NoSpaceLeft(
                 "The disk of the output folder is full; what was there before is untouched.",
                 where=str(home),
-                next="free some space, or give --out on another disk",
+                next=f"free some space, or give {said} on another disk",
             ) from error
         if error.errno in _UNUSABLE:
             raise StoreUnusable(
                 f"The output folder cannot be written: {error.strerror}.",
                 where=str(error.filename or home),
-                next="give --out DIR in a folder that you can write",
+                next=f"give {said} in a folder that you can write",
             ) from error
         raise
 
 
-def check_place(home: Path) -> None:
+def check_place(home: Path, *, mark: str = "bundle.json", said: str = "--out DIR") -> None:
     """A person's own files are never moved away to make room. Raises `StoreUnusable`, before any work is done."""
     for above in home.parents:
         if above.exists() and not above.is_dir():
             raise StoreUnusable(
-                "The output folder cannot be made: this is a file.", where=str(above), next="give another --out DIR"
+                "The output folder cannot be made: this is a file.", where=str(above), next=f"give another {said}"
             )
-    if not home.exists() or (home / "bundle.json").is_file():
+    if not home.exists() or (home / mark).is_file():
         return
     if home.is_dir() and not any(home.iterdir()):
         return
-    holds = "it is a file" if home.is_file() else "it is a folder with other files and no bundle.json"
+    holds = "it is a file" if home.is_file() else f"it is a folder with other files and no {mark}"
     raise StoreUnusable(
         f"What is at the place of the result was not written by mlopt ({holds}), and is left alone.",
         where=str(home),
-        next="give another --out DIR, or remove it yourself",
+        next=f"give another {said}, or remove it yourself",
     )
 
 

@@ -1,7 +1,7 @@
 """The store from outside: what it holds, whether it is whole, and what may go. `mlopt cache` is its face.
 
 Besides the results of steps (see mlopt/store.py) a store holds what images are made from: inputs by sha256,
-packed layers, unpacked root file systems. All of it can be made or fetched again.
+packed layers, unpacked root file systems, layers of bases, native servers. All of it can be made or fetched again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,16 @@ from mlopt.errors import StoreUnusable
 from mlopt.store import sweep
 from mlopt.units import Bytes, Seconds
 
-Room = Literal["results", "unfinished", "inputs", "layers", "rootfs"]
+Room = Literal["results", "unfinished", "inputs", "layers", "rootfs", "bases", "servers"]
 
-ROOMS: Final[tuple[Room, ...]] = ("results", "unfinished", "inputs", "layers", "rootfs")
+ROOMS: Final[tuple[Room, ...]] = ("results", "unfinished", "inputs", "layers", "rootfs", "bases", "servers")
+# Of those that do not say it themselves.
+_MADE_BY: Final[Mapping[Room, str]] = {
+    "unfinished": "a step that was stopped",
+    "rootfs": "unpacked image",
+    "bases": "layer of a base",
+    "servers": "native server",
+}
 _LOCKED: Final = ("results", "unfinished")  # made under the lock of their key
 # A run looks its results up once and then reads their files without a lock; no run is longer than this.
 RECENT: Final = Seconds(3600.0)
@@ -165,10 +172,8 @@ def _entry(room: Room, home: Path) -> Entry:
 def _made_by(room: Room, home: Path) -> str:
     if room == "inputs":
         return next((path.name for path in sorted(home.iterdir())), "empty")
-    if room == "rootfs":
-        return "unpacked image"
-    if room == "unfinished":
-        return "a step that was stopped"
+    if room in _MADE_BY:
+        return _MADE_BY[room]
     if home.name.startswith("adopted-"):
         return next((path.name for path in sorted((home / "data").glob("*"))), "empty")
     try:
@@ -187,6 +192,9 @@ def _damage(entry: Entry) -> str:
             names = sorted(entry.path.iterdir())
             whole = len(names) == 1 and digest_of(names[0]) == entry.key
             return "" if whole else "its sha256 is not its name"
+        if entry.room == "bases":  # those of a layout on disk lie there, and only their names here
+            blob = entry.path / "blob"
+            return "its sha256 is not its name" if blob.exists() and digest_of(blob) != entry.key else ""
         if entry.room == "layers":
             return _layer_damage(entry.path)
         if entry.room == "results":

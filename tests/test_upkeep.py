@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -117,6 +118,24 @@ def test_a_changed_input_of_images_is_removed(root: Path, tmp_path: Path) -> Non
     (home / "one.deb").write_bytes(b"packagE")
     assert [found.entry.made_by for found in verify(root)] == ["one.deb"]
     assert not home.exists()
+
+
+def test_layers_of_bases_and_native_servers_are_looked_after_too(root: Path) -> None:
+    """A base may have gigabytes. Of one in a layout on disk there is no copy here, only what was read of it."""
+    content = b"a layer"
+    names = [hashlib.sha256(content).hexdigest(), "1" * 64, "2" * 64]
+    for name, file in zip(names, ("blob", "blob", "facts.json"), strict=True):
+        (root / "bases" / name).mkdir(parents=True)
+        (root / "bases" / name / file).write_bytes(content)
+    (root / "servers" / "3").mkdir(parents=True)
+    assert {(entry.room, entry.made_by) for entry in entries(root)} == {
+        ("bases", "layer of a base"),
+        ("servers", "native server"),
+    }
+    assert [(one.entry.key, one.reason) for one in verify(root)] == [("1" * 64, "its sha256 is not its name")]
+    for entry in entries(root):
+        age(entry, 8)
+    assert len(clean(root, older_than=OLD).removed) == 3
 
 
 def test_what_was_just_used_stays(root: Path, made: Artifact) -> None:

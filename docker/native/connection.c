@@ -12,7 +12,7 @@
 #include "vendor/picohttpparser.h"
 
 #define LINGER 1.0            /* seconds in which a client that still sends may read its refusal */
-#define PIECE ((size_t)256 << 10)
+#define PIECE ((size_t)256 << 10) /* what is read at once of a body whose length is known */
 
 static const Settings *settings_of(const Connection *connection) { return connection->loop->site.settings; }
 
@@ -96,7 +96,7 @@ void connection_answered(Job *job) {
 static void read_some(Connection *connection) {
     bool straight = connection->state == BODY && !connection->request.chunked;
     Text *into = straight ? &connection->job->body : &connection->in;
-    size_t most = connection->state == HEAD ? LARGEST_HEAD : PIECE;
+    size_t most = straight ? PIECE : LARGEST_HEAD;
     if (straight && connection->request.length - into->length < most) most = connection->request.length - into->length;
     if (connection->state == LINGERING) into->length = 0;
     if (!text_try_room(into, most)) {

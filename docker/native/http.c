@@ -28,7 +28,7 @@ static bool lists(const struct phr_header *header, const char *word) {
     return false;
 }
 
-/* -1: no number. Longer than any that could be: LONG_MAX. */
+/* -1: no number. One of more digits than any body has bytes stays that large. */
 static long digits(const struct phr_header *header) {
     long value = 0;
     if (!header->value_len) return -1;

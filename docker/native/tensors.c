@@ -86,21 +86,30 @@ static int store(void *data, size_t place, const Datatype *datatype, yyjson_val 
 typedef struct {
     const Model *model;
     const Tensor *wanted;
-    const int64_t *shape; /* NULL: a flat list */
     Feed *feed;
     Text *why;
     size_t place;
 } Filling;
 
-/* Nested no deeper than the tensor has dimensions, so that its recursion ends. */
-static bool fill(Filling *filling, yyjson_val *data, size_t axis) {
-    size_t index, length, rank = filling->shape ? filling->wanted->rank : 1;
+/* Whether lists lie in lists as the shape says, down to the last axis: as many elements as it needs are there then. */
+static bool nests(yyjson_val *data, const int64_t *shape, size_t rank) {
+    size_t index, length;
+    yyjson_val *inner;
+    if (!yyjson_is_arr(data) || yyjson_arr_size(data) != (size_t)*shape) return false;
+    if (rank == 1) return true;
+    yyjson_arr_foreach(data, index, length, inner) {
+        if (!nests(inner, shape + 1, rank - 1)) return false;
+    }
+    return true;
+}
+
+/* `deep` is how many lists lie in each other. */
+static bool fill(Filling *filling, yyjson_val *data, size_t deep) {
+    size_t index, length;
     yyjson_val *value;
-    if (!yyjson_is_arr(data) || (filling->shape && yyjson_arr_size(data) != (size_t)filling->shape[axis]))
-        return refuse(filling->why, filling->wanted, " are not nested as its shape is");
     yyjson_arr_foreach(data, index, length, value) {
-        if (axis + 1 < rank) {
-            if (!fill(filling, value, axis + 1)) return false;
+        if (deep > 1) {
+            if (!fill(filling, value, deep - 1)) return false;
         } else if (filling->wanted->datatype->kind == 'O') {
             if (!yyjson_is_str(value)) return refuse(filling->why, filling->wanted, " are not all BYTES");
             if (!fill_text(filling->model, filling->feed, filling->place++, yyjson_get_str(value), yyjson_get_len(value),
@@ -120,22 +129,16 @@ bool tensor_from_json(const Model *model, const Tensor *wanted, const int64_t *s
     size_t count = count_of(shape, wanted->rank), size = wanted->datatype->size;
     bool nested = wanted->rank > 1 && yyjson_is_arr(yyjson_arr_get_first(data));
     /* Before anything is allocated: what is declared must be there. Every element takes two bytes of the body. */
-    size_t outer = wanted->rank && nested ? (size_t)shape[0] : count;
-    if (yyjson_arr_size(data) != outer) return refuse(why, wanted, " are not as many as its shape needs");
-    if (nested) {
-        yyjson_val *inner = data;
-        for (size_t axis = 0; axis < wanted->rank; axis++, inner = yyjson_arr_get_first(inner))
-            if (yyjson_arr_size(inner) != (size_t)shape[axis]) return refuse(why, wanted, " are not nested as its shape is");
-    }
+    if (nested && !nests(data, shape, wanted->rank)) return refuse(why, wanted, " are not nested as its shape is");
+    if (!nested && yyjson_arr_size(data) != count) return refuse(why, wanted, " are not as many as its shape needs");
     if (size) {
-        if (count > (size_t)1 << 40) return refuse(why, wanted, " are too many");
         feed->owned = malloc(count * size + 1);
         if (!feed->owned) return refuse(why, wanted, " are too many");
     } else if (!texts(model, wanted, shape, feed, why)) {
         return false;
     }
-    Filling filling = {model, wanted, nested ? shape : NULL, feed, why, 0};
-    if (!fill(&filling, data, 0)) return false;
+    Filling filling = {model, wanted, feed, why, 0};
+    if (!fill(&filling, data, nested ? wanted->rank : 1)) return false;
     return !size || wrap(model, wanted, shape, count * size, feed, why);
 }
 

@@ -10,49 +10,50 @@ from pathlib import Path
 from typing import Any
 
 from mlopt import paths
+from mlopt.bundle import publishing
 from mlopt.errors import ImageFailed
 from mlopt.image.compression import MEDIA_TYPES, decompressed
 from mlopt.image.layers import source_date
-from mlopt.image.layout import blob_path, checked_blob, index_of, manifests_of, publish, read_blob
+from mlopt.image.layout import blob_path, checked_blob, index_of, manifests_of, read_blob
 from mlopt.image.load import local_reference, manifest_of
 
 _BASE = "org.opencontainers.image.base"
+_BAKE = "docker-bake.hcl"
 
 
 def write_context(layout: Path, into: Path) -> Path:
-    """Write the folder in the place of what was there. The same image gives the same bytes.
+    """Write the folder in the place of one that was written before. The same image gives the same bytes.
 
-    Raises `ImageFailed` for a damaged layout, and for one on a base that no registry has.
+    Raises `ImageFailed` for a damaged layout, and for one on a base that no registry has; `StoreUnusable` where a
+    folder with other files is there, `NoSpaceLeft`.
     """
-    made = into.with_name(f".{into.name}.new")
-    shutil.rmtree(made, ignore_errors=True)
     index, platforms = json.loads(read_blob(layout, index_of(layout))), tuple(manifests_of(layout))
     said: dict[str, str] = index.get("annotations") or {}
-    names = [_layers(layout, platform, made / platform, on_base=f"{_BASE}.digest" in said) for platform in platforms]
-    if any(one != names[0] for one in names):
-        raise ImageFailed("The platforms of this image have layers of different kinds.", where=str(layout))
-    config = json.loads(read_blob(layout, manifest_of(layout, platforms[0])["config"]))["config"]
     if f"{_BASE}.digest" in said and f"{_BASE}.name" not in said:
         raise ImageFailed(
             "This image stands on a layout of one machine, and a Dockerfile begins with what a registry has.",
             where=str(layout),
             next="push the base to a registry, and compile with --base HOST/NAME:TAG",
         )
-    facts = {
-        "title": said["org.opencontainers.image.title"],
-        "tag": local_reference(layout),
-        "base": said.get(f"{_BASE}.name", ""),
-        "platforms": platforms,
-        "layers": names[0],
-        "config": config,
-        "settings": [line.partition("=")[::2] for line in config["Env"]],
-        "labels": sorted(config["Labels"].items()),
-        "epoch": source_date(),
-    }
-    environment = _environment()
-    for name in ("Dockerfile", "docker-bake.hcl"):
-        (made / name).write_text(environment.get_template(f"{name}.j2").render(facts), encoding="utf-8")
-    publish(made, into)
+    config = json.loads(read_blob(layout, manifest_of(layout, platforms[0])["config"]))["config"]
+    with publishing(into, mark=_BAKE, said="FOLDER") as made:
+        names = [_layers(layout, one, made / one, on_base=f"{_BASE}.digest" in said) for one in platforms]
+        if any(one != names[0] for one in names):
+            raise ImageFailed("The platforms of this image have layers of different kinds.", where=str(layout))
+        facts = {
+            "title": said["org.opencontainers.image.title"],
+            "tag": local_reference(layout),
+            "base": said.get(f"{_BASE}.name", ""),
+            "platforms": platforms,
+            "layers": names[0],
+            "config": config,
+            "settings": [line.partition("=")[::2] for line in config["Env"]],
+            "labels": sorted(config["Labels"].items()),
+            "epoch": source_date(),
+        }
+        environment = _environment()
+        for name in ("Dockerfile", _BAKE):
+            (made / name).write_text(environment.get_template(f"{name}.j2").render(facts), encoding="utf-8")
     return into
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +14,7 @@ from typing import Any, Final
 from mlopt.errors import BaseUnusable, ImageFailed
 from mlopt.image.base_source import LayoutSource, RegistrySource, Source
 from mlopt.image.compression import MEDIA_TYPES, decompressed
-from mlopt.image.disk import writing
+from mlopt.image.disk import unfinished, writing
 from mlopt.image.layers import PYTHON_PATH, Layer
 from mlopt.image.layout import INDEX, MANIFEST, REF_NAME, Descriptor, entries_of, is_list, platform_name
 from mlopt.image.reference import Reference
@@ -149,7 +148,7 @@ class Base:
         )
 
     def _facts(self, digest: str) -> Path:
-        return self.root / "bases" / f"{digest.removeprefix('sha256:')}.json"
+        return self.root / "bases" / digest.removeprefix("sha256:") / "facts.json"
 
     def _python(self, names: set[str], config: Mapping[str, Any], python: str) -> str:
         """The path of the interpreter: the first on the base's own PATH, else where it usually is."""
@@ -255,11 +254,11 @@ def _kept(home: Path, blob: Path) -> dict[str, Any]:
         "unpacked": sum(size for _, size in members),
         "names": [name for name, _ in members],
     }
-    with writing(home.parent):
+    root = home.parents[2]
+    with writing(root), unfinished(root) as scratch:
+        (Path(scratch) / home.name).write_text(json.dumps(facts), encoding="utf-8")
         home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=home.parent, prefix=".", delete=False) as sink:
-            json.dump(facts, sink)
-        os.replace(sink.name, home)
+        os.replace(Path(scratch) / home.name, home)
     return facts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlopt.errors import BaseUnusable, ImageFailed
-from mlopt.image.disk import writing
+from mlopt.image.disk import unfinished, writing
 from mlopt.image.layout import checked_blob, read_blob
 
 if TYPE_CHECKING:
@@ -61,16 +60,16 @@ class RegistrySource:
 
     def blob(self, descriptor: Mapping[str, Any]) -> Path:
         """From the cache, if what lies there is whole; else from the registry."""
-        home = self.root / "bases" / str(descriptor["digest"]).removeprefix("sha256:")
+        home = self.root / "bases" / str(descriptor["digest"]).removeprefix("sha256:") / "blob"
         if home.is_file():
             with home.open("rb") as stream:
                 if f"sha256:{file_digest(stream, 'sha256').hexdigest()}" == descriptor["digest"]:
                     return home
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with writing(home.parent), tempfile.TemporaryDirectory(prefix=".fetch-", dir=home.parent) as scratch:
+        with writing(home.parent), unfinished(self.root) as scratch:
             made = Path(scratch) / "blob"
             with made.open("w+b") as stream:
                 self.repository.download(descriptor, stream)
+            home.parent.mkdir(parents=True, exist_ok=True)
             os.replace(made, home)
         return home
 

@@ -1,11 +1,21 @@
-"""A full disk, said as one."""
+"""The disk of the store: a folder for what is not finished, and a full one said as one."""
 
 from __future__ import annotations
 
 import errno
+import os
+import tempfile
 from pathlib import Path
 
 from mlopt.errors import NoSpaceLeft
+
+
+def unfinished(root: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder on the disk of the store at `root`, for `with`. What a kill leaves of it goes with the scratch folders
+    of other dead processes (`sweep` of mlopt/store.py knows them by their name)."""
+    parent = root / "scratch"
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=parent)
 
 
 class writing:  # noqa: N801 - reads as a word in `with writing(folder):`

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Final
 from mlopt.errors import ImageFailed
 from mlopt.image.bytecode import Compiler
 from mlopt.image.compression import LEVELS, MEDIA_TYPES, MODEL_LEVELS, decides_bytes
-from mlopt.image.disk import writing
+from mlopt.image.disk import unfinished, writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import Lock, Native, Package, Recorded, Wanted, host_platform
 from mlopt.image.libraries import library_tree, rebound
@@ -66,7 +65,7 @@ class LayerCache:
         if found := _read(home):
             return found
         home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pack-", dir=home.parent) as scratch:
+        with unfinished(self.root) as scratch:
             made = Path(scratch) / "layer"
             made.mkdir()
             with writing(home.parent), (made / "blob").open("wb") as sink:

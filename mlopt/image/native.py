@@ -8,7 +8,6 @@ import lzma
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mlopt.errors import ImageFailed
-from mlopt.image.disk import writing
+from mlopt.image.disk import unfinished, writing
 from mlopt.image.inputs import PLATFORMS, WHEEL, docker_folder, host_platform
 from mlopt.image.layers import Kitchen, Layer, base_tree, digests, named
 from mlopt.image.tree import Entry, Tree, inside
@@ -163,7 +162,7 @@ def _builder() -> str:
 
 def _build(names: Mapping[str, bytes], wheel: Path, home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
-    with writing(home.parent), tempfile.TemporaryDirectory(prefix=".build-", dir=home.parent) as folder:
+    with writing(home.parent), unfinished(home.parents[1]) as folder:
         scratch = Path(folder)
         _unpack_compiler(wheel, scratch)
         for name, data in names.items():

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 from mlopt.errors import ImageFailed
 from mlopt.image.compression import decompressed
-from mlopt.image.disk import writing
+from mlopt.image.disk import unfinished, writing
 from mlopt.image.layers import Layer
 from mlopt.image.layout import blob_path, manifests_of, read_blob
 from mlopt.image.load import manifest_of
@@ -53,7 +52,7 @@ def _unpacked(home: Path, blobs: Iterable[Path]) -> Path:
     if home.is_dir():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
-    with writing(home.parent), tempfile.TemporaryDirectory(prefix=".unpack-", dir=home.parent) as scratch:
+    with writing(home.parent), unfinished(home.parents[1]) as scratch:
         made = Path(scratch) / "root"
         made.mkdir()
         for blob in blobs:

@@ -12,7 +12,7 @@ import pytest
 from layouts import small_layout
 
 from mlopt.deploy.context import write_context
-from mlopt.errors import ImageFailed
+from mlopt.errors import ImageFailed, StoreUnusable
 from mlopt.image.layout import CONFIG, INDEX, MANIFEST, Writer, blob_path, manifests_of, read_blob
 from mlopt.image.load import manifest_of
 
@@ -97,6 +97,30 @@ def test_a_base_of_one_machine_is_refused_and_the_last_folder_stays(context: Pat
     with pytest.raises(ImageFailed, match="stands on a layout of one machine"):
         write_context(other, context)
     assert (context / "Dockerfile").is_file()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = configured(tmp_path / "image")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "notes").write_text("mine")
+    monkeypatch.chdir(home)
+    for into in (home, Path()):
+        with pytest.raises(StoreUnusable, match=r"other files and no docker-bake\.hcl") as refused:
+            write_context(layout, into)
+        assert refused.value.next == "give another FOLDER, or remove it yourself"
+    assert (home / "notes").read_text() == "mine"
+
+
+def test_a_damaged_layer_leaves_the_last_folder_and_nothing_beside_it(context: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "image"
+    layer = manifest_of(layout, "linux/arm64")["layers"][-1]
+    blob_path(layout, layer).write_bytes(b"damaged")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ImageFailed, match="damaged"):
+        write_context(layout, context)
+    assert (context / "Dockerfile").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_hadolint_finds_nothing(context: Path) -> None:

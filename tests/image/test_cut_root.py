@@ -73,6 +73,12 @@ def test_every_kind_of_picture_is_read(python: list[str]) -> None:
     assert int(run([*python, "-c", _PICTURES])) == 5
 
 
+def test_engines_are_compared_without_lapack(python: list[str]) -> None:
+    """What in the server comes nearest to linear algebra: `numpy.linalg.norm` of a vector, a product of two."""
+    program = "import numpy as np; from mlopt.serve.first_start import nearness as near; one = np.arange(9.0); "
+    assert run([*python, "-c", program + "print(round(near(one, 2 * one), 9))"]).strip() == "1.0"
+
+
 _PRODUCTS = """
 import numpy as np
 rows = np.arange(12, dtype=KIND).reshape(3, 4) + (1j if KIND in ("complex64", "complex128") else 0)

@@ -113,7 +113,8 @@ def test_sources_that_do_not_build_are_an_error_and_leave_nothing(
     monkeypatch.setattr(native, "sources", lambda: broken)
     with pytest.raises(ImageFailed, match=r"could not be built.*nothing"):
         native.build_server(kitchen_of(Inputs(root=tmp_path)), "linux/amd64")
-    assert not list((tmp_path / "servers").iterdir())
+    assert not list((tmp_path / "scratch").iterdir())
+    assert not list(tmp_path.glob("servers/*"))
 
 
 def test_it_is_built_on_linux_alone(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -14,7 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,6 +28,7 @@ from test_hostile import COUNT, send_all
 
 from mlopt.image.inputs import docker_folder
 from mlopt.image.run import free_port
+from mlopt.image.serving import describe_serving, encode_serving
 
 
 def test_hostile_requests_get_a_4xx_and_it_lives(native: Sequence[str], model_folder: Path, tmp_path: Path) -> None:
@@ -75,8 +79,42 @@ def _beset(command: Sequence[str], folder: Path, place: Path, environment: dict[
     return grown
 
 
-def _memory(pid: int) -> int:
-    return int(re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10  # type: ignore[index]
+def test_texts_that_are_declared_and_not_there_take_no_memory(native: Sequence[str], tmp_path: Path) -> None:
+    """Lists whose first one alone is as long as the shape says: a text has 32 bytes before it has a letter."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.STRING, ["N", "M"]) for name in ("in", "out")]
+    graph = helper.make_graph([helper.make_node("Identity", ["in"], ["out"])], "words", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    serving = describe_serving(tmp_path / "model.onnx", name="words")
+    (tmp_path / "serving.json").write_bytes(encode_serving(serving))
+    port, side = free_port(), 4000
+    tensor = {"name": "in", "shape": [side, side], "datatype": "BYTES", "data": [["a"] * side, *[["a"]] * (side - 1)]}
+    with process(tmp_path, port=port, options=QUIET, command=native) as running:
+        wait_ready(port, running)
+        before = _memory(running.pid, "VmHWM")
+        code, said, _ = asked(port, "/v2/models/words/infer", json.dumps({"inputs": [tensor]}).encode())
+        assert (code, b"not nested as its shape is" in said) == (400, True)
+        assert _memory(running.pid, "VmHWM") - before < 16 << 20
+
+
+def test_a_body_in_chunks_takes_no_more_than_it_holds(native: Sequence[str], model_folder: Path) -> None:
+    """What is no body, the extensions of chunks, is not counted as one, and must not stay."""
+    port = free_port()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;".encode()
+    with process(model_folder, port=port, options=QUIET, command=native) as running, contextlib.ExitStack() as stack:
+        wait_ready(port, running)
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(200)]
+        before = _memory(running.pid)
+        for client in clients:
+            client.sendall(head)
+        for client in clients:
+            client.sendall(b"x" * (256 << 10))
+        assert status(port, "/v2/health/live") == 200
+        assert _memory(running.pid) - before < 16 << 20
+
+
+def _memory(pid: int, name: str = "RssAnon") -> int:
+    return int(re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10  # type: ignore[index]
 
 
 def test_it_logs_lines_keeps_ids_and_ends_with_0(native: Sequence[str], model_folder: Path) -> None:
