@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import shutil
 import struct
 import sys
 import tempfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from mlopt.errors import LabelsMismatch, SamplesInvalid
 from mlopt.samples.preprocess import settle
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _LOCAL_NAMES: Final = 26  # where the lengths of a local file header's name and extra field stand (APPNOTE.TXT, 4.3.7)
 _SMALL: Final = 1 << 16
 _LABELS: Final = ("y", "label", "labels", "class_index")
-# The spooled files live as long as the process: mapped arrays point into them.
-_spools: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def from_npz(path: Path, free: list[Tensor], asked: Asked) -> MappedArrays:
@@ -52,25 +51,31 @@ def from_npz(path: Path, free: list[Tensor], asked: Asked) -> MappedArrays:
 
 def _mapped(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """Raises `ValueError` for what is no array of numbers."""
-    import numpy as np
 
     if member.compress_type != zipfile.ZIP_STORED:
-        unpacked = archive.extract(member, _spool())
-        array: np.ndarray = np.load(unpacked, mmap_mode="r", allow_pickle=False)
-        return array
+        with _unnamed() as unpacked, archive.open(member) as packed:
+            shutil.copyfileobj(packed, unpacked)
+            unpacked.seek(0)
+            return _array(unpacked, member)
     with path.open("rb") as stream:
         stream.seek(member.header_offset + _LOCAL_NAMES)
         named, extra = struct.unpack("<HH", stream.read(4))
-        start = stream.tell() + named + extra
-        stream.seek(start)
-        if member.file_size < _SMALL:  # nothing can be mapped of what is empty
-            return np.asarray(np.load(stream, allow_pickle=False))
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject:
-            raise ValueError(f"{member.filename} holds Python objects")
-        return np.memmap(path, dtype, mode="r", offset=stream.tell(), shape=shape, order="F" if fortran else "C")
+        stream.seek(stream.tell() + named + extra)
+        return _array(stream, member)
+
+
+def _array(stream: IO[bytes], member: zipfile.ZipInfo) -> np.ndarray:
+    """The array of an .npy that begins here, mapped."""
+    import numpy as np
+
+    if member.file_size < _SMALL:  # nothing can be mapped of what is empty
+        return np.asarray(np.load(stream, allow_pickle=False))
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Python objects")
+    return np.memmap(stream, dtype, mode="r", offset=stream.tell(), shape=shape, order="F" if fortran else "C")
 
 
 def from_callable(name: str, free: list[Tensor], asked: Asked) -> MappedArrays:
@@ -81,7 +86,7 @@ def from_callable(name: str, free: list[Tensor], asked: Asked) -> MappedArrays:
     """
     import numpy as np
 
-    spool = _Spool(_spool())
+    spool = _Spool()
     labels: list[int] = []
     for number, sample in enumerate(_called(name, asked.root)):
         value, label = sample if isinstance(sample, tuple) and len(sample) == 2 else (sample, None)
@@ -120,8 +125,9 @@ def _called(name: str, root: Path) -> Iterator[Any]:
 class _Spool:
     """One growing raw file per input; sizes are known only at the end."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
+    def __init__(self) -> None:
+        self.count = 0
+        self._files: defaultdict[str, IO[bytes]] = defaultdict(_unnamed)
         self._kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
     def add(self, row: Mapping[str, np.ndarray], number: int, where: str) -> None:
@@ -137,20 +143,18 @@ class _Spool:
                     where=where,
                     next="make all samples of one shape and dtype",
                 )
-            with self._file(name).open("ab") as stream:
-                stream.write(array.tobytes())
+            self._files[name].write(array.tobytes())
         self.count += 1
 
     def arrays(self) -> dict[str, np.ndarray]:
         import numpy as np
 
-        return {
-            name: np.memmap(self._file(name), dtype=dtype, mode="r", shape=(self.count, *shape))
-            for name, (dtype, shape) in self._kinds.items()
-        }
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.raw"
+        mapped: dict[str, np.ndarray] = {}
+        for name, (dtype, shape) in self._kinds.items():
+            with self._files.pop(name) as file:
+                file.flush()
+                mapped[name] = np.memmap(file, dtype=dtype, mode="r", shape=(self.count, *shape))
+        return mapped
 
 
 def _bound(
@@ -186,7 +190,6 @@ def _is_image(array: np.ndarray, tensors: Mapping[str, Tensor], name: str) -> bo
     return not (tensor.dtype == "uint8" and fits(array.shape[1:], tensor.shape[1:]))
 
 
-def _spool() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="mlopt-samples-")
-    _spools.append(folder)
-    return Path(folder.name)
+def _unnamed() -> IO[bytes]:
+    """A file that is on disk as long as it is open or mapped, and that no kill can leave behind."""
+    return tempfile.TemporaryFile(prefix="mlopt-samples-")

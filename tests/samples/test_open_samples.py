@@ -6,6 +6,7 @@ import csv
 import itertools
 import shutil
 import sys
+import tempfile
 import tracemalloc
 import zipfile
 from dataclasses import replace
@@ -20,6 +21,8 @@ from PIL import Image
 from mlopt.errors import LabelsMismatch, SamplesInvalid
 from mlopt.samples import arrays
 from mlopt.samples.open import Asked, open_samples
+from mlopt.samples.prepared import PreparedOnce
+from mlopt.samples.sources import MappedArrays
 from mlopt.signature import InputSpec, Signature, Tensor, signature_of
 
 SIGNATURE = signature_of(conv_net())
@@ -107,6 +110,27 @@ def test_arrays_in_an_npz_are_mapped_where_they_lie(tmp_path: Path, order: Liter
     for name in ("cut", "objects"):
         with pytest.raises(SamplesInvalid, match="cannot be read"):
             open_samples(Asked(str(tmp_path / f"{name}.npz")), SIGNATURE)
+
+
+def test_what_is_unpacked_to_disk_has_no_name_that_a_kill_could_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = np.random.default_rng(0).standard_normal((12, 3, 32, 32)).astype(np.float32)
+    np.savez_compressed(tmp_path / "t.npz", x=tensors)
+    (tmp_path / "rows.py").write_text(
+        "import numpy as np\n"
+        f"def rows():\n    with np.load({str(tmp_path / 't.npz')!r}) as held:\n        yield from held['x']\n"
+    )
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    for name in (str(tmp_path / "t.npz"), "rows:rows"):
+        once = open_samples(Asked(name, root=tmp_path), SIGNATURE).source
+        assert isinstance(once, PreparedOnce)
+        source = once.source
+        assert isinstance(source, MappedArrays)
+        assert isinstance(source.inputs["image"], np.memmap)
+        assert np.array_equal(source.inputs["image"], tensors)
+        assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_an_npz_that_is_written_anew_under_a_run_is_told_of(tmp_path: Path) -> None:
