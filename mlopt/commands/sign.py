@@ -10,7 +10,7 @@ import click
 @click.command(name="sign")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pem", help="ed25519 or ECDSA P-256.")
-@click.option("--keyless", is_flag=True, help="Sign by an identity, through Sigstore's services. Needs [keyless].")
+@click.option("--keyless", is_flag=True, help="Sign by an identity, through Sigstore's services.")
 @click.option(
     "--identity-token",
     metavar="TOKEN",
@@ -27,7 +27,7 @@ import click
 def command(
     bundle: Path, key: Path | None, keyless: bool, identity_token: str | None, trust_config: Path | None
 ) -> None:
-    """Sign BUNDLE, its image and its model, in place of an earlier signature. Needs the extra [signing].
+    """Sign BUNDLE, its image and its model, in place of an earlier signature. Needs the extra [signing] or [keyless].
 
     The digest of the image stays what it is. A key that is encrypted is opened with $MLOPT_KEY_PASSWORD.
 

@@ -81,20 +81,25 @@ class Identity:
     def _refused(self, material: Mapping[str, Any], error: Exception, where: Path) -> NotVerified:
         from sigstore.errors import CertValidationError
 
-        said, next = f"The signature does not hold: {_line(error)}.", dsse.NEXT
         try:
             name, issuer = certified(certificate(material))
         except Exception:  # whatever is there is no certificate
-            return NotVerified("The certificate of the signature cannot be read.", where=str(where), next=next)
-        if isinstance(error, CertValidationError):
-            late = "valid at" in str(error)
-            said = "The certificate was not valid when the log took the signature." if late else (
-                "The certificate is by no authority of the trusted root."
-            )  # fmt: skip
-            next = dsse.NEXT if late else f"{_ROOT}, or do not use this bundle"
+            return NotVerified("The certificate of the signature cannot be read.", where=str(where), next=dsse.NEXT)
+        untimed, late = "verified time" in str(error), "valid at" in str(error)
+        if untimed:
+            said = "Nobody in the trusted root says when it was signed."
+        elif isinstance(error, CertValidationError) and late:
+            said = "The certificate was not valid when the log took the signature."
+        elif isinstance(error, CertValidationError):
+            said = "The certificate is by no authority of the trusted root."
         elif (name, issuer) != (self.name, self.issuer):
-            said = f"It is not signed by {self.named}; the certificate names {name}, known to {issuer}."
-            next = "ask who signed it; if that is the right one: --identity and --issuer as the certificate has them"
+            said = f"It is signed by {name}, known to {issuer}, and not by whom you ask for."
+            next = "ask who signed it; give --identity and --issuer as they stand here if they are right, too"
+            return NotVerified(said, where=str(where), next=next)
+        else:
+            said = f"The signature does not hold: {_line(error)}."
+        other = untimed or (isinstance(error, CertValidationError) and not late)
+        next = f"{_ROOT}, or do not use this bundle" if other else dsse.NEXT
         return NotVerified(said, where=str(where), next=next)
 
 

@@ -43,9 +43,7 @@ class PublicKey:
         envelope, material = dsse.read(data, where=where)
         if "certificate" in material:
             said = "It is signed without a key, by an identity."
-            raise NotVerified(
-                said, where=str(where), next="mlopt verify --identity NAME --issuer URL, in place of --key"
-            )
+            raise NotVerified(said, where=str(where), next="give --identity, --issuer and --trusted-root, not --key")
         try:
             payload = base64.b64decode(envelope["payload"], validate=True)
             signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
