@@ -15,6 +15,7 @@ from mlopt.errors import SamplesInvalid, UnsupportedModel
 from mlopt.onnx_file import notes_in
 from mlopt.prune.sparsity import sparsity_of
 from mlopt.steps.convert_fp16 import ConvertFp16
+from mlopt.steps.optimize_graph import OptimizeGraph
 from mlopt.steps.pack_tensorrt_build import PackTensorrtBuild
 from mlopt.steps.prune_two_of_four import PruneTwoOfFour
 from mlopt.steps.quantize_static import QuantizeStatic
@@ -47,6 +48,18 @@ def test_two_of_four_go_what_cannot_is_named_and_int8_keeps_the_zeros(tmp_path: 
     packed = tmp_path / "packed"
     packed.mkdir()
     PackTensorrtBuild(sparse=True).run(int8, packed)
+
+
+def test_what_is_quantized_for_tensorrt_already_can_be_handed_on(tmp_path: Path) -> None:
+    """As by nvidia-modelopt: an engine of it takes recipe tensorrt-fp32, which must add no integers of its own."""
+    model = conv_net()
+    base, some = source(tmp_path / "m", model), calibration(tmp_path, model)
+    int8 = run(QuantizeStatic(some, scheme="s8s8-tensorrt"), base, tmp_path / "int8")
+    again = onnx.load(str(run(OptimizeGraph("basic"), int8, tmp_path / "again").main))
+    kinds = {tensor.name: tensor.data_type for tensor in again.graph.initializer}
+    read = [kinds.get(node.input[0]) for node in again.graph.node if node.op_type == "DequantizeLinear"]
+    assert onnx.TensorProto.INT8 in read
+    assert onnx.TensorProto.INT32 not in read
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
