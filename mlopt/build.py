@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlopt.artifact import DEVICE_BUILD, ENGINE, Artifact, Format
 from mlopt.errors import MloptError, NoSpaceLeft, StoreUnusable
-from mlopt.onnx_file import load_graph
+from mlopt.onnx_file import load_graph, notes_in
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
 from mlopt.repair.pairs import overflowing
@@ -29,6 +29,8 @@ class Built:
     failures: dict[str, str]
     device_failures: dict[str, str] = field(default_factory=dict)
     """Why the device made no engine of a model that is there."""
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the steps of a candidate decided, in their words: a step writes a model anew, without those before it."""
 
 
 def build(
@@ -41,14 +43,16 @@ def build(
     a store that cannot be written is.
     """
     upon = upon or Built({}, {}, {}, {})
-    artifacts, failures = dict(upon.artifacts), dict(upon.failures)
+    artifacts, failures, notes = dict(upon.artifacts), dict(upon.failures), dict(upon.notes)
     made: dict[Format, dict[str, Artifact]] = {ENGINE: dict(upon.engines), DEVICE_BUILD: dict(upon.device_builds)}
     for candidate in candidates:
         artifact = prepared.exported
+        said = [] if candidate.steps else list(notes_in(artifact.main))
         progress.about = candidate.name
         try:
             for step in candidate.steps:
                 artifact = prepared.store.run(step, artifact)
+                said += notes_in(artifact.main)
             if candidate.engine:
                 made[candidate.engine.produces][candidate.name] = prepared.store.run(candidate.engine, artifact)
         except (NoSpaceLeft, StoreUnusable):
@@ -61,6 +65,7 @@ def build(
             failures[candidate.name] = error.what
         else:
             artifacts[candidate.name] = artifact
+            notes[candidate.name] = tuple(dict.fromkeys(said))
     for name, reason in _unlike(prepared, artifacts).items():
         del artifacts[name]
         failures[name] = reason
@@ -68,7 +73,7 @@ def build(
         del artifacts[name]
         failures[name] = f"it comes out as {first}, byte for byte"
     progress.about = ""
-    return Built(artifacts, made[ENGINE], made[DEVICE_BUILD], failures)
+    return Built(artifacts, made[ENGINE], made[DEVICE_BUILD], failures, notes=notes)
 
 
 def _unlike(prepared: Prepared, artifacts: Mapping[str, Artifact]) -> dict[str, str]:

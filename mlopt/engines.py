@@ -73,9 +73,13 @@ def _bounds(tensor: Tensor, max_batch: int, batch: str | None) -> str:
     return ", ".join(said)
 
 
-def why_no_engine(step: str, target: Target, precision: str) -> str:
-    """Why the step that makes a recipe's engine, or what a device needs to build one, cannot for the target; or ""."""
-    return (why_no_device_build if built_on_device(step) else why_no_rtx)(target, precision)
+def why_no_engine(step: str, target: Target, precision: str, *, sparse: bool = False) -> str:
+    """Why the step that makes a recipe's engine, or what a device needs to build one, cannot for the target; or "".
+    `sparse`: with kernels that skip two of four weights."""
+    reason = (why_no_device_build if built_on_device(step) else why_no_rtx)(target, precision)
+    if not reason and sparse and target.gpu and not target.gpu.sparsity:
+        return f"compute capability {target.gpu.compute_capability} has no 2:4 sparsity"
+    return reason
 
 
 def built_on_device(step: str) -> bool:

@@ -175,7 +175,7 @@ def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Map
     """Why the recipe's engine cannot be made; empty when it can, or has none."""
     if recipe.engine is None:
         return ""
-    if reason := why_no_engine(recipe.engine.name, target, recipe.precision):
+    if reason := why_no_engine(recipe.engine.name, target, recipe.precision, sparse=recipe.sparse):
         return reason
     kind = registry.load("mlopt.steps", recipe.engine.name)
     if missing := [name for name in kind.requires if not installed(name)]:

@@ -50,6 +50,11 @@ class Recipe:
         if not self.steps:
             raise ValueError("a recipe needs at least one [[step]]")
 
+    @property
+    def sparse(self) -> bool:
+        """Whether its engine is to skip two of four weights."""
+        return bool(self.engine and self.engine.options.get("sparse"))
+
 
 def recipe_names() -> tuple[str, ...]:
     """Every declared recipe, sorted."""

@@ -141,10 +141,13 @@ def packed_words(place: Path) -> Packed:
     )
 
 
-def packed(place: Path, *, batch: str | int = "N", names: tuple[str, ...] = ("tensorrt-fp32",)) -> Packed:
-    """device/ as a bundle holds it, of a small convolutional net."""
+def packed(
+    place: Path, *, batch: str | int = "N", names: tuple[str, ...] = ("tensorrt-fp32",), sparse: bool = False
+) -> Packed:
+    """device/ as a bundle holds it, of a small convolutional net; `sparse`: with two of each four weights zero."""
     (place / "net").mkdir(parents=True)
-    nets.save(nets.conv_net(batch=batch), place / "net" / "model.onnx")
+    net = nets.conv_net(batch=batch)
+    nets.save(nets.two_of_four(net) if sparse else net, place / "net" / "model.onnx")
     model = Artifact(ONNX, digest_of(place / "net"), place / "net")
     facts = signature(model)
     builds = {}
@@ -156,7 +159,7 @@ def packed(place: Path, *, batch: str | int = "N", names: tuple[str, ...] = ("te
             source = Artifact(ONNX, digest_of(place / "half"), place / "half")
         into = place / f"step-{name}"
         into.mkdir()
-        PackTensorrtBuild(shapes=shape_ranges(facts, {}, 8)).run(source, into)
+        PackTensorrtBuild(shapes=shape_ranges(facts, {}, 8), sparse=sparse).run(source, into)
         builds[name] = Artifact(DEVICE_BUILD, digest_of(into), into)
     samples = GeneratedSamples(facts, 4, 0, {}, {})
     target = find_target("jetson-orin-nano-8gb")

@@ -19,12 +19,13 @@ COMMON = (
 )
 OPTIONS = {
     "8201": ("workspace", "fp16", "int8", "best", "buildOnly"),
-    "8502": ("memPoolSize", "fp16", "int8", "best", "buildOnly", "exportLayerInfo", "profilingVerbosity"),
+    "8502": ("memPoolSize", "fp16", "int8", "best", "buildOnly", "exportLayerInfo", "profilingVerbosity", "sparsity"),
     "100300": (
+        "sparsity",
         *("memPoolSize", "fp16", "int8", "best", "skipInference", "exportLayerInfo", "profilingVerbosity"),
         "stronglyTyped",
     ),
-    "110400": ("memPoolSize", "skipInference", "exportLayerInfo", "profilingVerbosity"),
+    "110400": ("memPoolSize", "skipInference", "exportLayerInfo", "profilingVerbosity", "sparsity"),
 }
 
 
@@ -98,6 +99,8 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
     free = any(dim.dim_param for tensor in model.graph.input for dim in tensor.type.tensor_type.shape.dim)
     if free != ("minShapes" in asked) or free != ("maxShapes" in asked):
         return refuse("Network has dynamic or shape inputs, but no optimization profile has been defined")
+    if asked.get("sparsity") == "enable" and "verbose" in asked:
+        say_of_sparsity(version)
     Path(asked["saveEngine"]).write_bytes(b"ENGINE" + Path(asked["onnx"]).read_bytes())
     if "exportLayerInfo" in asked:
         layers = [{"Name": node.name, "LayerType": node.op_type} for node in model.graph.node]
@@ -105,6 +108,18 @@ def build(asked: dict[str, str], wanted: dict[str, object], version: str) -> int
     with Path(asked["timingCacheFile"]).open("ab") as stream:
         stream.write(b"timed;")
     return 0
+
+
+def say_of_sparsity(version: str) -> None:
+    """As the versions say it: two passes, of which the second counts."""
+    for layers in (["c1", "c2"], ["c1", "c2", "c3"]):
+        if version.startswith("8"):
+            print(f"[I] [TRT] (Sparsity) Layers eligible for sparse math: {', '.join(layers)}")
+            print("[I] [TRT] (Sparsity) TRT inference plan picked sparse implementation for layers: c1")
+        else:
+            print(f"[V] [TRT] (Sparsity) Found {len(layers)} layer(s) eligible to use sparse tactics: {layers}")
+            print("[V] [TRT] (Sparsity) Chose 1 layer(s) using sparse tactics: c1")
+    print("[V] [TRT] Skipping tactic 0x1 due to out of memory in the workspace")
 
 
 def run(asked: dict[str, str], wanted: dict[str, object], version: str) -> int:

@@ -50,3 +50,30 @@ def test_the_bundle_builds_on_the_device_by_what_its_readme_says(tmp_path: Path)
         assert facts["parity"]["cosine"] > 0.999
         assert facts["parity"]["same-largest-answer"] == 4
         assert facts["key"]["types"] == (["int8"] if "int8" in name else [])
+
+
+def test_sparse_weights_are_told_from_the_plan_to_the_engine(tmp_path: Path) -> None:
+    model = nets.save(nets.conv_net(), tmp_path / "net.onnx")
+    walks.labelled(tmp_path / "samples.npz", model)
+    walks.profile(tmp_path)
+    ended = walks.mlopt(
+        *("compile", "net.onnx", "-p", "./fast.toml", "--no-image", "--target", "jetson", "--samples", "samples.npz"),
+        *("-r", "tensorrt-sparse-int8", "-r", "tensorrt-sparse-fp16", "--cache-dir", "store"),
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    bundle = tmp_path / "out/net/jetson-orin-nano-8gb"
+    facts = json.loads((bundle / "report.json").read_text())
+    for name in ("tensorrt-sparse-int8", "tensorrt-sparse-fp16"):
+        (notes,) = (one["notes"] for one in facts["candidates"] if one["name"] == name)
+        assert "two of each four weights are zero in 2 of 3 layers" in notes  # though a later step wrote the model anew
+        assert any("(3 inputs are no multiple of 16)" in note for note in notes)
+        assert any("Nothing was measured of its sparse kernels" in note for note in notes)
+    board = jetsons.jetson(tmp_path / "jetson")
+    command = [sys.executable, "build.py"]
+    folder = bundle / "device"
+    built = subprocess.run(command, env=board.env, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    made = json.loads((folder / "engines" / "tensorrt-sparse-int8" / "engine.json").read_text())
+    assert made["sparse-layers"] == {"able": 3, "chosen": 1}
+    assert made["parity"]["cosine"] > 0.999

@@ -5,7 +5,15 @@ from __future__ import annotations
 import nets
 import pytest
 
-from mlopt.engines import NoShapes, ShapeRange, is_experimental, shape_ranges, why_no_device_build, why_no_rtx
+from mlopt.engines import (
+    NoShapes,
+    ShapeRange,
+    is_experimental,
+    shape_ranges,
+    why_no_device_build,
+    why_no_engine,
+    why_no_rtx,
+)
 from mlopt.signature import InputSpec, signature_of
 from mlopt.target import find_target
 
@@ -81,3 +89,16 @@ def test_why_the_device_builds_none(target: str, precision: str, reason: str) ->
 def test_cards_that_the_vendor_does_not_name_are_experimental() -> None:
     assert is_experimental(find_target("l4"))
     assert not is_experimental(find_target("rtx5090"))
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("jetson-orin-nano-8gb", ""),
+        ("h100", ""),
+        ("jetson-agx-xavier", "compute capability 7.2 has no 2:4 sparsity"),
+        ("rpi5", "rpi5 has no NVIDIA GPU"),
+    ],
+)
+def test_where_two_of_four_weights_can_be_skipped(target: str, reason: str) -> None:
+    assert why_no_engine("pack-tensorrt-build", find_target(target), "fp16", sparse=True) == reason

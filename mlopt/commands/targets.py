@@ -220,9 +220,11 @@ def _recipes(target: Target) -> list[tuple[str, str]]:
 
     facts = []
     for recipe in all_recipes():
-        if recipe.engine and (reason := why_no_engine(recipe.engine.name, target, recipe.precision)):
-            facts.append((recipe.name, f"no: {reason}"))
-            continue
+        if recipe.engine:
+            reason = why_no_engine(recipe.engine.name, target, recipe.precision, sparse=recipe.sparse)
+            if reason:
+                facts.append((recipe.name, f"no: {reason}"))
+                continue
         if recipe.needs_isa and not set(recipe.needs_isa) & set(target.cpu.isa):
             facts.append((recipe.name, f"no: its CPU has none of {', '.join(recipe.needs_isa)}"))
             continue

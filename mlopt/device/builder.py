@@ -354,6 +354,9 @@ class Trtexec:
                 command.append("--%s=%s" % (option, shapes_of(asked["shapes"], key)))
         if "timingCacheFile" in self.options:
             command.append("--timingCacheFile=" + asked["timing-cache"])
+        if asked["sparse"] and "sparsity" in self.options:
+            # Permission, not an order: TensorRT times both. Which it took it says in its verbose log alone.
+            command += ["--sparsity=enable"] + (["--verbose"] if "verbose" in self.options else [])
         if "exportLayerInfo" in self.options:
             command += ["--profilingVerbosity=detailed"] if "profilingVerbosity" in self.options else []
             command.append("--exportLayerInfo=" + asked["layers"])
@@ -460,6 +463,8 @@ def build_with_module(asked: Dict[str, Any]) -> int:
         return UNSUPPORTED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, asked["workspace"])
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if asked["sparse"]:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if asked["shapes"]:
         profile = builder.create_optimization_profile()
         for shape in asked["shapes"]:
@@ -535,7 +540,7 @@ def why_failed(code: int, guard: Guard, log: str, version: str) -> Failure:
                 next="replace that operator in the model, or flash a JetPack with a newer TensorRT",
             )
     for line in said.splitlines():  # a warning tells of one kernel that needs more: that is no failure
-        if "[W]" not in line and re.search(memory, line, re.I):
+        if not re.search(r"\[[WV]\]", line) and re.search(memory, line, re.I):
             return out_of_memory(line.strip())
     how = "was ended by signal %d" % -code if code < 0 else "ended with exit code %d" % code
     return Failure(
@@ -605,6 +610,7 @@ def key_of(
         "model": build["digest"],
         "tensorrt": "%s by %s" % (tool.version, tool.name),
         "types": build["types"],
+        "sparse": build["sparse"],
         "shapes": build["shapes"],
         "workspace": workspace,
         "power-mode": facts["power-mode"],
@@ -648,6 +654,7 @@ def make(
         "timing-cache": os.path.join(scratch, "timing.cache"),
         "layers": os.path.join(scratch, "layers.json"),
         "types": build["types"],
+        "sparse": build["sparse"],
         "shapes": build["shapes"],
         "workspace": key["workspace"],
     }
@@ -679,6 +686,8 @@ def make(
             "least-available": guard.least_available,
         },
     }  # type: Dict[str, Any]
+    if build["sparse"]:
+        made["sparse-layers"] = sparse_layers(said)
     if os.path.exists(job["timing-cache"]):
         shutil.copyfile(job["timing-cache"], shared + ".new")
         os.replace(shared + ".new", shared)
@@ -698,6 +707,26 @@ def make(
         made["why-not-run"] = "what trtexec wrote of its run could not be read (%s: %s)" % (type(error).__name__, error)
         log.say("%s: %s" % (build["name"], made["why-not-run"]))
     return made
+
+
+SPARSE = {
+    "able": re.compile(r"\(Sparsity\) (?:Found ([0-9]+) layer|Layers eligible for sparse math:(.*))"),
+    "chosen": re.compile(r"\(Sparsity\) (?:Chose ([0-9]+) layer|.* picked sparse implementation for layers:(.*))"),
+}  # of 10, and of 8, which lists names
+
+
+def sparse_layers(log: str) -> Dict[str, Optional[int]]:
+    """In how many layers TensorRT saw two of four weights zero, and in how many it took kernels that skip them, for
+    they were faster; None where its log does not say."""
+    found = {"able": None, "chosen": None}  # type: Dict[str, Optional[int]]
+    with open(log, "rb") as stream:
+        for line in stream:
+            for kind, pattern in SPARSE.items():
+                said = pattern.search(line.decode("utf-8", "replace")) if b"(Sparsity)" in line else None
+                if said:  # the last word is of the engine that was made
+                    number, names = said.groups()
+                    found[kind] = int(number) if number else len(names.split(",")) if names.strip() else 0
+    return found
 
 
 def kept_log(asked: argparse.Namespace, build: Dict[str, Any], log: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,12 +36,16 @@ class Sparsity:
 
 
 def sparsity_of(model: Any) -> Sparsity:
-    """Of an onnx.ModelProto, sub-graphs too: weights that are initializers of the graph and lie in its file."""
+    """Of an onnx.ModelProto, sub-graphs too: weights that are initializers of the graph and lie in its file, also those
+    that are dequantized with zero-points of 0 before they are multiplied."""
     import numpy as np
     import onnx
 
     outside = onnx.TensorProto.EXTERNAL
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_location != outside}
+    for node in walk(model.graph):
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights and _symmetric(node, weights):
+            weights[node.output[0]] = weights[node.input[0]]
     count = zeros = products = of_four = 0
     for node in walk(model.graph):
         tensor = weights.get(node.input[1]) if node.op_type in _PRODUCTS and len(node.input) > 1 else None
@@ -61,10 +66,17 @@ def used_by(*, tensor_cores: bool, engine: bool) -> str:
     )
     if not tensor_cores:
         return f"{cpu}; only a packed file is smaller"
-    more = "; no engine that mlopt builds was seen to use it" if engine else ""
+    more = "; no engine that mlopt builds here was seen to use it" if engine else ""
     return (
         f"{cpu}; the target's tensor cores can skip two of four in TensorRT (2:4, from compute capability 8.0 on){more}"
     )
+
+
+def _symmetric(node: Any, constants: Mapping[str, Any]) -> bool:
+    from onnx import numpy_helper
+
+    zero = node.input[2] if len(node.input) > 2 else ""
+    return not zero or (zero in constants and not numpy_helper.to_array(constants[zero]).any())
 
 
 def _by_inputs(node: Any, empty: np.ndarray) -> np.ndarray:

@@ -76,6 +76,18 @@ def cost(values: np.ndarray, wanted: np.ndarray, gram: np.ndarray) -> np.ndarray
     return result
 
 
+def inverse_root(gram: np.ndarray) -> np.ndarray:
+    """Upper triangular U with U^T U the inverse of each G [columns, columns].
+
+    G with rows and columns turned round is L L^T, so that G is R R^T for R, L turned round, which is upper triangular;
+    and U is the inverse of R. A third of the work of inverting G and factorising that.
+    """
+    import numpy as np
+
+    lower = np.linalg.cholesky(gram[:, ::-1, ::-1])
+    return _inverted(np.ascontiguousarray(lower[:, ::-1, ::-1]))
+
+
 def _shrunk(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> Grid:
     import numpy as np
 
@@ -96,7 +108,7 @@ def _compensated(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray
     columns = wanted.shape[-1]
     order = np.argsort(-np.einsum("gcc->gc", gram).sum(axis=0), kind="stable")
     left = np.ascontiguousarray(wanted[:, :, order])
-    upper = _inverse_root(gram[:, order][:, :, order])
+    upper = inverse_root(gram[:, order][:, :, order])
     codes = np.empty_like(left)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
@@ -111,18 +123,6 @@ def _compensated(wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray
     back = np.empty_like(codes)
     back[:, :, order] = codes
     return back
-
-
-def _inverse_root(gram: np.ndarray) -> np.ndarray:
-    """Upper triangular U with U^T U the inverse of each G [columns, columns].
-
-    G with rows and columns turned round is L L^T, so that G is R R^T for R, L turned round, which is upper triangular;
-    and U is the inverse of R. A third of the work of inverting G and factorising that.
-    """
-    import numpy as np
-
-    lower = np.linalg.cholesky(gram[:, ::-1, ::-1])
-    return _inverted(np.ascontiguousarray(lower[:, ::-1, ::-1]))
 
 
 def _inverted(upper: np.ndarray) -> np.ndarray:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from mlopt import surroundings
 from mlopt.choose import Choice, Judged
 from mlopt.engines import is_experimental
-from mlopt.onnx_file import notes_in
 from mlopt.progress import Progress
 from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
-from mlopt.report.engines import engine_note, engines_on, to_build
+from mlopt.report.engines import engine_note, engines_on, sparse_note, to_build
 from mlopt.report.report import (
     SCHEMA,
     CandidateFacts,
@@ -143,7 +142,7 @@ def _candidate(
     choice: Choice,
 ) -> CandidateFacts:
     artifact = built.artifacts.get(candidate.name)
-    engine = built.engines.get(candidate.name)
+    engine, build = built.engines.get(candidate.name), built.device_builds.get(candidate.name)
     failure = built.failures.get(candidate.name, "")
     return CandidateFacts(
         name=candidate.name,
@@ -164,8 +163,9 @@ def _candidate(
         why_not=failure or choice.why_not.get(candidate.name, ""),
         failure=failure,
         notes=(
-            *(notes_in(artifact.main) if artifact else ()),
+            *(built.notes.get(candidate.name, ()) if artifact else ()),
             *((engine_note(candidate.name, engine),) if engine else ()),
+            *((note,) if build and not engine and (note := sparse_note(build)) else ()),
             *(f"no engine of it: {why}" for why in [built.device_failures.get(candidate.name)] if why),
         ),
     )

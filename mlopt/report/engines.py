@@ -32,6 +32,16 @@ def engine_note(name: str, engine: Artifact) -> str:
     )
 
 
+def sparse_note(build: Artifact) -> str:
+    """What nobody knows of kernels that skip zeros before the device built them; empty of a dense build."""
+    if not json.loads(build.main.read_bytes())["sparse"]:
+        return ""
+    return (
+        "Nothing was measured of its sparse kernels: TensorRT takes the faster of sparse and dense for each layer, and "
+        "which that is only the device shows."
+    )
+
+
 def engines_on(built: Built) -> str:
     """The board that measured its own engines; empty when none did."""
     return next(iter(_timed(built)), ("", "", 0.0))[0]
@@ -65,7 +75,8 @@ def _from_device(name: str, facts: Mapping[str, Any]) -> str:
     """What the device said of an engine that it built: its own answers and clocks."""
     said = f"engines/{name}/model.engine, {format_bytes(facts['bytes'])}, was built by {facts['compiler']} and "
     if "latency" not in facts:
-        return f"{said}not run on {facts['board']}: {facts['why-not-run']}. Its answers and its speed are unmeasured."
+        said += f"not run on {facts['board']}: {facts['why-not-run']}. Its answers and its speed are unmeasured."
+        return f"{said}{_sparse_kernels(facts)}"
     times, parity = facts["latency"], facts["parity"]
     said += (
         f"measured on {facts['board']}: p50 {seconds(times['p50'])}, p99 {seconds(times['p99'])} over "
@@ -80,7 +91,18 @@ def _from_device(name: str, facts: Mapping[str, Any]) -> str:
     return (
         f"{said}. Against its ONNX model its answers have a cosine of at least {cosine(parity['cosine'])} on "
         f"{parity['samples']} samples, where the largest answer is the same on {parity['same-largest-answer']}."
+        f"{_sparse_kernels(facts)}"
     )
+
+
+def _sparse_kernels(facts: Mapping[str, Any]) -> str:
+    """In how many layers TensorRT took them, by its own log; empty of a dense engine."""
+    if not (layers := facts.get("sparse-layers")):
+        return ""
+    able, chosen = layers["able"], layers["chosen"]
+    if able is None or chosen is None:
+        return " Its log does not say whether it skips zeros."
+    return f" It skips zeros in {chosen} of the {able} layers in which TensorRT saw two of four."
 
 
 def _fastest(built: Built) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import SamplesInvalid, UnsupportedModel
@@ -68,8 +68,6 @@ class PruneChannels:
 @contextmanager
 def pruner(source: Artifact, calibration: Samples, multiple: int) -> Iterator[Pruner]:
     """What cuts this model, with its errors as those that a person can act on."""
-    import onnx
-
     with prepared(source, optimize=True) as model:
         pass  # it holds no file open; what goes wrong from here on is not the quantizer's fault
     with tempfile.TemporaryDirectory(prefix="mlopt-prune-") as folder:
@@ -85,9 +83,7 @@ def pruner(source: Artifact, calibration: Samples, multiple: int) -> Iterator[Pr
                 else "leave pruning out for this model, or choose a smaller multiple",
             ) from error
         except NotFinite as error:
-            path = scratch / "prepared.onnx"
-            onnx.save(model, str(path))
-            raise _broken(path, calibration, error) from error
+            raise broken(model, calibration, error, scratch) from error
 
 
 def _feeds(calibration: Samples) -> Callable[[], Iterable[Mapping[str, np.ndarray]]]:
@@ -102,7 +98,12 @@ def _feeds(calibration: Samples) -> Callable[[], Iterable[Mapping[str, np.ndarra
     return lambda: held
 
 
-def _broken(path: Path, calibration: Samples, error: NotFinite) -> SamplesInvalid:
+def broken(model: Any, calibration: Samples, error: NotFinite, scratch: Path) -> SamplesInvalid:
+    """The sample and the node, for a person."""
+    import onnx
+
+    path = scratch / "prepared.onnx"
+    onnx.save(model, str(path))
     sample = calibration.indices[error.query]
     where = f"tensor {error.tensor!r}"
     try:
@@ -126,15 +127,16 @@ class _Nothing:
 def _because(stays: Mapping[str, str]) -> str:
     if not stays:
         return ""
-    return f" What must stay whole: {_listed([f'{name} because of {why}' for name, why in stays.items()])}."
+    return f" What must stay whole: {listed([f'{name} because of {why}' for name, why in stays.items()])}."
 
 
 def _notes(made: Pruned) -> Iterator[str]:
     gone = 1 - made.work_after / made.work_before
     yield f"{gone:.1%} of the multiply-accumulates are gone ({made.work_before:.4g} to {made.work_after:.4g})"
     narrow = [f"{one.name} {one.before} to {one.after}" for one in made.widths if one.after < one.before]
-    yield f"channels of {_listed(narrow)}"
+    yield f"channels of {listed(narrow)}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.precision.noise import answers, noise
-from mlopt.repair.repair import WeightGrid, repair, with_biases
+from mlopt.repair.moments import with_biases
+from mlopt.repair.repair import WeightGrid, repair
 from mlopt.steps.histogram import Range
 from mlopt.steps.qdq import Qdq
 

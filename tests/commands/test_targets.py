@@ -46,7 +46,7 @@ def test_show_explains_what_can_be_built_where() -> None:
     assert "10.3.0 of JetPack 6.2, 6.2.1, 6.2.2, 6.1: fp32 tf32 fp16 bf16 int8 int4, opset 20, typed by" in output
     assert "8.5.2 of JetPack 5.1: fp32 tf32 fp16 int8 (no bf16, int4 in this version), opset 17, typed by" in output
     assert "DLA none on this board" in output
-    assert "so mlopt claims nothing of it" in output
+    assert "mlopt has seen none run" in output
     assert "20 at most: what TensorRT 10.3.0" in output
     assert "dotprod multiplies int8 directly" in output
     assert "unmeasured" in output
@@ -63,7 +63,7 @@ def test_show_of_a_card_names_both_compilers() -> None:
     assert "an engine for compute capability 7.5, on any x86-64 machine" in output
     assert "experimental" in output
     assert "11.4.0: fp32 fp16 int8, opset 25, typed by the model" in output
-    assert "2:4 sparsity" not in output
+    assert "its tensor cores have it" not in output
     assert "TensorRT" not in run("show", "rpi5").output.replace("TensorRT for RTX does not", "")
 
 
@@ -112,3 +112,11 @@ def test_show_takes_a_file(tmp_path: Path) -> None:
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(UnknownName, match="Did you mean jetson"):
         run("show", "jetsn")
+
+
+def test_show_says_what_becomes_of_sparse_weights() -> None:
+    names = ("jetson", "jetson-agx-xavier", "rtx4090")
+    orin, xavier, ada = (" ".join(run("show", name).output.split()) for name in names)
+    assert "recipes tensorrt-sparse-fp16 and tensorrt-sparse-int8, asked for by name" in orin
+    assert "tensorrt-sparse-int8 no: compute capability 7.2 has no 2:4 sparsity" in xavier
+    assert "TensorRT for RTX made the same bytes" in ada

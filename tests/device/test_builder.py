@@ -136,6 +136,36 @@ def test_strong_typing_where_it_exists_and_flags_where_it_does_not(
     assert typed in first
 
 
+@pytest.mark.parametrize(
+    ("version", "able", "wanted"),
+    [("8201", None, False), ("8502", 3, True), ("100300", 3, True), ("110400", 3, True)],
+)
+def test_sparse_kernels_are_allowed_where_asked_and_what_became_of_it_is_read(
+    tmp_path: Path, board: Jetson, version: str, able: int | None, wanted: bool
+) -> None:
+    folder = packed(tmp_path, sparse=True).folder
+    board.behave(version=version)
+    built(folder, board)
+    assert ("--sparsity=enable" in board.calls()[0]) == wanted
+    made = engine(folder)
+    assert made["key"]["sparse"] is True
+    assert made["sparse-layers"] == {"able": able, "chosen": 1 if wanted else None}
+
+
+def test_a_dense_engine_is_not_asked_to_be_sparse_and_has_another_key(tmp_path: Path, board: Jetson) -> None:
+    folder = packed(tmp_path, sparse=True).folder
+    built(folder, board)
+    before = engine(folder)
+    told = json.loads((folder / "build.json").read_text())
+    told["builds"][0]["sparse"] = False
+    (folder / "build.json").write_text(json.dumps(told))
+    assert "kept" not in built(folder, board).stdout
+    dense = engine(folder)
+    assert "sparse-layers" not in dense
+    assert not [word for word in board.calls()[6] if "spars" in word or word == "--verbose"]
+    assert {name for name in before["key"] if before["key"][name] != dense["key"][name]} == {"sparse"}
+
+
 def test_a_model_of_fixed_shapes_gets_no_profile(tmp_path: Path, board: Jetson) -> None:
     built(packed(tmp_path, batch=1).folder, board)
     assert not [word for call in board.calls() for word in call if "hapes=" in word]

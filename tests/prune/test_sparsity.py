@@ -71,7 +71,7 @@ def test_nothing_is_promised() -> None:
     )
     ampere = used_by(tensor_cores=True, engine=True)
     assert "from compute capability 8.0 on" in ampere
-    assert ampere.endswith("no engine that mlopt builds was seen to use it")
+    assert ampere.endswith("no engine that mlopt builds here was seen to use it")
 
 
 def test_inspect_tells_of_many_zeros_and_says_nothing_of_few(tmp_path: Path) -> None:

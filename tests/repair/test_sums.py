@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlopt.repair.repair import _Sums
+from mlopt.repair.moments import _Sums
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (1, 16, 8), (6, 1, 9)])
