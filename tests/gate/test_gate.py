@@ -86,6 +86,7 @@ def test_a_rebuild_of_the_same_model_passes(base: Path, rebuilt: Path, samples: 
         "latency-p50": "pass",
         "cpu-time": "pass",
         "peak-memory": "pass",
+        "arena-peak": "pass",
     }
     assert result.verdict == "pass"
     assert result.timing
@@ -193,7 +194,7 @@ def test_a_stored_result_is_compared_on_what_is_comparable(
     before = judged(base, base, samples=str(samples))
     result = judged(rebuilt, stored(before, tmp_path / "before.json"), samples=str(samples))
     assert result.verdict == "pass"
-    assert set(verdicts(result)) == {"file-size", "answers-nan", "top1", "peak-memory"}
+    assert set(verdicts(result)) == {"file-size", "answers-nan", "top1", "peak-memory", "arena-peak"}
     assert {one.metric for one in result.not_compared} == {"latency-p50", "cpu-time"}
     asked = dataclasses.replace(PROFILE, budgets=Budgets(min_cosine=0.99))
     left = judged(rebuilt, tmp_path / "before.json", asked).not_compared
