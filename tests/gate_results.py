@@ -33,6 +33,7 @@ def made(verdict: Verdict = "fail", *, name: str = "net.onnx") -> GateResult:
         measured=measured,
         starts=Fresh([0.01] * 6, [60_000_000] * 6).starts,
         timing=timing,
+        slower=(),
         not_compared=(NotCompared("latency-p95", "no margin <here> & there"),),
         samples="e" * 64,
         answers=None,

@@ -54,6 +54,7 @@ def test_what_ships_is_started_six_times_and_the_rest_once(tmp_path: Path) -> No
         assert verdict["outcome"] == "met"
         assert verdict["actual"] == ships["measurement"]["starts"][what]["high"]
         assert "bound of the median of 6 fresh processes" in verdict["note"]
+    assert any("95 % bounds of the medians of 6 fresh processes" in note for note in report["notes"])
     others = [one for one in report["candidates"] if one["name"] != report["winner"] and one["measurement"]]
     assert {len(one["measurement"]["starts"]["peaks"]) for one in others} == {1}
 

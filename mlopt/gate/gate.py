@@ -11,8 +11,9 @@ from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right
 from mlopt.gate.evaluated import compare_both
 from mlopt.gate.memory import instructions
-from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
+from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Slower, Stored, Timing, verdict_of
 from mlopt.gate.revision import given
+from mlopt.gate.slower import slower_layers
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
 from mlopt.measure.alone import Given, arena_peak, started_again
@@ -60,6 +61,7 @@ def _gate(
     walk.checks += compare.files(margins, candidate.side, baseline.side)
     accuracy, right = compare_both(walk)
     measurement, timing, arena = _compare_clocks(walk)
+    slower = _slower(walk)
     for found in compare.budgets(asked.profile.budgets, candidate.side, accuracy, measurement):
         walk.note(found)
     return GateResult(
@@ -75,6 +77,7 @@ def _gate(
         measured=_measured(measurement, candidate, accuracy, right, arena),
         starts=measurement.starts,
         timing=timing,
+        slower=slower,
         not_compared=tuple(walk.left),
         samples=walk.samples.digest,
         answers=right.stored() if right else None,
@@ -159,6 +162,24 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None, int | None]
         walk.note(compare.instructions(margins.instructions, counted))
     measurement = timed.measurement_of(timings, feeds, method, runtime=candidate.runtime, device=walk.device)
     return measurement, timed.timing_of(timings, feeds, method, walk.device), mine
+
+
+def _slower(walk: Walk) -> tuple[Slower, ...]:
+    """What a failing clock may come from."""
+    failed = {check.metric for check in walk.checks if check.verdict == "fail"}
+    if isinstance(walk.baseline, Stored) or not failed & timed.clock_margins(walk.asked.profile.gate).keys():
+        return ()
+    feeds = _feeds(walk)
+    candidate, baseline = (
+        Subject(one.side.name, one.artifact, one.side.runtime) for one in (walk.candidate, walk.baseline)
+    )
+    given = Given(feeds.single, feeds.offline, walk.asked.profile.method)
+    with walk.progress.phase("look inside", "candidate and baseline"):
+        found = slower_layers(candidate, baseline, given, batch=feeds.batch, device=walk.device)
+    if isinstance(found, NotCompared):
+        walk.left.append(found)
+        return ()
+    return found
 
 
 def _arena(margins: Margins, subject: Subject, given: Given) -> int | None:

@@ -43,8 +43,8 @@ class Processes:
     def check(self, margin: float) -> Check:
         before, now = (statistics.median(side.peaks) for side in (self.baseline, self.candidate))
         verdict, change = self._verdict(margin), self.memory
-        note = "" if verdict != "inconclusive" else _FEW if self._fewest < _LOOKS[0] else _APART
-        return Check("peak-memory", "regression", verdict, "bytes", before, now, change, margin, change.method, note)
+        told = change.method if verdict != "inconclusive" else _FEW if self._fewest < _LOOKS[0] else _APART
+        return Check("peak-memory", "regression", verdict, "bytes", before, now, change, margin, change.method, told)
 
     @property
     def _fewest(self) -> int:

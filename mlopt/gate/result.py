@@ -87,10 +87,21 @@ class NotCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class Slower:
+    """A layer that takes longer in the candidate: its seconds of a query under the runtime's profiler, the median of
+    some queries of one process each. `layer` is its node, `operators` what it computes; 0 for a side without it."""
+
+    layer: str
+    operators: str
+    baseline: float
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True)
 class GateResult:
     """`verdict` is `fail` when a check fails, else `inconclusive` when one is, else `pass`. `measured` are the
     candidate's own numbers by metric: seconds, bytes, samples per second, shares; `starts` those of each of its fresh
-    processes. `samples` is the digest of what both answered."""
+    processes. `slower` names layers where a clock fails. `samples` is the digest of what both answered."""
 
     schema: int
     kind: Literal["mlopt-gate"]
@@ -104,6 +115,7 @@ class GateResult:
     measured: Mapping[str, float]
     starts: Starts
     timing: Timing | None
+    slower: tuple[Slower, ...]
     not_compared: tuple[NotCompared, ...]
     samples: str
     answers: Answers | None

@@ -53,12 +53,8 @@ def _notes(found: BenchResult) -> Iterator[str]:
     for limit in found.limits:
         yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
     for name, model in zip(found.labelled, found.models, strict=True):
-        starts = model.measurement.starts
-        yield (
-            f"{name} loads within {text.seconds(starts.load_time.high)} and peaks within "
-            f"{text.size(starts.peak_memory.high)} (95 % bounds of the medians of {starts.processes} fresh processes)"
-            + (f"; the runtime's own arena within {text.size(model.arena_peak)}, counted" if model.arena_peak else "")
-        )
+        arena = f"; its runtime counted {text.size(model.arena_peak)} in the arena" if model.arena_peak else ""
+        yield f"{name} {text.starts(model.measurement.starts)}{arena}"
         if several := model.shared:
             yield (
                 f"{several.workers} processes of {name} take {text.size(several.together)} together (PSS), each "

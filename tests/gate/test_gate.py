@@ -89,6 +89,7 @@ def test_a_rebuild_of_the_same_model_passes(base: Path, rebuilt: Path, samples: 
         "arena-peak": "pass",
     }
     assert result.verdict == "pass"
+    assert result.slower == ()
     assert result.timing
     assert result.timing.pairs >= 16
     assert result.timing.control is not None
@@ -108,6 +109,9 @@ def test_a_slower_larger_model_fails_after_a_second_run(base: Path, tmp_path: Pa
     assert result.timing
     assert result.timing.runs == 2
     assert "says the same" in next(check.note for check in result.checks if check.metric == "latency-p50")
+    worst = result.slower[0]
+    assert (worst.layer, worst.operators.partition(" ")[0]) == ("conv2", "Conv"), "nine times the products"
+    assert worst.candidate > worst.baseline > 0
 
 
 def test_the_same_file_is_not_timed(base: Path) -> None:
