@@ -29,7 +29,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
 # TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,grpc,signing,zstd,loadgen]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,grpc,signing,keyless,zstd,loadgen]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it
@@ -72,7 +72,7 @@ bench-gate: $(VENV)/.all  ## false alarms and power of mlopt gate on recorded ro
 bench-images: $(VENV)/.all  ## sizes and times of images; a hundred rebuilds, each with the same digest or not
 	$(BIN)/python benchmarks/images.py
 
-bench-server: $(VENV)/.all  ## the server beside MLServer, BentoML and Flask, each in an environment of its own
+bench-server: $(VENV)/.all  ## the server beside MLServer, KServe, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)
 
 hostile: $(VENV)/.all  ## 100,000 hostile requests to each server, and as many calls over gRPC; the tests send 2000

@@ -1,4 +1,4 @@
-"""The servers in mlopt's images beside MLServer, BentoML and a Flask app: the same models, requests, client and core.
+"""The servers in mlopt's images beside MLServer, KServe, BentoML and Flask: the same models, requests, client and core.
 
     make bench-server     (or: python benchmarks/server.py [--seconds 1] [--rounds 3])
 

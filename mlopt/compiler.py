@@ -45,7 +45,7 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
             beaten = [one for one in judged if one.name not in (BASELINE, *choice.eligible)]
             judged, choice = _judged(prepared, built, progress, upon=beaten)
     prepared = dataclasses.replace(prepared, plan=prepared.plan.without(skipped))
-    inside = look_inside(prepared, built.artifacts, choice.winner, progress)
+    inside = look_inside(prepared, built.artifacts, choice.winner, progress) if request.inside else None
     return publish(prepared, built, judged, choice, progress, insight=inside)
 
 

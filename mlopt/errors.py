@@ -189,10 +189,19 @@ class DeviceBuildFailed(MloptError):
 
 
 class NotVerified(MloptError):
-    """A bundle or an image is not what it says it is, or not signed with that key."""
+    """A bundle or an image is not what it says it is, or not signed with that key, or by that identity."""
 
     exit_code = 29
-    summary = "a bundle or an image is not what it says, or its signature is not by that key; nothing was changed"
+    summary = (
+        "a bundle or an image is not what it says, or its signature is not by that key or identity; nothing was changed"
+    )
+
+
+class NotSigned(MloptError):
+    """Nobody vouches for an identity: there is no token, it is refused, or the services do not answer."""
+
+    exit_code = 41
+    summary = "mlopt sign --keyless: no identity token, one that is refused, or no service; the bundle stays as it was"
 
 
 class RegistryFailed(MloptError):

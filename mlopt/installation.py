@@ -23,6 +23,7 @@ _GIVES: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("`mlopt serve` in this Python; images bring their own server", ""),
     "grpc": ("gRPC beside it: `--grpc-port`; images that serve it bring their own", ""),
     "signing": ("`mlopt sign`, and `mlopt verify --key`", ""),
+    "keyless": ("`mlopt sign --keyless`, and `mlopt verify --identity`: Sigstore's client", ""),
     "loadgen": ("`mlopt bench --loadgen`: MLPerf's own load generator beside our clocks", ""),
     "docker": ("the Docker SDK for Python; images are made and run without it", ""),
     "zstd": ("image layers of zstd, which are smaller; gzip needs nothing", ""),

@@ -233,6 +233,7 @@ def _repro(prepared: Prepared, choice: Choice) -> tuple[str, ...]:
     command += ["--trust"] if said.trust else []
     command += ["--server", said.server] if said.server else []
     command += [] if said.image else ["--no-image"]
+    command += [] if said.inside else ["--no-inside"]
     return tuple(command)
 
 

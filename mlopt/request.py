@@ -18,6 +18,7 @@ class Request:
     `max_drop` is a fraction (0.005 is half a point), `max_latency` seconds (the median of one query), the other
     limits bytes: of the process at its peak, of the model's file, of the unpacked image. `ship` names a candidate to
     ship whatever the judge says. `device` is where engines are built, as ssh reaches it.
+    `inside` asks for layers, memory over time and a roofline, once the choice is made.
     `base` is what the image stands on, as it was typed, and `compression` that of its layers: gzip or zstd.
     `command` is how the person would type this again, for the report and repro.sh.
     """
@@ -42,6 +43,7 @@ class Request:
     out: Path | None = None
     store: Path | None = None
     image: bool = True
+    inside: bool = True
     base: str | None = None
     compression: Compression | None = None
     server: Server | None = None

@@ -107,7 +107,7 @@ def _from_torchscript(*, factory: Factory | None, **options: Any) -> Step:
 
 
 def _from_keras(*, factory: Factory | None, **options: Any) -> Step:
-    from mlopt.steps.onnx_from_keras import OnnxFromKeras
+    from mlopt.steps.onnx_from_tensorflow import OnnxFromKeras
 
     return OnnxFromKeras(**options)
 
@@ -119,7 +119,7 @@ def _from_tensorflow(*, factory: Factory | None, **options: Any) -> Step:
 
 
 def _from_tflite(*, factory: Factory | None, **options: Any) -> Step:
-    from mlopt.steps.onnx_from_tflite import OnnxFromTFLite
+    from mlopt.steps.onnx_from_tensorflow import OnnxFromTFLite
 
     return OnnxFromTFLite(**options)
 

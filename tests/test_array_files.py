@@ -36,6 +36,9 @@ def test_a_model_is_tried_and_timed_whatever_its_inputs_are_called(names: tuple[
     model = save(sum_of(names), tmp_path / "model.onnx")
     feeds = {name: np.ones((1, 2), np.float32) for name in names}
     survive("onnxruntime", model, feeds)
+    away = model.rename(tmp_path / "away.onnx")
+    survive("onnxruntime", model, feeds)  # it is known now, and is tried no more
+    away.rename(model)
     folder = str(write_feeds(tmp_path / "feeds", [feeds]))
     worker = Worker.start("sum")
     try:

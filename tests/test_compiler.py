@@ -206,6 +206,15 @@ def test_what_ships_is_looked_at_inside_beside_the_baseline(place: Path, tmp_pat
     assert all(f'id="{name}"' in page for name in ("cumulative", "memory", "layers", "roofline"))
 
 
+def test_the_same_ships_without_a_look_inside(place: Path, tmp_path: Path) -> None:
+    asked = ("--recipe", "fp32", "--ship", "fp32", "--no-inside")
+    report, folder = compiled(place, *asked, out=tmp_path)
+    assert report["insight"] is None
+    assert report["winner"] == "fp32"
+    assert "--no-inside" in (folder / "repro.sh").read_text()
+    assert not {"look inside", "measure-peaks"} & {step["step"] for step in report["steps"]}
+
+
 def test_a_second_run_does_no_step_twice(place: Path, tmp_path: Path) -> None:
     asked = ("--samples", "samples.npz", *RECIPES)
     compiled(place, *asked, out=tmp_path)

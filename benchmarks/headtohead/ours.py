@@ -39,7 +39,8 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
     shutil.rmtree(folder, ignore_errors=True)
     ready = json.loads((home / "ready.json").read_text())
     given = ["--samples", str(home / "samples.npz"), "--calibration", str(ready["calibration"])]
-    flags = ["--no-image", "-q", "--json", "--cache-dir", str(folder / "store"), "--out", str(folder / "out")]
+    flags = ["--no-image", "--no-inside", "-q", "--json"]  # no peer packs what it makes, or explains it
+    flags += ["--cache-dir", str(folder / "store"), "--out", str(folder / "out")]
     ended = watch([sys.executable, "-m", "mlopt", "compile", str(home / "model.onnx"), *given, *options, *flags])
     facts: dict[str, Any] = {"tool": "mlopt", "variant": name.partition(".")[2]}
     facts |= {"seconds": ended.seconds, "peak_memory": ended.peak_memory, "load": ended.load}

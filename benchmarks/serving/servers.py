@@ -67,6 +67,12 @@ def _mlserver(python: Path, model: Path, port: int) -> list[str]:
     return [str(python.with_name("mlserver")), "start", str(model.parent)]
 
 
+def _kserve(python: Path, model: Path, port: int) -> list[str]:
+    """REST alone, in one process, and one line of log for a request, as mlopt writes; its second one is off."""
+    asked = ["--enable_grpc", "false", "--enable_latency_logging", "false"]
+    return [str(python), str(PEERS / "server_kserve.py"), "--http_port", str(port), *asked]
+
+
 def _bentoml(python: Path, model: Path, port: int) -> list[str]:
     at = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(PEERS)]
     return [str(python), "-m", "bentoml", "serve", "server_bentoml:Server", *at]
@@ -78,6 +84,7 @@ SERVERS = (
     Server("mlopt, batches of 16", None, *_V2, _mlopt("--max-batch", "16", "--batch-delay-us", "0")),
     Server("mlopt, native image", None, *_V2, _native),
     Server("MLServer", "server_mlserver", "/v2/models/model/infer", "/v2/models/model/ready", _mlserver),
+    Server("KServe", "server_kserve", "/v2/models/model/infer", "/v2/models/model/ready", _kserve),
     Server("BentoML", "server_bentoml", "/infer", "/readyz", _bentoml),
     Server("Flask in gunicorn", "server_flask", "/infer", "/ready", _flask),
 )

@@ -18,6 +18,7 @@ from mlopt.errors import ParityFailed
 from mlopt.factory import find_factory
 from mlopt.measurement import OutputParity
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
+from mlopt.runners.trial import answered
 from mlopt.signature import InputSpec, Signature, random_feeds, signature
 from mlopt.step import installed
 from mlopt.steps.reference_outputs import PROGRAMS, FeedSets, ReferenceOutputs
@@ -96,6 +97,7 @@ def check_parity(
                 nodes = first_parting(source, exported, step, one, expected, tolerance or TOLERANCE)
                 raise _failure(failed, nodes, quantized=_quantized(found))
             compared += of_set
+    answered(OnnxRuntimeRunner.name, exported.main)
     return _worst(each.parity for each in compared)
 
 

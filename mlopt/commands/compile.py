@@ -46,6 +46,7 @@ _INDENT: Final = " " * 4
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where bundles go.  [default: out]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, and every recipe left out with the reason.")
 @click.option("--image/--no-image", default=True, help="Assemble the OCI image, or not.")
+@click.option("--inside/--no-inside", default=True, help="Layers and roofline in the report, or not.")
 @click.option("--base", metavar="REF|FOLDER", help="Put the image on this one: HOST/NAME:TAG, or an OCI layout.")
 @click.option("--compression", type=click.Choice(["gzip", "zstd"]), help="Of the image's layers.  [default: gzip]")
 @click.option("--server", type=click.Choice(["python", "native"]), help="What serves in the image.  [default: python]")

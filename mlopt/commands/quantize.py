@@ -34,8 +34,8 @@ def command(
 ) -> None:  # fmt: skip
     """Make RECIPE's variant of MODEL and say how it answers and how fast it is; no image.
 
-    What `mlopt compile --recipe R --ship R --no-image` does: the verdict is printed, and the variant is
-    written whatever it says. With --max-drop the nodes that need it stay in floating point, and are named.
+    What `mlopt compile --recipe R --ship R --no-image --no-inside` does: the verdict is printed, and the
+    variant is written whatever it says. With --max-drop the nodes that need it stay in floating point, and are named.
     """
     from mlopt.commands.compile import print_bundle
     from mlopt.compiler import compile_model
@@ -47,6 +47,7 @@ def command(
         recipes=(recipe,),
         ship=Path(recipe).stem if recipe.endswith(".toml") else recipe,
         image=False,
+        inside=False,
         store=cache_dir,
         command=("mlopt", *sys.argv[1:]),
         **asked,  # type: ignore[arg-type]

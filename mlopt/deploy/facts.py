@@ -26,6 +26,7 @@ class DeployFacts:
     """`model`, `target` and `recipe` are names as people gave them, with any character in them; `name` is made of
     `model` for those who are strict. `repository` and `version` name the image in a registry, `reference` the one
     that `mlopt image load` gives it. `memory` is in bytes, `cpu` in thousandths of a core.
+    `grpc_port` is None where the server speaks REST alone.
     """
 
     model: str
@@ -48,6 +49,7 @@ class DeployFacts:
     healthcheck: tuple[str, ...]
     memory: Allowance
     cpu: Allowance
+    grpc_port: int | None = None
 
     @property
     def architecture(self) -> str:
@@ -66,6 +68,7 @@ def deploy_facts(report: Report, image: Image, *, target: Target, threads: int, 
     platform = "/".join(target.platform.split("/")[:2])
     config = config_of(image, platform)
     user, _, group = config["User"].partition(":")
+    port, grpc_port = ports_of(config)
     repository, _, version = image.reference.rpartition(":")
     return DeployFacts(
         model=report.model.name,
@@ -83,11 +86,12 @@ def deploy_facts(report: Report, image: Image, *, target: Target, threads: int, 
         digest=image.digest,
         user=int(user),
         group=int(group),
-        port=int(next(iter(config["ExposedPorts"])).partition("/")[0]),
+        port=port,
         python=config["Entrypoint"][0],
         healthcheck=tuple(config["Healthcheck"]["Test"]),
         memory=memory_of(taken, file_size=shipped.file_size, target=target),
         cpu=cpu_of(threads, target=target),
+        grpc_port=grpc_port,
     )
 
 
@@ -104,6 +108,13 @@ def dns_name(text: str) -> str:
         return named
     digest = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
     return f"{named[: _NAME_LENGTH - 9].rstrip('-')}-{digest}"
+
+
+def ports_of(config: dict[str, Any]) -> tuple[int, int | None]:
+    """Where an image with this config serves REST, and where gRPC, if it does."""
+    port = int(config["Cmd"][config["Cmd"].index("--port") + 1])
+    beside = {int(one.partition("/")[0]) for one in config["ExposedPorts"]} - {port}
+    return port, min(beside, default=None)
 
 
 def config_of(image: Image, platform: str) -> dict[str, Any]:

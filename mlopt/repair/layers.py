@@ -54,10 +54,10 @@ class Layer:
         return matrix[0].T if self.turned else matrix.reshape(self.shape)
 
     def patches(self, value: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
-        """An input as [positions, groups, columns], all positions of the output or the chosen ones."""
+        """An input as [groups, positions, columns], all positions of the output or the chosen ones."""
         if self.operator != "Conv":
-            rows = value.reshape(-1, 1, value.shape[-1])
-            return rows if positions is None else rows[positions]
+            rows = value.reshape(1, -1, value.shape[-1])
+            return rows if positions is None else rows[:, positions]
         return self._windows(value, positions)
 
     def positions(self, shape: tuple[int, ...]) -> int:
@@ -67,20 +67,23 @@ class Layer:
         return shape[0] * math.prod(self._out(shape[2:]))
 
     def _windows(self, value: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
+        """By the number of each value that a chosen position reads: the rest of a picture is not touched."""
         import numpy as np
 
         sides = value.shape[2:]
-        padded = np.pad(value, ((0, 0), (0, 0), *self._pads(sides)))
-        reach = tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.shape[2:], strict=True))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, value.ndim)))
-        every = tuple(slice(None, None, step) for step in self.strides)
-        within = tuple(slice(None, None, step) for step in self.dilations)
-        where: Any = (slice(None), slice(None), *every, *within)
-        windows = np.moveaxis(windows[where], 1, value.ndim - 1)
-        outer = windows.shape[: value.ndim - 1]
-        flat = np.arange(int(np.prod(outer))) if positions is None else positions
-        chosen = windows[np.unravel_index(flat, outer)]
-        return np.ascontiguousarray(chosen).reshape(len(flat), self.groups, -1)
+        shape = (len(value), *self._out(sides))
+        sample, *places = np.unravel_index(np.arange(math.prod(shape)) if positions is None else positions, shape)
+        reads, inside = sample[:, None], np.ones((len(sample), 1), bool)
+        for axis, (place, side, (before, _)) in enumerate(zip(places, sides, self._pads(sides), strict=True)):
+            taps = np.arange(self.shape[2 + axis]) * self.dilations[axis] - before
+            at = place[:, None] * self.strides[axis] + taps
+            reads = (reads[:, :, None] * side + np.clip(at, 0, side - 1)[:, None]).reshape(len(sample), -1)
+            inside = (inside[:, :, None] & ((at >= 0) & (at < side))[:, None]).reshape(len(sample), -1)
+        found = np.moveaxis(value, 1, 0).reshape(self.channels_in, -1).take(reads, axis=1, mode="clip")
+        if not inside.all():
+            found[:, ~inside] = 0
+        grouped = found.reshape(self.groups, -1, *reads.shape)
+        return np.swapaxes(grouped, 1, 2).reshape(self.groups, len(sample), -1)
 
     def _out(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(

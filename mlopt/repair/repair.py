@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -145,7 +145,8 @@ def _moments(
 
 
 class _Sums:
-    """Moments of patches that come in small pieces: products of matrices are taken of many at once."""
+    """Moments of patches [groups, positions, columns] that come in small pieces: products of matrices are taken of many
+    at once."""
 
     def __init__(self, weights: np.ndarray) -> None:
         import numpy as np
@@ -165,7 +166,7 @@ class _Sums:
     def _take(self) -> None:
         import numpy as np
 
-        one, other = (_by_group(pieces) for pieces in zip(*self.pieces, strict=True))
+        one, other = (_joined(pieces) for pieces in zip(*self.pieces, strict=True))
         self.pieces, self.waiting = [], 0
         self.count += one.shape[1]
         ones = np.ones((1, one.shape[1]), np.float32)  # by a product: a sum along the middle is slow
@@ -190,17 +191,13 @@ class _Sums:
         return Moments(self.count, exact, quantized, wanted, gram)
 
 
-def _by_group(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    """Patches [positions, groups, columns], many of them, as one array [groups, positions, columns]."""
+def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Patches one after the other, in C's order whatever theirs is: products round by how arrays lie."""
     import numpy as np
 
-    _, groups, columns = pieces[0].shape
-    joined = np.empty((groups, sum(map(len, pieces)), columns), pieces[0].dtype)
-    start = 0
-    for piece in pieces:
-        joined[:, start : start + len(piece)] = np.swapaxes(piece, 0, 1)
-        start += len(piece)
-    return joined
+    groups, _, columns = pieces[0].shape
+    joined = np.empty((groups, sum(piece.shape[1] for piece in pieces), columns), pieces[0].dtype)
+    return np.concatenate(pieces, axis=1, out=joined)
 
 
 def _repaired(
@@ -257,13 +254,16 @@ def _as_stored(layer: Layer, grid: Grid, rank: int) -> WeightGrid:
     return WeightGrid(tuple(float(each) for each in scale), tuple(int(each) for each in zero), 1 if layer.turned else 0)
 
 
-def paired_grids(graph: Any, *, per_channel: bool) -> dict[str, WeightGrid]:
-    """Grids for the weights of a graph's layers on which no sum of two products passes 16 bits (`pairs.py`)."""
+def paired_grids(graph: Any, *, per_channel: bool, but: Collection[str] = ()) -> dict[str, WeightGrid]:
+    """Grids for the weights of a graph's layers, `but` these, on which no sum of two products passes 16 bits
+    (`pairs.py`)."""
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
     found = {}
     for layer in layers_of(graph):
+        if layer.name in but:
+            continue
         scale = scales(layer, numpy_helper.to_array(constants[layer.weight]), shared=not per_channel)
         axis = (1 if layer.turned else 0) if per_channel else None
         each = tuple(float(value) for value in (scale.ravel() if per_channel else scale.ravel()[:1]))

@@ -29,7 +29,8 @@ class Grid:
         """The nearest ones, float64."""
         import numpy as np
 
-        result: np.ndarray = np.clip(np.rint(weights / self.scale) + self.zero, self.low, self.high)
+        # Not by np.clip: of single columns its way through Python would take as long as the arithmetic.
+        result: np.ndarray = np.minimum(np.maximum(np.rint(weights / self.scale) + self.zero, self.low), self.high)
         return result
 
     def values(self, codes: np.ndarray) -> np.ndarray:
@@ -160,19 +161,20 @@ def _descended(codes: np.ndarray, wanted: np.ndarray, gram: np.ndarray, grid: Gr
 
     codes = codes.copy()
     slope = (grid.values(codes) - wanted) @ gram
-    power = np.einsum("gcc->gc", gram)
+    scale = grid.scale[..., 0]
+    steep = np.einsum("gcc->gc", gram)[:, None] * grid.scale
     for _ in range(_SWEEPS):
         moved = False
         for column in range(codes.shape[-1]):
-            step = slope[:, :, column] / (power[:, None, column] * grid.scale[..., 0])
-            best = np.clip(np.rint(codes[:, :, column] - step), grid.low, grid.high)
-            change = best - codes[:, :, column]
-            where = np.nonzero(change)  # few rows move, and only theirs is a new slope
-            if not where[0].size:
+            now = codes[:, :, column]
+            best = np.minimum(np.maximum(np.rint(now - slope[:, :, column] / steep[..., column]), grid.low), grid.high)
+            change = best - now
+            if not change.any():
                 continue
+            where = np.nonzero(change)  # few rows move, and only theirs is a new slope
             moved = True
             codes[:, :, column] = best
-            slope[where] += (change * grid.scale[..., 0])[where][:, None] * gram[where[0], column]
+            slope[where] += (change * scale)[where][:, None] * gram[where[0], column]
         if not moved:
             break
     return codes

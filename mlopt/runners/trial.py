@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 
 _LIMIT: Final = 600.0
 _REFUSED: Final = 4
+_ANSWERED: Final[set[tuple[str, Path]]] = set()
+
+
+def answered(runtime: str, model: Path) -> None:
+    """`model` has answered in this very process, in that runtime: `survive` need not try it elsewhere."""
+    _ANSWERED.add((runtime, model))
 
 
 def survive(runtime: str, model: Path, feeds: Mapping[str, np.ndarray]) -> None:
-    """Load `model` and run one query elsewhere.
+    """Load `model` and run one query elsewhere, unless it is known that this can be done.
 
     Raises `UnsupportedModel` when the runtime refuses it, `WorkerFailed` when the runtime dies of it or hangs.
     """
+    if (runtime, model) in _ANSWERED:
+        return
     with tempfile.TemporaryDirectory(prefix="mlopt-trial-") as scratch:
         save_arrays(Path(scratch), 0, feeds)
         command = [sys.executable, "-m", "mlopt.runners.trial", runtime, str(model), scratch]
@@ -47,6 +55,7 @@ def survive(runtime: str, model: Path, feeds: Mapping[str, np.ndarray]) -> None:
         how = f"died with signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         last = ended.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
         raise WorkerFailed(f"{runtime} {how} on its first query: {last[0][:300]}", where=str(model))
+    answered(runtime, model)
 
 
 def main(runtime: str, model: str, feeds: str) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlopt.errors import LabelsMismatch, SamplesInvalid
+from mlopt.parallel import mapped
 from mlopt.samples.arrays import from_callable, from_npz
 from mlopt.samples.prepared import PreparedOnce
 from mlopt.samples.preprocess import Preparation, settle
@@ -223,8 +224,8 @@ def _check_labels(source: Source, signature: Signature) -> None:
 
 def _split(source: Source, seed: int, asked: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     groups: dict[str, list[int]] = {}
-    for index in range(len(source)):
-        rank = hashlib.sha256(f"{seed} {source.content(index)}".encode()).hexdigest()
+    for index, content in enumerate(mapped(source.content, range(len(source)))):
+        rank = hashlib.sha256(f"{seed} {content}".encode()).hexdigest()
         groups.setdefault(rank, []).append(index)
     wanted = asked if asked is not None else min(_CALIBRATION, max(1, len(source) // 4))
     if wanted >= len(source):

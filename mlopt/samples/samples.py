@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,10 +56,8 @@ class Samples:
             yield self._stack(self.indices[start : start + batch])
 
     def _stack(self, indices: tuple[int, ...]) -> Feeds:
-        import numpy as np
-
         rows = [self._fitted(index) for index in indices]
-        feeds = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        feeds = {name: _stacked([row[name] for row in rows]) for name in rows[0]}
         return feeds | constant_feeds(self.signature, self.constants, batch=len(rows))
 
     def _fitted(self, index: int) -> Feeds:
@@ -85,6 +83,14 @@ class Samples:
                     next="remove the sample, or look at what wrote it",
                 )
         return row
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """`numpy.stack`, without a copy of a single row that was read for this alone."""
+    import numpy as np
+
+    alone = len(rows) == 1 and rows[0].flags.writeable and rows[0].flags.owndata and rows[0].flags.c_contiguous
+    return rows[0][None] if alone else np.stack(rows)
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -19,33 +20,26 @@ from mlopt.serve.metrics import Metrics
 from mlopt.serve.model import NotServable, Serving
 from mlopt.serve.observe import NO_MODEL, decent_id
 from mlopt.serve.oip import SERVICE, messages
-from mlopt.serve.protocol import EXTENSIONS, SERVER_VERSION, InferRequest, parse_message
+from mlopt.serve.protocol import EXTENSIONS, SERVER_VERSION, InferRequest
 from mlopt.serve.repository import Repository
+from mlopt.serve.rpc_health import SERVICE as HEALTH
+from mlopt.serve.rpc_health import WATCHING, Health
+from mlopt.serve.rpc_read import infer_request, read
 from mlopt.serve.settings import Door, Limits
 from mlopt.serve.tensors import Rejected, to_bytes
 
 _LOG: Final = logging.getLogger("mlopt.serve")
-_OPEN: Final = ("ServerLive", "ServerReady")  # what probes ask: without a key
-_MORE: Final = 64  # calls beside those that wait in the lines: probes, metadata, bodies under way
+_OPEN: Final = ("ServerLive", "ServerReady", "HealthCheck")  # what probes ask: without a key
+_MORE: Final = 64 + WATCHING  # calls beside those that wait in the lines: probes, metadata, bodies under way
 _LARGEST_HEAD: Final = 16 << 10
 _IDLE_MS: Final = 300_000
+_ALIVE_MS: Final = 60_000
 # Where REST says a status; 503 is of back-pressure where the client shall come again, else of a server that cannot.
 _CODES: Final[Mapping[int, str]] = {
     401: "UNAUTHENTICATED",
     404: "NOT_FOUND",
     408: "DEADLINE_EXCEEDED",
     413: "RESOURCE_EXHAUSTED",
-}
-# Of each datatype the field of InferTensorContents; FP16 has none and travels as bytes.
-_FIELDS: Final[Mapping[str, str]] = {
-    "BOOL": "bool_contents",
-    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
-    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
-    "INT64": "int64_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
 }
 
 
@@ -56,6 +50,7 @@ class RpcServer:
         self._door, self._models, self._limits = door, models, limits
         self._intake, self._metrics = intake, metrics
         self._keys = Keys(door.keys)
+        self._health = Health(models, admit=self._admit)
         self._server: Any = None
         self._drained: asyncio.Task[None] | None = None
 
@@ -75,7 +70,12 @@ class RpcServer:
             name: grpc.stream_unary_rpc_method_handler(self._observed(name, method))
             for name, method in self._methods().items()
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        health = {
+            "Check": grpc.stream_unary_rpc_method_handler(self._observed("HealthCheck", self._check)),
+            "Watch": grpc.stream_stream_rpc_method_handler(self._watch),
+        }
+        services = ((SERVICE, handlers), (HEALTH, health))
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*one) for one in services])
         address = f"[{self._door.host}]" if ":" in self._door.host else self._door.host
         try:
             self._listen(server, f"{address}:{self._door.port}")
@@ -85,7 +85,8 @@ class RpcServer:
         self._server = server
 
     def drain(self) -> None:
-        """No new calls; those under way have their time from now on."""
+        """No new calls; those under way have their time from now on, and who watches is let go."""
+        self._health.end()
         if self._server is not None and self._drained is None:
             self._drained = asyncio.create_task(self._server.stop(self._door.grace))
 
@@ -108,6 +109,7 @@ class RpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _LARGEST_HEAD),
             ("grpc.max_connection_idle_ms", _IDLE_MS),
+            ("grpc.keepalive_time_ms", _ALIVE_MS),  # else who watches and vanishes would watch for ever
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a port shared with another server
         ]
 
@@ -163,10 +165,17 @@ class RpcServer:
     async def _answered(
         self, name: str, method: Callable[[bytes, _Asked], Awaitable[bytes]], context: Any, asked: _Asked
     ) -> bytes:
-        if self._door.keys and name not in _OPEN and not self._keys.know(asked.headers):
-            raise Rejected("send an API key as metadata: authorization: Bearer KEY, or x-api-key: KEY", status=401)
+        if name not in _OPEN:
+            self._admit(asked.headers)
         if name == "ModelInfer":
             self._models.check_room()  # before the body is taken
+        return await method(await self._body(context), asked)
+
+    def _admit(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if self._door.keys and not self._keys.know(headers):
+            raise Rejected("send an API key as metadata: authorization: Bearer KEY, or x-api-key: KEY", status=401)
+
+    async def _body(self, context: Any) -> bytes:
         try:
             async with asyncio.timeout(self._limits.arrival):
                 body = await context.read()
@@ -175,14 +184,14 @@ class RpcServer:
             raise Rejected(said, status=408) from error
         if body is self._grpc.aio.EOF:
             raise Rejected("the call holds no message")
-        return await method(body, asked)
+        return bytes(body)
 
     async def _infer(self, body: bytes, asked: _Asked) -> bytes:
         small = len(body) <= SMALL
         self._intake.hold(len(body))
         try:
-            read = self._messages["ModelInferRequest"].FromString
-            message = _read(read, body) if small else await asyncio.to_thread(_read, read, body)
+            parse = self._messages["ModelInferRequest"].FromString
+            message = read(parse, body) if small else await asyncio.to_thread(read, parse, body)
             served = self._models.get(message.model_name, message.model_version)
             asked.model = served.metrics.labels
             if len(body) > served.limits.body:
@@ -194,7 +203,7 @@ class RpcServer:
         return answer.body
 
     def _call(self, message: Any, serving: Serving) -> Call:
-        asked = _infer_request(message, serving)
+        asked = infer_request(message, serving)
         return Call(asked.feeds, asked.outputs, lambda arrays, spent: self._response(arrays, serving, asked))
 
     def _response(self, arrays: Mapping[str, np.ndarray], serving: Serving, asked: InferRequest) -> Answer:
@@ -218,20 +227,32 @@ class RpcServer:
         return self._said("ServerReadyResponse", ready=self._models.ready)
 
     async def _model_ready(self, body: bytes, asked: _Asked) -> bytes:
-        message = _read(self._messages["ModelReadyRequest"].FromString, body)
+        message = read(self._messages["ModelReadyRequest"].FromString, body)
         return self._said("ModelReadyResponse", ready=self._models.get(message.name, message.version).ready)
+
+    async def _check(self, body: bytes, asked: _Asked) -> bytes:
+        return self._health.check(body, asked.headers)
+
+    async def _watch(self, request: Any, context: Any) -> AsyncIterator[bytes]:
+        """Not counted and not timed: it lasts as long as a client wants."""
+        try:
+            async with contextlib.aclosing(self._health.watch(await self._body(context), _headers(context))) as said:
+                async for answer in said:
+                    yield answer
+        except Rejected as error:
+            await context.abort(getattr(self._grpc.StatusCode, _code(error)), error.message)
 
     async def _server_metadata(self, body: bytes, asked: _Asked) -> bytes:
         return self._said("ServerMetadataResponse", name="mlopt", version=SERVER_VERSION, extensions=EXTENSIONS)
 
     async def _model_metadata(self, body: bytes, asked: _Asked) -> bytes:
-        message = _read(self._messages["ModelMetadataRequest"].FromString, body)
+        message = read(self._messages["ModelMetadataRequest"].FromString, body)
         told = self._models.metadata(self._models.get(message.name, message.version))
         wanted = ("name", "versions", "platform", "inputs", "outputs")
         return self._said("ModelMetadataResponse", **{name: told[name] for name in wanted})
 
     async def _index(self, body: bytes, asked: _Asked) -> bytes:
-        message = _read(self._messages["RepositoryIndexRequest"].FromString, body)
+        message = read(self._messages["RepositoryIndexRequest"].FromString, body)
         return self._said("RepositoryIndexResponse", models=self._models.index(ready=message.ready))
 
     def _said(self, name: str, /, **fields: Any) -> bytes:
@@ -252,46 +273,6 @@ class _Asked:
 def _headers(context: Any) -> list[tuple[bytes, bytes]]:
     pairs = context.invocation_metadata() or ()
     return [(key.encode(), value.encode() if isinstance(value, str) else bytes(value)) for key, value in pairs]
-
-
-def _read(parse: Callable[[bytes], Any], body: bytes) -> Any:
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        return parse(body)
-    except DecodeError as error:
-        raise Rejected("the message is not one of the Open Inference Protocol") from error
-
-
-def _infer_request(message: Any, serving: Serving) -> InferRequest:
-    """Read into what a request over REST says, so that both are checked by the same code. Raises `Rejected`."""
-    raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
-        raise Rejected(f"there are {len(message.inputs)} inputs and {len(raw)} raw_input_contents")
-    inputs = []
-    for place, tensor in enumerate(message.inputs):
-        entry: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": list(tensor.shape),
-            "parameters": _parameters(tensor.parameters),
-        }
-        entry["parameters"].pop("binary_data_size", None)
-        if raw:
-            if tensor.HasField("contents"):
-                raise Rejected(f"input {tensor.name!r} has both contents and raw_input_contents")
-            entry["parameters"]["binary_data_size"] = len(raw[place])
-        elif tensor.datatype in _FIELDS:
-            entry["data"] = list(getattr(tensor.contents, _FIELDS[tensor.datatype]))
-        inputs.append(entry)
-    outputs = [{"name": one.name, "parameters": _parameters(one.parameters)} for one in message.outputs]
-    told = {"inputs": inputs, "outputs": outputs, "parameters": _parameters(message.parameters)}
-    rest = memoryview(raw[0] if len(raw) == 1 else b"".join(raw))
-    return parse_message(told | {"id": message.id or None}, rest, inputs=serving.inputs, outputs=serving.outputs)
-
-
-def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: getattr(value, value.WhichOneof("parameter_choice") or "bool_param") for name, value in found.items()}
 
 
 def _code(error: Rejected) -> str:

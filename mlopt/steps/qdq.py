@@ -119,7 +119,8 @@ class Qdq:
         from onnxruntime.quantization import QDQQuantizer, QuantType
         from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
-        fitting = paired_grids(model.graph, per_channel=self.per_channel) if self.paired else {}
+        floating = {*keep, *self.floating(model.graph)}
+        fitting = paired_grids(model.graph, per_channel=self.per_channel, but=floating) if self.paired else {}
         types = {"u": QuantType.QUInt8, "s": QuantType.QInt8}
         pairs = {name: (np.float32(seen.low), np.float32(seen.high)) for name, seen in ranges.items()}
         copy = onnx.ModelProto()
@@ -132,7 +133,7 @@ class Qdq:
             activation_qType=types[self.scheme[0]],
             tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
             nodes_to_quantize=[],
-            nodes_to_exclude=sorted({*keep, *self.floating(model.graph)}),
+            nodes_to_exclude=sorted(floating),
             op_types_to_quantize=sorted(self.operators),
             extra_options={
                 "ActivationSymmetric": self.scheme[0] == "s",

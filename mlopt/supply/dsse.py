@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mlopt.errors import NotVerified
-from mlopt.image.layout import canonical
-from mlopt.supply.keys import PrivateKey, PublicKey
 
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
-_PAYLOAD: Final = "application/vnd.in-toto+json"
+PAYLOAD: Final = "application/vnd.in-toto+json"
+NEXT: Final = "ask who signed it for the key and the bundle anew; do not use this one"
 
 
-def seal(statement: Mapping[str, Any], key: PrivateKey) -> bytes:
-    """The bundle: the statement, its signature, and which key to ask. No log has it: nothing goes over a network."""
-    payload = canonical(statement)
-    return _encode(payload, key.sign(_framed(payload)), key.public)
+class Signer(Protocol):
+    """Who signs: a key of one's own, or an identity that somebody else vouches for."""
+
+    @property
+    def named(self) -> str:
+        """Who that is, for people."""
+
+    @property
+    def signs_models(self) -> bool:
+        """Whether the OpenSSF's verifier takes its signatures."""
+
+    def seal(self, statement: Mapping[str, Any]) -> bytes:
+        """The bundle: the statement, its signature, and whom to ask."""
 
 
-def unseal(data: bytes, key: PublicKey, *, where: Path) -> dict[str, Any]:
-    """The statement in a bundle that this key signed. Raises `NotVerified` for one whose any byte is another."""
-    try:
-        envelope = json.loads(data)["dsseEnvelope"]
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
-    except (ValueError, LookupError, TypeError) as error:
-        raise NotVerified("This is no signature that mlopt wrote.", where=str(where), next=_NEXT) from error
-    if not key.accepts(signature, _framed(payload)):
-        raise NotVerified(f"The signature is not by the key {key.name[:16]}….", where=str(where), next=_NEXT)
-    if _encode(payload, signature, key) != data:
-        raise NotVerified("What stands around the signature was changed.", where=str(where), next=_NEXT)
-    statement: dict[str, Any] = json.loads(payload)
-    return statement
+class Vouching(Protocol):
+    """Whose signatures there must be."""
+
+    @property
+    def named(self) -> str:
+        """Who that is, for people."""
+
+    def unseal(self, data: bytes, *, where: Path) -> dict[str, Any]:
+        """The statement in a bundle that they signed. Raises `NotVerified` for one whose any byte is another."""
 
 
-_NEXT: Final = "ask who signed it for the key and the bundle anew; do not use this one"
-
-
-def _framed(payload: bytes) -> bytes:
+def framed(payload: bytes) -> bytes:
     """DSSE's pre-authentication encoding."""
-    return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD), _PAYLOAD.encode(), len(payload), payload)
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
 
 
-def _encode(payload: bytes, signature: bytes, key: PublicKey) -> bytes:
-    return canonical(
-        {
-            "mediaType": MEDIA_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": key.name}, "tlogEntries": []},
-            "dsseEnvelope": {
-                "payload": base64.b64encode(payload).decode(),
-                "payloadType": _PAYLOAD,
-                "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
-            },
-        }
-    )
+def read(data: bytes, *, where: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The envelope and what stands beside it. Raises `NotVerified` for what is no Sigstore bundle."""
+    try:
+        found = json.loads(data)
+        return dict(found["dsseEnvelope"]), dict(found["verificationMaterial"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise no_signature(where) from error
+
+
+def no_signature(where: Path) -> NotVerified:
+    """Of what was not written by `mlopt sign`, whatever it is."""
+    return NotVerified("This is no signature that mlopt wrote.", where=str(where), next=NEXT)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mlopt.errors import MissingDependency, Misused
+from mlopt.errors import MissingDependency, Misused, NotVerified
+from mlopt.image.layout import canonical
+from mlopt.supply import dsse
 
 Algorithm = Literal["ed25519", "ecdsa-p256"]
 
@@ -28,6 +32,43 @@ class PublicKey:
     algorithm: Algorithm
     name: str
     key: Any
+
+    @property
+    def named(self) -> str:
+        """As much of the name as people compare."""
+        return f"key {self.name[:16]}…"
+
+    def unseal(self, data: bytes, *, where: Path) -> dict[str, Any]:
+        """The statement in a bundle that this key signed. Raises `NotVerified` for one whose any byte is another."""
+        envelope, material = dsse.read(data, where=where)
+        if "certificate" in material:
+            said = "It is signed without a key, by an identity."
+            raise NotVerified(said, where=str(where), next="give --identity, --issuer and --trusted-root, not --key")
+        try:
+            payload = base64.b64decode(envelope["payload"], validate=True)
+            signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+        except (ValueError, LookupError, TypeError) as error:
+            raise dsse.no_signature(where) from error
+        if not self.accepts(signature, dsse.framed(payload)):
+            raise NotVerified(f"The signature is not by the {self.named}.", where=str(where), next=dsse.NEXT)
+        if self.encode(payload, signature) != data:
+            raise NotVerified("What stands around the signature was changed.", where=str(where), next=dsse.NEXT)
+        statement: dict[str, Any] = json.loads(payload)
+        return statement
+
+    def encode(self, payload: bytes, signature: bytes) -> bytes:
+        """A bundle that says which key to ask. No log has it: nothing goes over a network."""
+        return canonical(
+            {
+                "mediaType": dsse.MEDIA_TYPE,
+                "verificationMaterial": {"publicKey": {"hint": self.name}, "tlogEntries": []},
+                "dsseEnvelope": {
+                    "payload": base64.b64encode(payload).decode(),
+                    "payloadType": dsse.PAYLOAD,
+                    "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+                },
+            }
+        )
 
     def accepts(self, signature: bytes, data: bytes) -> bool:
         """Whether this key's owner signed the data."""
@@ -49,6 +90,21 @@ class PrivateKey:
 
     public: PublicKey
     key: Any
+
+    @property
+    def named(self) -> str:
+        """That of its public half."""
+        return self.public.named
+
+    @property
+    def signs_models(self) -> bool:
+        """The OpenSSF's verifier takes keys on elliptic curves of NIST alone."""
+        return self.public.algorithm == "ecdsa-p256"
+
+    def seal(self, statement: Mapping[str, Any]) -> bytes:
+        """The bundle: the statement, its signature, and which key to ask."""
+        payload = canonical(statement)
+        return self.public.encode(payload, self.sign(dsse.framed(payload)))
 
     def sign(self, data: bytes) -> bytes:
         signature: bytes = self.key.sign(data) if self.public.algorithm == "ed25519" else self.key.sign(data, _ecdsa())

@@ -16,42 +16,42 @@ from mlopt.image import layout as oci
 from mlopt.image.referrers import attached, subjects
 from mlopt.supply import cyclonedx, dsse, spdx, statements
 from mlopt.supply.attach import Kind, documents
-from mlopt.supply.keys import PublicKey
 
 MODEL_SIGNATURE: Final = "model.sig"
+_UNASKED: Final = "not checked: give --key or --identity"
 _AGAIN: Final = "get it anew from where it comes from, or compile again"
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One thing that is as it should be; `held` is False where there was nothing to check, or no key to do it with."""
+    """One thing that is as it should be; `held` is False where there was nothing to check, or nobody to ask for."""
 
     what: str
     found: str
     held: bool = True
 
 
-def verify(path: Path, key: PublicKey | None = None) -> Iterator[Checked]:
+def verify(path: Path, by: dsse.Vouching | None = None) -> Iterator[Checked]:
     """Everything that can be checked of a bundle or a layout, one after another.
 
-    Raises `NotVerified` at the first thing that is wrong, naming the file; with a key, what it did not
-    sign is wrong.
+    Raises `NotVerified` at the first thing that is wrong, naming the file; where it is told whose signatures
+    there must be, what they did not sign is wrong.
     Raises `ModelNotFound` for what is neither a bundle nor a layout.
     """
     if (path / "oci-layout").is_file() and not (path / "bundle.json").exists():
-        yield from _image(path, key)
+        yield from _image(path, by)
         return
     if not (path / "bundle.json").is_file():
         Bundle.load(path)  # says what is there instead
-    yield _bundle_signature(path, key)
+    yield _bundle_signature(path, by)
     manifest = _manifest(path)
     yield _files(path, manifest)
     if (path / MODEL_SIGNATURE).is_file():
-        yield _model_signature(path, key)
+        yield _model_signature(path, by)
     if manifest["image"] is not None or (path / "image").is_dir():
         layout = layout_in(path)
         _same_image(manifest["image"], layout)
-        yield from _image(layout, key, model=path / "model")
+        yield from _image(layout, by, model=path / "model")
 
 
 def _manifest(path: Path) -> Mapping[str, Any]:
@@ -69,14 +69,14 @@ def _manifest(path: Path) -> Mapping[str, Any]:
         raise _wrong(f"bundle.json cannot be read ({error!r})", where) from error
 
 
-def _bundle_signature(path: Path, key: PublicKey | None) -> Checked:
+def _bundle_signature(path: Path, by: dsse.Vouching | None) -> Checked:
     where = path / SIGNATURE
-    if key is None:
-        return Checked("signature", f"{SIGNATURE} not checked: give --key" if where.is_file() else "none", held=False)
-    statement = dsse.unseal(_read(where), key, where=where)
+    if by is None:
+        return Checked("signature", f"{SIGNATURE} {_UNASKED}" if where.is_file() else "none", held=False)
+    statement = by.unseal(_read(where), where=where)
     if statement != statements.of_bundle(path):
         raise _wrong("bundle.json is not what was signed", path / "bundle.json")
-    return Checked("signature", f"bundle.json, by key {key.name[:16]}…")
+    return Checked("signature", f"bundle.json, by {by.named}")
 
 
 def _files(folder: Path, manifest: Mapping[str, Any]) -> Checked:
@@ -94,13 +94,13 @@ def _files(folder: Path, manifest: Mapping[str, Any]) -> Checked:
     return Checked("files", f"{len(named)}, as bundle.json says")
 
 
-def _model_signature(path: Path, key: PublicKey | None) -> Checked:
+def _model_signature(path: Path, by: dsse.Vouching | None) -> Checked:
     where = path / MODEL_SIGNATURE
-    if key is None:
-        return Checked("model", f"{MODEL_SIGNATURE} not checked: give --key", held=False)
-    if dsse.unseal(_read(where), key, where=where) != statements.of_model(path / "model"):
+    if by is None:
+        return Checked("model", f"{MODEL_SIGNATURE} {_UNASKED}", held=False)
+    if by.unseal(_read(where), where=where) != statements.of_model(path / "model"):
         raise _wrong("the model is not what was signed", path / "model")
-    return Checked("model", f"{MODEL_SIGNATURE}, by key {key.name[:16]}…")
+    return Checked("model", f"{MODEL_SIGNATURE}, by {by.named}")
 
 
 def _same_image(image: Mapping[str, Any] | None, layout: Path) -> None:
@@ -113,7 +113,7 @@ def _same_image(image: Mapping[str, Any] | None, layout: Path) -> None:
         raise _wrong("the image is another than bundle.json says", layout / "index.json")
 
 
-def _image(layout: Path, key: PublicKey | None, *, model: Path | None = None) -> Iterator[Checked]:
+def _image(layout: Path, by: dsse.Vouching | None, *, model: Path | None = None) -> Iterator[Checked]:
     with _damage():
         platforms = oci.verify(layout)
         parts = {name: part["digest"].removeprefix("sha256:") for name, part in subjects(layout).items()}
@@ -124,7 +124,7 @@ def _image(layout: Path, key: PublicKey | None, *, model: Path | None = None) ->
         made = _provenance(layout, parts[""], model)
         told = "of the image and of all that is listed in it" if made else "none"
         yield Checked("provenance", told, held=bool(made))
-        yield _image_signature(layout, parts[""], made, key)
+        yield _image_signature(layout, parts[""], made, by)
 
 
 def _sboms(layout: Path, parts: Mapping[str, str]) -> str:
@@ -164,14 +164,14 @@ def _provenance(layout: Path, digest: str, model: Path | None) -> list[dict[str,
     return made_by
 
 
-def _image_signature(layout: Path, digest: str, made: list[dict[str, Any]], key: PublicKey | None) -> Checked:
+def _image_signature(layout: Path, digest: str, made: list[dict[str, Any]], by: dsse.Vouching | None) -> Checked:
     found = [one for one in attached(layout) if one.media_type == dsse.MEDIA_TYPE]
-    if key is None:
-        return Checked("image signature", f"{len(found)} not checked: give --key" if found else "none", held=False)
+    if by is None:
+        return Checked("image signature", f"{len(found)} {_UNASKED}" if found else "none", held=False)
     signed = []
     for one in found:
         where = oci.blob_path(layout, one.blob)
-        statement = dsse.unseal(oci.read_blob(layout, one.blob), key, where=where)
+        statement = by.unseal(oci.read_blob(layout, one.blob), where=where)
         if one.subject != f"sha256:{digest}" or statement["subject"][0]["digest"] != {"sha256": digest}:
             raise _wrong("the signature is of another image", where)
         signed.append(statement)
@@ -179,7 +179,7 @@ def _image_signature(layout: Path, digest: str, made: list[dict[str, Any]], key:
         raise _wrong("the image is not signed", layout)
     if any(statement not in signed for statement in made):
         raise _wrong("the provenance is not signed", layout)
-    return Checked("image signature", f"image{' and provenance' if made else ''}, by key {key.name[:16]}…")
+    return Checked("image signature", f"image{' and provenance' if made else ''}, by {by.named}")
 
 
 def _read(path: Path) -> bytes:
@@ -187,7 +187,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise NotVerified(
-            "The bundle is not signed.", where=str(path), next="mlopt sign BUNDLE --key KEY, or leave --key out"
+            "The bundle is not signed.", where=str(path), next="mlopt sign BUNDLE, or leave --key or --identity out"
         ) from error
 
 

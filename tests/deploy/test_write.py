@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from kubernetes_validate.utils import all_versions
 from starlette.routing import Route
 
-from mlopt.deploy.facts import dns_name
+from mlopt.deploy.facts import dns_name, ports_of
 from mlopt.deploy.write import FILES, write_deploy
+from mlopt.image.layout import canonical
+from mlopt.image.start import start_of
 from mlopt.serve.app import make_app
 from mlopt.serve.settings import Limits
 
@@ -50,6 +52,30 @@ def test_kubernetes_takes_them(version: str, tmp_path: Path) -> None:
     files = written(PLAIN, tmp_path)
     for name in MANIFESTS:
         kubernetes_validate.validate(files[name], version, strict=True)
+
+
+def test_grpc_is_published_where_the_image_serves_it(tmp_path: Path, routes: set[str]) -> None:
+    files = written(replace(PLAIN, grpc_port=8081), tmp_path)
+    for name in MANIFESTS:
+        kubernetes_validate.validate(files[name], "1.37", strict=True)
+    assert compose_spec(tmp_path / "compose.yaml").returncode == 0
+    assert broken_rules(*(files[name] for name in MANIFESTS), routes=routes) == []
+    assert files["compose.yaml"]["services"]["server"]["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:8081:8081"]
+    (container,) = files["k8s/deployment.yaml"]["spec"]["template"]["spec"]["containers"]
+    assert [(one["name"], one["containerPort"]) for one in container["ports"]] == [("http", 8080), ("grpc", 8081)]
+    ports = files["k8s/service.yaml"]["spec"]["ports"]
+    assert [(one["name"], one["port"], one["targetPort"]) for one in ports] == [
+        ("http", 80, "http"),
+        ("grpc", 8081, "grpc"),
+    ]
+    assert "grpc" not in "".join(path.read_text() for path in write_deploy(PLAIN, tmp_path / "rest"))
+
+
+@pytest.mark.parametrize(("beside", "grpc"), [((), None), ((1024,), 1024), ((9000,), 9000)])
+def test_ports_are_told_apart_whichever_is_lower(beside: tuple[int, ...], grpc: int | None) -> None:
+    """A config is stored with its keys sorted."""
+    config = json.loads(canonical(start_of("python", beside)))
+    assert ports_of(config) == (8080, grpc)
 
 
 def test_the_check_by_schema_can_fail(tmp_path: Path) -> None:

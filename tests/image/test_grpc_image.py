@@ -52,6 +52,8 @@ def test_an_image_serves_grpc_where_its_model_says_so(
     with serve_image(image.path, engine="none", root=tmp_path / "cache") as served:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             raw = channel.unary_unary(f"/{SERVICE}/ModelInfer")(request.SerializeToString(), timeout=20)
+            health = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+        assert health == b"\x08\x01", "it serves"
         answer = messages()["ModelInferResponse"].FromString(raw)
         assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [0.0, 0.0, 0.0]
         loaded = Path(f"/proc/{served.pid}/maps").read_text()

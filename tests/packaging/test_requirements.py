@@ -22,7 +22,7 @@ ROOMS = {
     "mlopt/convert": ("torch", "tensorflow", "tensorrt"),
     "mlopt/steps": ("torch",),
     "mlopt/image": (),
-    "mlopt/supply": ("signing",),
+    "mlopt/supply": ("signing", "keyless"),
     "mlopt/measure": ("loadgen",),
 }
 # These come with one that is declared, by its own promise: keras and h5py with tensorflow, protobuf with onnx, …

@@ -40,6 +40,25 @@ def test_crossing_is_right_on_average_and_surer_than_counting(strength: float) -
     assert np.std(crossed) < 0.8 * np.std(counted)
 
 
+@pytest.mark.parametrize("strength", [0.01, 0.3, 3.0, math.inf])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_classes_that_are_not_looked_at_change_nothing(strength: float, labelled: bool) -> None:
+    """Every noise on every sample, class by class, counts the same."""
+    scores, noisy, labels = answered(48, 6, min(strength, 1.0))
+    if math.isinf(strength):
+        noisy[3, 7] = math.inf
+        noisy[5] = math.nan
+    found = changes(scores, noisy, labels if labelled else None, scale=strength if strength < 1 else 1.0)
+    best = scores.argmax(axis=1)
+    apart = (noisy - scores) * np.float32(strength if strength < 1 else 1.0)
+    now = np.stack([(scores + one).argmax(axis=1) for one in apart])
+    right, still = best == labels, now == labels
+    assert found is not None
+    assert found.flips == (now != best).sum() / 48**2
+    assert found.lost == ((right & ~still).sum() / 48**2 if labelled else None)
+    assert found.won == ((~right & still).sum() / 48**2 if labelled else None)
+
+
 def test_more_noise_changes_more() -> None:
     scores, noisy, labels = answered(64, 4, 0.2)
     found = [changes(scores, noisy, labels, scale=scale) for scale in (0.0, 0.5, 1.0, 2.0)]

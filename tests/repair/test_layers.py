@@ -56,12 +56,12 @@ def test_a_layer_is_a_product_of_its_weights_and_patches(
     matrix = layer.matrix(w)
     assert np.array_equal(layer.tensor(matrix), w)
     patches = layer.patches(x)
-    assert len(patches) == layer.positions(shape)
-    made = np.einsum("grc,pgc->pgr", matrix, patches).reshape(len(patches), out)
+    assert patches.shape[1] == layer.positions(shape)
+    made = np.einsum("grc,gpc->pgr", matrix, patches).reshape(-1, out)
     rows = np.moveaxis(y, 1, -1).reshape(-1, out) if operator == "Conv" else y.reshape(-1, out)
     assert np.allclose(made + (b if layer.bias else 0), rows, atol=1e-4)
     some = np.array([0, 2])
-    assert np.array_equal(layer.patches(x, some), patches[some])
+    assert np.array_equal(layer.patches(x, some), patches[:, some])
 
 
 def test_weights_that_two_nodes_read_or_a_caller_may_replace_are_no_layer() -> None:

@@ -86,6 +86,14 @@ def test_grids_have_a_scale_for_each_output_or_one() -> None:
         assert one.scale == (pytest.approx(max(each.scale), rel=0.3),)
 
 
+def test_nodes_that_stay_as_they_are_need_no_grid() -> None:
+    graph = conv_net().graph
+    every = paired_grids(graph, per_channel=True)
+    first, *others = layers_of(graph)
+    found = paired_grids(graph, per_channel=True, but=[first.name, "somebody-else"])
+    assert found == {layer.weight: every[layer.weight] for layer in others}
+
+
 def product(operator: str, codes: np.ndarray) -> onnx.GraphProto:
     inputs = {"MatMulInteger": ["x", "w"], "QLinearMatMul": ["x", "s", "z", "w", "s", "z", "s", "z"]}[operator]
     node = helper.make_node(operator, inputs, ["y"], name="n")

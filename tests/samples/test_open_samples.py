@@ -95,6 +95,17 @@ def test_npz_of_tensors_and_of_pictures(tmp_path: Path) -> None:
     assert next(iter(split.evaluation.feeds(batch=5)))["image"].shape == (5, 3, 32, 32)
 
 
+def test_whoever_writes_into_a_feed_writes_into_no_other(tmp_path: Path) -> None:
+    tensors = np.random.default_rng(0).standard_normal((12, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "t.npz", x=tensors, y=np.arange(12) % 10)
+    samples = open_samples(Asked(str(tmp_path / "t.npz")), SIGNATURE).evaluation
+    first = next(iter(samples.feeds(batch=1)))["image"]
+    first[:] = 0
+    again = next(iter(samples.feeds(batch=1)))["image"]
+    assert again.flags.c_contiguous
+    assert np.array_equal(again[0], tensors[samples.indices[0]])
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_in_an_npz_are_mapped_where_they_lie(tmp_path: Path, order: Literal["C", "F"]) -> None:
     tensors = np.random.default_rng(0).standard_normal((12, 3, 32, 32)).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from hostile import mutated
 
 from mlopt.serve.oip import SERVICE, messages
+from mlopt.serve.rpc_health import SERVICE as HEALTH
 
 _METHODS: Final = (
     *("ModelInfer", "ModelInfer", "ModelInfer", "ModelReady", "ModelMetadata", "ServerMetadata", "ServerLive"),
@@ -54,7 +55,9 @@ def hostile_bytes(count: int, *, seed: int) -> list[bytes]:
 
 
 def _call(chance: random.Random, place: int) -> Sent:
-    path = f"/{SERVICE}/{chance.choice(_METHODS)}"
+    path = (
+        f"/{SERVICE}/{chance.choice(_METHODS)}" if place % 8 != 1 else f"/{HEALTH}/{chance.choice(('Check', 'Watch'))}"
+    )
     if place % 16 == 0:
         return Sent(f"/{SERVICE}/ModelInfer", good(chance).SerializeToString())
     body = chance.choice([_bent, _bent, _mutated, _mutated, _noise])(chance)

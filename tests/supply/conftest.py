@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import nets
 import pytest
 import walks
+from supply.sigstores import ISSUER, Sigstore, serving
 
 from mlopt.image.fetch import Inputs
+from mlopt.supply import keyless
+from mlopt.supply.dsse import Signer, Vouching
+from mlopt.supply.identities import keyless_signer
 from mlopt.supply.keys import PrivateKey, private_key
 
 
@@ -78,3 +83,16 @@ def key_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def key(key_file: Path) -> PrivateKey:
     return private_key(key_file)
+
+
+@pytest.fixture(params=["ed25519", "ecdsa-p256", "keyless"])
+def signer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Signer, Vouching]]:
+    """Every way to sign: its name, who signs, and whose signature there must be."""
+    if request.param != "keyless":
+        key = private_key(write_keys(tmp_path / "keys", request.param))
+        yield request.param, key, key.public
+        return
+    with serving(Sigstore(1)) as sigstore:
+        config, root = sigstore.write(tmp_path / "sigstore")
+        signs = keyless_signer(sigstore.token(), trust_config=config)
+        yield request.param, signs, keyless.identity("me@example.org", ISSUER, trusted_root=root)

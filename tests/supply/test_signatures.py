@@ -68,7 +68,7 @@ def test_the_image_is_checked_against_its_own_signature(bundle: Path, key: Priva
     write_manifest(bundle, Bundle.load(bundle).manifest)
     from mlopt.supply import statements
 
-    (bundle / SIGNATURE).write_bytes(dsse.seal(statements.of_bundle(bundle), key))
+    (bundle / SIGNATURE).write_bytes(key.seal(statements.of_bundle(bundle)))
     with pytest.raises(NotVerified, match="not by the key"):
         checked(bundle, key)
 
