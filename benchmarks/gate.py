@@ -27,7 +27,7 @@ import numpy as np
 
 from mlopt.gate.answers import Right, compare_answers
 from mlopt.gate.clocks import settled, watch
-from mlopt.gate.memory import Peaks
+from mlopt.gate.memory import Processes
 from mlopt.gate.result import Verdict
 from mlopt.gate.rounds import ROLES, Pair
 from mlopt.gate.timed import clock_margins
@@ -167,14 +167,21 @@ def memory(corpus: Corpus, trials: int) -> Iterator[dict[str, Any]]:
     seen = [peak for session in corpus.sessions for peak in session.peaks]
     draw = random.Random(corpus.name)
     for larger in (0.0, 0.05):
-        fails = 0
-        for _ in range(trials):
-            peaks = Peaks(draw.choices(seen, k=2), [round(peak * (1 + larger)) for peak in draw.choices(seen, k=2)])
-            while not peaks.clear_of(MARGINS.peak_memory):
-                peaks.baseline.append(draw.choice(seen))
-                peaks.candidate.append(round(draw.choice(seen) * (1 + larger)))
-            fails += peaks.check(MARGINS.peak_memory).verdict == "fail"
-        yield {"larger": larger, "fail": fails / trials, "spread": max(seen) / min(seen) - 1}
+        found = [memory_gate(seen, larger, float(MARGINS.peak_memory), draw)[0] for _ in range(trials)]
+        yield {"larger": larger, "fail": found.count("fail") / trials, "spread": max(seen) / min(seen) - 1}
+
+
+def memory_gate(
+    seen: Sequence[int], larger: float, margin: float, draw: random.Random, *, begun: int = 2
+) -> tuple[Verdict, int]:
+    """The real rule on processes drawn from `seen`, of which a gate has `begun` of each; how many it took of each."""
+    processes = Processes()
+    missing = begun
+    while missing:
+        processes.baseline.peaks += draw.choices(seen, k=missing)
+        processes.candidate.peaks += [round(peak * (1 + larger)) for peak in draw.choices(seen, k=missing)]
+        missing = processes.missing(margin)
+    return processes.check(margin).verdict, len(processes.candidate.peaks)
 
 
 def answers(trials: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from mlopt.check.accuracy import compare, of_itself
 from mlopt.check.labels import check_labels
 from mlopt.choose import Judged, judge
 from mlopt.errors import ImageFailed, UnsupportedModel, WorkerFailed
+from mlopt.intervals import FEWEST
+from mlopt.measure.alone import Given, started_again
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Accuracy, Measurement
 from mlopt.onnx_file import work_of
@@ -68,6 +71,26 @@ def assess(
         for name, accuracy in alive.items()
     )
     return (baseline, *upon, *others)
+
+
+def confirmed(prepared: Prepared, artifacts: Mapping[str, Artifact], one: Judged, progress: Progress) -> Judged:
+    """With load time and memory of as many fresh processes as a bound takes, and judged anew on them; itself where no
+    budget is on them, or it was measured in as many already. Raises `WorkerFailed`."""
+    budgets, taken = prepared.profile.budgets, one.measurement
+    if taken is None or not budgets.of_starts or taken.starts.processes >= FEWEST:
+        return one
+    single, offline = _feeds(prepared)
+    given = Given(single, offline, prepared.profile.method)
+    subject = Subject(one.name, artifacts[one.name], prepared.runtimes[one.name])
+    with progress.phase("start", f"{one.name} in {FEWEST} processes"):
+        found = started_again(taken, subject, given)
+    bounded = {
+        verdict.budget: verdict
+        for verdict in judge(budgets, file_size=one.file_size, accuracy=one.accuracy, measurement=found)
+        if verdict.budget in ("load-time", "peak-memory")
+    }
+    verdicts = tuple(bounded.get(verdict.budget, verdict) for verdict in one.verdicts)
+    return dataclasses.replace(one, measurement=found, verdicts=verdicts)
 
 
 def _work(prepared: Prepared, name: str, artifact: Artifact) -> str:
@@ -152,11 +175,7 @@ def _measure(
     prepared: Prepared, artifacts: Mapping[str, Artifact]
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     method = prepared.profile.method
-    samples = prepared.evaluation
-    single: list[dict[str, Any]] = list(
-        itertools.islice(samples.feeds(batch=prepared.batch(method.query_batch)), _TIMED_FEEDS)
-    )
-    offline = next(iter(samples.feeds(batch=prepared.batch(method.offline_batch))))
+    single, offline = _feeds(prepared)
     subjects = {name: Subject(name, artifact, prepared.runtimes[name]) for name, artifact in artifacts.items()}
     return measure_together(
         subjects.pop(BASELINE),
@@ -166,3 +185,10 @@ def _measure(
         method=method,
         device=prepared.device,
     )
+
+
+def _feeds(prepared: Prepared) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+    """Queries of the scenario, and one offline batch."""
+    method, samples = prepared.profile.method, prepared.evaluation
+    single = itertools.islice(samples.feeds(batch=prepared.batch(method.query_batch)), _TIMED_FEEDS)
+    return list(single), next(iter(samples.feeds(batch=prepared.batch(method.offline_batch))))

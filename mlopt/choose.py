@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from mlopt import rounding
 from mlopt.errors import UnsupportedModel
-from mlopt.intervals import queries_needed, samples_needed
+from mlopt.intervals import FEWEST, queries_needed, samples_needed
 from mlopt.measurement import Accuracy, BudgetVerdict, Grade, Interval, Measurement, Outcome
 from mlopt.pareto import pareto
-from mlopt.units import Decibel, format_points
+from mlopt.units import Decibel, format_bytes, format_points, format_seconds
 from mlopt.verdicts import missed
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ FASTER: Final = 1.01
 # Peak memory of the same model in two processes was seen to differ by 2.5 %.
 SAME_MEMORY: Final = 1.05
 _OF_ANSWERS: Final = frozenset({"max-drop", "min-agreement", "min-cosine", "min-sqnr"})
+_OF_STARTS: Final = ("load_time", "peak_memory")
 _TAILS: Final[Mapping[str, float]] = MappingProxyType({"latency_p90": 90, "latency_p99": 99})
 NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -63,42 +64,52 @@ def judge(
     image_size: int | None = None,
     rounds: bool = False,
 ) -> tuple[BudgetVerdict, ...]:
-    """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of
-    the drop's interval and of the latencies', the lower end of agreement's. Without samples what only rounds is
-    judged by its noise (`rounding.py`); `rounds` says that this is such a variant. `image_size` is of the image
-    unpacked, None where none is made."""
+    """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of the drop's
+    interval, of the latencies', of load time's and of memory's, the lower end of agreement's. Without samples what only
+    rounds is judged by its noise (`rounding.py`); `rounds` says that this is such a variant. `image_size` is of the
+    image unpacked, None where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
             "latency_p50": measurement.latency.p50_high,
             "latency_p90": measurement.latency.p90_high,
             "latency_p99": measurement.latency.p99_high,
-            "load_time": measurement.load_time,
-            "peak_memory": measurement.peak_memory,
+            "load_time": measurement.starts.load_time.high,
+            "peak_memory": measurement.starts.peak_memory.high,
             "throughput": measurement.throughput,
         }
     grade: Grade = measurement.grade if measurement else "unmeasured"
-    verdicts = [
-        verdict
-        for name in ("latency_p50", "latency_p90", "latency_p99", "load_time", "peak_memory")
-        for verdict in _most(
-            name.replace("_", "-"), getattr(budgets, name), clocks.get(name), grade, _few(name, measurement)
-        )
-    ]
+    verdicts: list[BudgetVerdict] = []
+    for name in ("latency_p50", "latency_p90", "latency_p99", "load_time", "peak_memory"):
+        limit = getattr(budgets, name)
+        verdicts += _most(name.replace("_", "-"), limit, clocks.get(name), grade, _beside(name, limit, measurement))
     verdicts += _least("throughput", budgets.throughput, clocks.get("throughput"), grade)
     verdicts += _most("file-size", budgets.file_size, file_size, "measured")
     verdicts += _most("image-size", budgets.image_size, image_size, "unmeasured" if image_size is None else "measured")
     return (*verdicts, *_accuracy_verdicts(budgets, accuracy, rounds))
 
 
-def _few(name: str, measurement: Measurement | None) -> str:
-    """What is to be said of a percentile that has too few queries for a bound."""
-    if measurement is None or name not in _TAILS:
+def _beside(name: str, limit: float | None, measurement: Measurement | None) -> str:
+    """What a bound comes from, where that is not its own name's affair, or what it lacks."""
+    if measurement is None or limit is None:
         return ""
-    least = queries_needed(_TAILS[name])
-    if measurement.latency.queries >= least:
+    if name in _TAILS:
+        least, queries = queries_needed(_TAILS[name]), measurement.latency.queries
+        return "" if queries >= least else f"the slowest of {queries} queries: a bound takes {least}"
+    if name not in _OF_STARTS:
         return ""
-    return f"the slowest of {measurement.latency.queries} queries: a bound takes {least}"
+    bound: Interval = getattr(measurement.starts, name)
+    count = measurement.starts.processes
+    if count < FEWEST:
+        told = "one fresh process" if count == 1 else f"the most of {count} fresh processes"
+        return f"{told}: a bound takes {FEWEST}"
+    show = format_seconds if name == "load_time" else _bytes
+    told = f"bound of the median of {count} fresh processes, which is {show(bound.value)}"
+    return f"inconclusive: {told}" if bound.low <= limit < bound.high else told
+
+
+def _bytes(value: float) -> str:
+    return format_bytes(int(value))
 
 
 def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, rounds: bool) -> list[BudgetVerdict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from mlopt.assess import assess, check_baseline
+from mlopt.assess import assess, check_baseline, confirmed
 from mlopt.build import Built, build
 from mlopt.bundle import Bundle, check_place
 from mlopt.choose import Choice, Judged, choose
@@ -52,17 +52,27 @@ def compile_model(request: Request, progress: Progress) -> Bundle:
 def _judged(
     prepared: Prepared, built: Built, progress: Progress, *, upon: Sequence[Judged] = ()
 ) -> tuple[tuple[Judged, ...], Choice]:
-    """All that was built, the baseline first, and which of them ships; `upon` is judged already."""
-    baseline, *others = assess(prepared, built.artifacts, built.failures, progress, upon=upon)
-    choice = choose(
-        baseline,
-        others,
-        prepared.profile,
-        ship=prepared.request.ship,
-        device=prepared.target.name,
-        failures=built.failures,
-    )
-    return (baseline, *others), choice
+    """All that was built, the baseline first, and which of them ships; `upon` is judged already.
+
+    A budget of memory or load time takes several processes, which only what would ship is started in: where it turns
+    out not to keep that, the next best is.
+    """
+    judged = assess(prepared, built.artifacts, built.failures, progress, upon=upon)
+    while True:
+        baseline, *others = judged
+        choice = choose(
+            baseline,
+            others,
+            prepared.profile,
+            ship=prepared.request.ship,
+            device=prepared.target.name,
+            failures=built.failures,
+        )
+        winner = next(one for one in judged if one.name == choice.winner)
+        bounded = confirmed(prepared, built.artifacts, winner, progress)
+        if bounded is winner:
+            return judged, choice
+        judged = tuple(bounded if one is winner else one for one in judged)
 
 
 def _check_device(request: Request) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,6 +14,8 @@ from mlopt.measurement import Interval
 if TYPE_CHECKING:
     from mlopt.profile import Budgets
 
+FEWEST: Final = 6
+"""Values of which the largest is above the median in all but 2.5 % of cases: 1 of 64 are all below it."""
 _Z: Final = 1.959963984540054  # two-sided 95 % of the normal distribution
 _CAUTION: Final = 0.6744897501960817  # one-sided 75 %: what is aimed at the bound itself misses it every other time
 
@@ -58,6 +62,48 @@ def median_high(values: Sequence[float]) -> float:
         ways = ways * (count - rank) // (rank + 1)
         rank, below = rank + 1, below + ways
     return ordered[min(rank, count - 1)]
+
+
+def of_median(values: Sequence[float]) -> Interval:
+    """The median with an interval from order statistics, whatever the distribution: two-sided 95 % of `FEWEST` values
+    or more; of fewer from the smallest to the largest, which is less sure, as `method` says.
+
+    >>> of_median([3.0, 1.0, 2.0])
+    Interval(value=2.0, low=1.0, high=3.0, method='order statistics, 75 %')
+    """
+    low, high = -median_high([-value for value in values]), median_high(values)
+    sure = 95 if len(values) >= FEWEST else 100 * (1 - 0.5 ** (len(values) - 1))
+    return Interval(statistics.median(values), low, high, f"order statistics, {sure:.3g} %")
+
+
+def of_ratio(ones: Sequence[float], others: Sequence[float], *, error: float) -> Interval:
+    """By what share `ones` are larger than `others`, of which they are a multiple but for chance: the median of all
+    ratios, and the interval that the test of Mann and Whitney (1947) does not refute, with `error` for each side.
+
+    >>> of_ratio([2.0, 2.2], [1.0, 1.1], error=0.2).low > 0.8
+    True
+    """
+    ratios = sorted(one / other - 1 for one in ones for other in others)
+    cut = _cut(len(ones), len(others), error)
+    low, high = (ratios[cut - 1], ratios[-cut]) if cut else (-1.0, math.inf)
+    return Interval(statistics.median(ratios), low, high, f"Mann-Whitney, {100 * (1 - 2 * error):.3g} %")
+
+
+def _cut(ones: int, others: int, error: float) -> int:
+    """How many of the ordered ratios may be left out at each end.
+
+    So many orders of all the values (the coefficients of a Gaussian binomial) have fewer than that on the other side.
+    """
+    total = ones * others
+    ways = [1] + [0] * total
+    for part in range(1, others + 1):
+        for at in range(total, ones + part - 1, -1):
+            ways[at] -= ways[at - ones - part]
+        for at in range(part, total + 1):
+            ways[at] += ways[at - part]
+    sums = itertools.accumulate(ways)
+    allowed = error * math.comb(ones + others, others)
+    return sum(1 for _ in itertools.takewhile(lambda orders: orders <= allowed, sums))
 
 
 def queries_needed(percent: float) -> int:

@@ -45,13 +45,28 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Starts:
+    """What every fresh process that had the model took: seconds to load it, bytes at its peak (VmHWM). The intervals
+    are those of the medians, and what budgets are judged on."""
+
+    load_times: tuple[float, ...]
+    peaks: tuple[int, ...]
+    load_time: Interval
+    peak_memory: Interval
+
+    @property
+    def processes(self) -> int:
+        return len(self.peaks)
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What one candidate did in one runtime on one device, in rounds interleaved with the baseline.
 
     Times in seconds, memory in bytes, `throughput` in samples per second at `offline_batch`.
     `speedup` is baseline / candidate (above 1: the candidate is faster), median of per-round ratios.
-    `peak_memory` is VmHWM of a fresh process that ran only this model, `major_faults` how many pages it had to read
-    from disk during the queries.
+    `load_time` and `peak_memory` (VmHWM) are the medians of the fresh processes in `starts`, each of which had only
+    this model; `major_faults` is how many pages the one that was timed had to read from disk during the queries.
     """
 
     device: str
@@ -71,6 +86,7 @@ class Measurement:
     memory_after_import: int
     memory_after_load: int
     major_faults: int
+    starts: Starts
 
     @property
     def thrashes(self) -> bool:

@@ -24,6 +24,7 @@ _SECONDS: Final = Seconds(20.0)
 _GATE_SECONDS: Final = Seconds(45.0)
 _CLOCK_MARGIN: Final = Fraction(0.025)
 _MEMORY_MARGIN: Final = Fraction(0.03)
+_ARENA_MARGIN: Final = Fraction(0.01)
 _SIZE_MARGIN: Final = Fraction(0.01)
 _ANSWERS_MARGIN: Final = Fraction(0.005)
 
@@ -59,6 +60,11 @@ class Budgets:
     min_agreement: Fraction | None = None
     min_cosine: float | None = None
     min_sqnr: Decibel | None = None
+
+    @property
+    def of_starts(self) -> bool:
+        """Whether one is judged on several fresh processes."""
+        return self.load_time is not None or self.peak_memory is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,8 @@ class Margins:
     """By how much `mlopt gate` lets a candidate be worse than its baseline; None judges nothing.
 
     Shares of the baseline's value, `top1` of one: 0.005 is half a point. `cpu_time` is the time that a query keeps a
-    core, whoever else waits for it; `instructions` what the processor counts of it. `seconds` bound each of the two
+    core, whoever else waits for it; `instructions` what the processor counts of it; `arena_peak` what the runtime
+    counted of its own memory. `seconds` bound each of the two
     runs that a failure takes.
     """
 
@@ -105,6 +112,7 @@ class Margins:
     latency_p95: Fraction | None = None
     cpu_time: Fraction | None = None
     peak_memory: Fraction | None = _MEMORY_MARGIN
+    arena_peak: Fraction | None = _ARENA_MARGIN
     file_size: Fraction | None = _SIZE_MARGIN
     operators: Fraction | None = None
     instructions: Fraction | None = None

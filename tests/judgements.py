@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mlopt.choose import Judged, judge
+from mlopt.measure.alone import Fresh
 from mlopt.measurement import Accuracy, Interval, Latency, Measurement
 from mlopt.profile import Budgets, Profile
 from mlopt.units import Fraction
@@ -33,6 +34,7 @@ def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Mea
         memory_after_import=1,
         memory_after_load=2,
         major_faults=0,
+        starts=Fresh([0.1] * 6, [memory] * 6).starts,
     )
 
 

@@ -7,7 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from mlopt.intervals import Allowed, Changes, allowed, median_high, paired_difference, proportion, samples_needed
+from mlopt.intervals import (
+    FEWEST,
+    Allowed,
+    Changes,
+    allowed,
+    median_high,
+    of_median,
+    of_ratio,
+    paired_difference,
+    proportion,
+    samples_needed,
+)
 from mlopt.profile import Budgets
 from mlopt.units import Fraction
 
@@ -33,6 +44,35 @@ def test_the_upper_end_of_a_median_is_above_the_true_one_in_all_but_a_fortieth()
     assert 0.01 < missed < 0.035
     assert median_high([3.0, 1.0, 2.0]) == 3.0, "three prove nothing: the largest"
     assert median_high(range(5000)) == pytest.approx(2500 + 1.96 * math.sqrt(5000) / 2, abs=2), "as the normal says"
+
+
+def test_six_values_bound_a_median_whatever_their_distribution() -> None:
+    """At six the largest is below the true median in 1 of 64 draws; five are not enough for 97.5 %."""
+    draws = np.random.default_rng(3).exponential(size=(8000, 6))
+    found = [of_median(one.tolist()) for one in draws]
+    below = np.mean([one.high < math.log(2) for one in found])
+    assert below == pytest.approx(1 / 64, abs=0.005)
+    assert np.mean([one.low <= math.log(2) <= one.high for one in found]) > 0.95
+    assert of_median([1.0] * FEWEST).method.endswith("95 %")
+    assert of_median([2.0]).method.endswith(" 0 %")
+    assert of_median([2.0]).high == 2.0
+
+
+@pytest.mark.parametrize(("ones", "others", "error"), [(4, 4, 0.015), (8, 8, 0.01), (6, 4, 0.015)])
+def test_a_ratio_is_bounded_at_both_ends(ones: int, others: int, error: float) -> None:
+    """Skewed values and a true ratio of 1.05: each end is wrong in no more draws than `error` says."""
+    draw = np.random.default_rng(7)
+    first = 1.05 * np.exp(0.02 * draw.exponential(size=(6000, ones)))
+    second = np.exp(0.02 * draw.exponential(size=(6000, others)))
+    found = [of_ratio(one.tolist(), other.tolist(), error=error) for one, other in zip(first, second, strict=True)]
+    for wrong in (np.mean([one.low > 0.05 for one in found]), np.mean([one.high < 0.05 for one in found])):
+        assert error / 3 < wrong < error * 1.35
+
+
+def test_the_fewest_values_that_bound_a_ratio() -> None:
+    assert of_ratio([2.0] * 3, [1.0] * 3, error=0.015).low == -1.0, "1 order of 20 is more than 1.5 %"
+    assert of_ratio([2.0] * 3, [1.0] * 3, error=0.015).high == math.inf
+    assert of_ratio([2.0] * 4, [1.0] * 4, error=0.015).low == 1.0, "1 order of 70 is less"
 
 
 def test_samples_needed() -> None:

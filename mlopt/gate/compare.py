@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from mlopt.gate.memory import Peaks
+from mlopt.gate.memory import Processes
 from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Verdict
 from mlopt.gate.timed import clock_margins
+from mlopt.intervals import FEWEST
+from mlopt.measure.alone import Fresh
 from mlopt.measure.bench import versions_of
 from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
 from mlopt.units import format_bytes
@@ -20,6 +22,7 @@ _OF_ANSWERS: Final = ("max-drop", "min-agreement", "min-cosine", "min-sqnr")
 _NOT_COUNTED: Final = (
     "the processor's counters cannot be read here (virtual machines seldom let them; perf_event_paranoid)"
 )
+_NOT_TOLD: Final = "the runtime does not tell what its arena held (ONNX Runtime 1.23 and newer do, on a CPU)"
 _UNPROVEN: Final = "the value itself keeps it, the end of its 95 % interval does not"
 
 
@@ -39,6 +42,13 @@ def instructions(margin: float, counted: tuple[int, int] | None) -> Check | NotC
     if counted is None:
         return NotCompared("instructions", _NOT_COUNTED)
     return _counted("instructions", "count", *counted, margin, "of a query, the fewest of several")
+
+
+def arena(margin: float, candidate: int | None, baseline: int | None) -> Check | NotCompared:
+    """What each side's runtime counted in its arena."""
+    if candidate is None or baseline is None:
+        return NotCompared("arena-peak", _NOT_TOLD)
+    return _counted("arena-peak", "bytes", candidate, baseline, margin, "")
 
 
 def other_operators(candidate: Side, baseline: Side, *, most: int = 4) -> str:
@@ -61,28 +71,43 @@ def same(margins: Margins) -> Iterator[Check]:
         yield _same(metric, "seconds", margin)
     if margins.peak_memory is not None:
         yield _same("peak-memory", "bytes", margins.peak_memory)
+    if margins.arena_peak is not None:
+        yield _same("arena-peak", "bytes", margins.arena_peak)
     if margins.instructions is not None:
         yield _same("instructions", "count", margins.instructions)
 
 
 def stored_memory(
-    margins: Margins, stored: Stored, measurement: Measurement, *, cpu: str
-) -> Check | NotCompared | None:
-    """Peak memory against a stored one, if both ran alike, in one runtime on one kind of machine."""
-    if margins.peak_memory is None:
-        return None
-    before, now = stored.values.get("peak-memory"), versions_of(measurement.runtime)
-    if before is None:
-        return NotCompared("peak-memory", "the stored baseline holds none")
+    margins: Margins, stored: Stored, measurement: Measurement, arena_peak: int | None, *, cpu: str
+) -> Iterator[Check | NotCompared]:
+    """Peak memory and the arena's against stored ones, if both ran alike, in one runtime on one kind of machine."""
+    why_not = _ran_apart(stored, measurement, cpu)
+    if margins.peak_memory is not None:
+        if stored.peaks and not why_not:
+            starts = measurement.starts
+            now = Fresh(list(starts.load_times), list(starts.peaks))
+            yield Processes(Fresh(peaks=list(stored.peaks)), now).check(margins.peak_memory)
+        else:
+            yield NotCompared("peak-memory", why_not or "the stored baseline holds none")
+    if margins.arena_peak is not None:
+        before = stored.values.get("arena-peak")
+        if before is None or why_not:
+            yield NotCompared("arena-peak", why_not or "the stored baseline holds none")
+        else:
+            yield arena(margins.arena_peak, arena_peak, int(before))
+
+
+def _ran_apart(stored: Stored, measurement: Measurement, cpu: str) -> str:
+    """Why memory says nothing here; empty if it does."""
+    now = versions_of(measurement.runtime)
     if any(stored.machine.get(name) != version for name, version in now.items()):
-        ran = f"the stored baseline ran in {_spelled(stored.machine, now)}, this is {_spelled(now, now)}"
-        return NotCompared("peak-memory", ran)
+        return f"the stored baseline ran in {_spelled(stored.machine, now)}, this is {_spelled(now, now)}"
     if stored.machine.get("cpu") != cpu:
-        return NotCompared("peak-memory", f"the stored baseline ran on {stored.machine.get('cpu')}")
+        return f"the stored baseline ran on {stored.machine.get('cpu')}"
     if others := [name for name in METHOD if stored.method[name] != getattr(measurement, name)]:
         told = ", ".join(f"{name.replace('_', '-')} {stored.method[name] or '(unknown)'}" for name in others)
-        return NotCompared("peak-memory", f"the stored baseline ran with {told}")
-    return Peaks([int(before)], [measurement.peak_memory]).check(margins.peak_memory)
+        return f"the stored baseline ran with {told}"
+    return ""
 
 
 def budgets(
@@ -101,7 +126,7 @@ def budgets(
         if one.budget == "image-size":
             yield NotCompared(one.budget, "a gate makes no image")
             continue
-        open_ = one.outcome == "missed" and _within(one, accuracy, measurement)
+        open_ = _open(one, accuracy, measurement)
         yield Check(
             one.budget,
             "budget",
@@ -117,6 +142,15 @@ def budgets(
     for budget in _OF_ANSWERS:
         if budget not in judged and getattr(given, budget.replace("-", "_")) is not None:
             yield NotCompared(budget, _why_not(budget, accuracy))
+
+
+def _open(one: BudgetVerdict, accuracy: Accuracy | None, measurement: Measurement) -> bool:
+    """Whether nobody can tell: the end of an interval misses what the rest of it keeps."""
+    bounds = {"load-time": measurement.starts.load_time, "peak-memory": measurement.starts.peak_memory}
+    if bound := bounds.get(one.budget):
+        few = measurement.starts.processes < FEWEST  # as many as are all that there is are no proof either way
+        return few or bound.low <= one.limit < bound.high
+    return one.outcome == "missed" and _within(one, accuracy, measurement)
 
 
 def _within(one: BudgetVerdict, accuracy: Accuracy | None, measurement: Measurement) -> bool:

@@ -11,15 +11,18 @@ from mlopt.gate import compare, timed
 from mlopt.gate.answers import Right
 from mlopt.gate.evaluated import compare_both
 from mlopt.gate.memory import instructions
-from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Stored, Timing, verdict_of
+from mlopt.gate.result import KIND, SCHEMA, GateResult, NotCompared, Slower, Stored, Timing, verdict_of
 from mlopt.gate.revision import given
+from mlopt.gate.slower import slower_layers
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
+from mlopt.measure.alone import Given, arena_peak, started_again
 from mlopt.measure.bench import versions_of
 from mlopt.measure.interleave import Subject, check_scenario, measure_together, rows_of
 from mlopt.measurement import Accuracy, Measurement
 
 if TYPE_CHECKING:
+    from mlopt.profile import Margins
     from mlopt.progress import Progress
     from mlopt.samples.generated import GeneratedSamples
 
@@ -57,7 +60,8 @@ def _gate(
     margins = asked.profile.gate
     walk.checks += compare.files(margins, candidate.side, baseline.side)
     accuracy, right = compare_both(walk)
-    measurement, timing = _compare_clocks(walk)
+    measurement, timing, arena = _compare_clocks(walk)
+    slower = _slower(walk)
     for found in compare.budgets(asked.profile.budgets, candidate.side, accuracy, measurement):
         walk.note(found)
     return GateResult(
@@ -70,8 +74,10 @@ def _gate(
         profile=asked.profile.name,
         machine={"cpu": walk.machine.cpu, "cores": str(walk.machine.cores), **versions_of(candidate.side.runtime)},
         checks=tuple(walk.checks),
-        measured=_measured(measurement, candidate, accuracy, right),
+        measured=_measured(measurement, candidate, accuracy, right, arena),
+        starts=measurement.starts,
         timing=timing,
+        slower=slower,
         not_compared=tuple(walk.left),
         samples=walk.samples.digest,
         answers=right.stored() if right else None,
@@ -80,7 +86,7 @@ def _gate(
 
 
 def _measured(
-    measurement: Measurement, candidate: Opened, accuracy: Accuracy | None, right: Right | None
+    measurement: Measurement, candidate: Opened, accuracy: Accuracy | None, right: Right | None, arena: int | None
 ) -> dict[str, float]:
     found = {
         "latency-p50": measurement.latency.p50,
@@ -91,6 +97,8 @@ def _measured(
         "peak-memory": float(measurement.peak_memory),
         "file-size": float(candidate.side.file_size),
     }
+    if arena is not None:
+        found["arena-peak"] = float(arena)
     if right is not None:
         found["top1"] = float(right.right.mean())
     if accuracy is not None and accuracy.agreement is not None:
@@ -123,34 +131,61 @@ def _generated(asked: Asked, reading: Reading, candidate: Opened, baseline: Open
     return GeneratedSamples(candidate.signature, count, asked.seed, project.inputs, free)
 
 
-def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None]:
-    method, margins = walk.asked.profile.method, walk.asked.profile.gate
+def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None, int | None]:
+    """Also what the candidate's arena held at most, where somebody asks and the runtime tells."""
+    method, margins, seed = walk.asked.profile.method, walk.asked.profile.gate, walk.asked.seed
     feeds = _feeds(walk)
+    given = Given(feeds.single, feeds.offline, method)
+    candidate = Subject(walk.candidate.side.name, walk.candidate.artifact, walk.candidate.side.runtime)
+    mine = _arena(margins, candidate, given)
     if isinstance(walk.baseline, Stored):
         measurement = _alone(walk, feeds)
         walk.left += [NotCompared(metric, _AT_ANOTHER_TIME) for metric in timed.clock_margins(margins)]
         if margins.instructions is not None:
             walk.left.append(NotCompared("instructions", "a stored baseline holds none: give the baseline's model"))
-        memory = compare.stored_memory(margins, walk.baseline, measurement, cpu=walk.machine.cpu)
-        walk.note(memory)
-        return measurement, _timing_alone(measurement)
+        for found in compare.stored_memory(margins, walk.baseline, measurement, mine, cpu=walk.machine.cpu):
+            walk.note(found)
+        return measurement, _timing_alone(measurement), mine
     if walk.same:
         walk.checks += compare.same(margins)
         measurement = _alone(walk, feeds)
-        return measurement, _timing_alone(measurement)
-    candidate, baseline = (
-        Subject(side.name, opened.artifact, side.runtime)
-        for opened, side in ((walk.candidate, walk.candidate.side), (walk.baseline, walk.baseline.side))
-    )
+        return measurement, _timing_alone(measurement), mine
+    baseline = Subject(walk.baseline.side.name, walk.baseline.artifact, walk.baseline.side.runtime)
+    bounded = walk.asked.profile.budgets.of_starts
     with walk.progress.phase("watch", "two copies of candidate and baseline"):
-        found = timed.time_both(candidate, baseline, feeds, method, margins, seed=walk.asked.seed)
-    walk.checks += timed.checks_of(found, margins)
+        timings = timed.time_both(candidate, baseline, feeds, method, margins, seed=seed, bounded=bounded)
+    walk.checks += timed.checks_of(timings, margins)
+    if margins.arena_peak is not None:
+        walk.note(compare.arena(margins.arena_peak, mine, _arena(margins, baseline, given)))
     if margins.instructions is not None:
-        counted = instructions(candidate, baseline, feeds=feeds.single, method=method)
+        counted = instructions(candidate, baseline, given)
         walk.note(compare.instructions(margins.instructions, counted))
-    runtime = walk.candidate.side.runtime
-    measurement = timed.measurement_of(found, feeds, method, runtime=runtime, device=walk.device)
-    return measurement, timed.timing_of(found, feeds, method, walk.device)
+    measurement = timed.measurement_of(timings, feeds, method, runtime=candidate.runtime, device=walk.device)
+    return measurement, timed.timing_of(timings, feeds, method, walk.device), mine
+
+
+def _slower(walk: Walk) -> tuple[Slower, ...]:
+    """What a failing clock may come from."""
+    failed = {check.metric for check in walk.checks if check.verdict == "fail"}
+    if isinstance(walk.baseline, Stored) or not failed & timed.clock_margins(walk.asked.profile.gate).keys():
+        return ()
+    feeds = _feeds(walk)
+    candidate, baseline = (
+        Subject(one.side.name, one.artifact, one.side.runtime) for one in (walk.candidate, walk.baseline)
+    )
+    given = Given(feeds.single, feeds.offline, walk.asked.profile.method)
+    with walk.progress.phase("look inside", "candidate and baseline"):
+        found = slower_layers(candidate, baseline, given, batch=feeds.batch, device=walk.device)
+    if isinstance(found, NotCompared):
+        walk.left.append(found)
+        return ()
+    return found
+
+
+def _arena(margins: Margins, subject: Subject, given: Given) -> int | None:
+    if margins.arena_peak is None:
+        return None
+    return arena_peak(subject, given)
 
 
 def _feeds(walk: Walk) -> timed.Feeds:
@@ -164,18 +199,15 @@ def _feeds(walk: Walk) -> timed.Feeds:
 
 
 def _alone(walk: Walk, feeds: timed.Feeds) -> Measurement:
+    """Measured without a model beside it, with as many fresh processes as bounds take (a later gate reads them too)."""
     side = walk.candidate.side
     method = walk.asked.profile.method
+    subject = Subject(side.name, walk.candidate.artifact, side.runtime)
     with walk.progress.phase("measure", side.name):
         found, _ = measure_together(
-            Subject(side.name, walk.candidate.artifact, side.runtime),
-            [],
-            single=feeds.single,
-            offline=feeds.offline,
-            method=method,
-            device=walk.device,
+            subject, [], single=feeds.single, offline=feeds.offline, method=method, device=walk.device
         )
-    return found[side.name]
+        return started_again(found[side.name], subject, Given(feeds.single, feeds.offline, method))
 
 
 def _timing_alone(measurement: Measurement) -> Timing:

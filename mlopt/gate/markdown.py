@@ -22,6 +22,14 @@ def to_markdown(result: GateResult) -> str:
     blocks = [
         f"## {_MARKS[result.verdict]} {escaped(text.headline(result))}",
         grid(text.HEADS, rows, numbers_from=1),
+        *_slower(result),
         "\n".join(f"- {escaped(note)}" for note in text.notes(result)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _slower(result: GateResult) -> list[str]:
+    if not result.slower:
+        return []
+    rows = [[*map(escaped, row)] for row in text.slower_rows(result)]
+    return [escaped(text.SLOWER), grid(text.SLOWER_HEADS, rows, numbers_from=2)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlopt.errors import ConfigInvalid, ModelNotFound
-from mlopt.measurement import Interval
+from mlopt.measurement import Interval, Starts
 
 SCHEMA: Final = 1
 KIND: Final = "mlopt-gate"
@@ -87,10 +87,21 @@ class NotCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class Slower:
+    """A layer that takes longer in the candidate: its seconds of a query under the runtime's profiler, the median of
+    some queries of one process each. `layer` is its node, `operators` what it computes; 0 for a side without it."""
+
+    layer: str
+    operators: str
+    baseline: float
+    candidate: float
+
+
+@dataclass(frozen=True, slots=True)
 class GateResult:
     """`verdict` is `fail` when a check fails, else `inconclusive` when one is, else `pass`. `measured` are the
-    candidate's own numbers by metric: seconds, bytes, samples per second, shares. `samples` is the digest of what both
-    answered."""
+    candidate's own numbers by metric: seconds, bytes, samples per second, shares; `starts` those of each of its fresh
+    processes. `slower` names layers where a clock fails. `samples` is the digest of what both answered."""
 
     schema: int
     kind: Literal["mlopt-gate"]
@@ -102,7 +113,9 @@ class GateResult:
     machine: Mapping[str, str]
     checks: tuple[Check, ...]
     measured: Mapping[str, float]
+    starts: Starts
     timing: Timing | None
+    slower: tuple[Slower, ...]
     not_compared: tuple[NotCompared, ...]
     samples: str
     answers: Answers | None
@@ -119,13 +132,15 @@ def verdict_of(checks: tuple[Check, ...]) -> Verdict:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A result that an earlier gate wrote with --json: its candidate is the baseline now. `method` holds what of
-    `METHOD` is known, `nan` the samples of the digest `samples` with a NaN in an answer."""
+    `METHOD` is known, `peaks` the memory of each process (of one alone in results of an older mlopt), `nan` the samples
+    of the digest `samples` with a NaN in an answer."""
 
     path: Path
     side: Side
     machine: Mapping[str, str]
     method: Mapping[str, str | int | None]
     values: Mapping[str, float]
+    peaks: tuple[int, ...]
     samples: str | None
     nan: int | None
     answers: Answers | None
@@ -159,12 +174,15 @@ _GIVE: Final = "give a model, a bundle, or what mlopt gate printed with --json"
 def _stored(path: Path, found: Mapping[str, Any]) -> Stored:
     timing = found["timing"] or {}
     nan = next((check["candidate"] for check in found["checks"] if check["metric"] == NAN), None)
+    values = {name: float(value) for name, value in found["measured"].items()}
+    alone = [values["peak-memory"]] if "peak-memory" in values else []
     return Stored(
         path=path,
         side=Side(**found["candidate"]),
         machine=found["machine"],
         method={name: timing.get(name) for name in METHOD},
-        values={name: float(value) for name, value in found["measured"].items()},
+        values=values,
+        peaks=tuple(map(int, found["starts"]["peaks"] if "starts" in found else alone)),
         samples=found.get("samples"),
         nan=None if nan is None else int(nan),
         answers=Answers(**found["answers"]) if found["answers"] else None,

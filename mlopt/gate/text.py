@@ -11,6 +11,11 @@ from mlopt.report import text
 
 WORDS: Final = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 HEADS: Final = ("metric", "baseline", "candidate", "change", "allowed", "verdict")
+SLOWER_HEADS: Final = ("layer", "operators", "baseline", "candidate", "more")
+SLOWER: Final = (
+    "Layers that take most more, under the runtime's profiler in one process of each (a place to look: no verdict "
+    "comes of it):"
+)
 _LEFT: Final = (0, 5)
 _COLORS: Final = {"pass": "32", "fail": "31;1", "inconclusive": "33"}
 
@@ -35,6 +40,8 @@ def to_terminal(result: GateResult, *, width: int, color: bool) -> str:
     result = text.cleaned(result)
     lines = [_painted(line, result.verdict, color) for line in textwrap.wrap(headline(result), width)]
     lines += ["", *_table(result, width, color), ""]
+    if result.slower:
+        lines += [*_hanging(SLOWER, width), *_slower(result, width), ""]
     lines += [line for note in notes(result) for line in _hanging(note, width)]
     return "\n".join(lines)
 
@@ -51,6 +58,20 @@ def rows(result: GateResult) -> list[tuple[str, ...]]:
             WORDS[check.verdict],
         )
         for check in result.checks
+    ]
+
+
+def slower_rows(result: GateResult) -> list[tuple[str, ...]]:
+    """The cells under `SLOWER_HEADS`, one row for each layer."""
+    return [
+        (
+            one.layer,
+            one.operators,
+            text.seconds(one.baseline),
+            text.seconds(one.candidate),
+            f"+{text.seconds(one.candidate - one.baseline)}",
+        )
+        for one in result.slower
     ]
 
 
@@ -158,6 +179,22 @@ def _table(result: GateResult, width: int, color: bool) -> list[str]:
         kind = result.checks[number - 1].verdict if number else ""
         lines.append(_painted(line, kind, color and kind != "pass"))
     return lines
+
+
+def _slower(result: GateResult, width: int) -> list[str]:
+    """The operators go where it is narrow."""
+    cells = [SLOWER_HEADS, *slower_rows(result)]
+    for kept in ((0, 1, 2, 3, 4), (0, 2, 3, 4)):
+        widths = [max(len(row[column]) for row in cells) for column in kept]
+        if sum(widths) + 2 * len(kept) <= width:
+            break
+    return [
+        "  ".join(
+            row[column].ljust(size) if column < 2 else row[column].rjust(size)
+            for column, size in zip(kept, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
 
 
 def _hanging(note: str, width: int) -> list[str]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.gate.clocks import Run, settled, watch
-from mlopt.gate.memory import Peaks, probe
+from mlopt.gate.memory import Processes, probe
 from mlopt.gate.result import Check, Timing
 from mlopt.gate.rounds import ROLES, Role, SideBySide
 from mlopt.intervals import median_high
+from mlopt.measure.alone import Fresh, Given
 from mlopt.measure.interleave import Subject
 from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measurement import Interval, Latency, Measurement
@@ -38,7 +39,7 @@ class Timed:
     """All that the runs found."""
 
     runs: list[Run] = field(default_factory=list)
-    peaks: Peaks = field(default_factory=Peaks)
+    processes: Processes = field(default_factory=Processes)
     facts: dict[str, Any] = field(default_factory=dict)
     offline: float = 0.0
     major_faults: int = 0
@@ -49,9 +50,17 @@ class Timed:
 
 
 def time_both(
-    candidate: Subject, baseline: Subject, feeds: Feeds, method: Method, margins: Margins, *, seed: int
+    candidate: Subject,
+    baseline: Subject,
+    feeds: Feeds,
+    method: Method,
+    margins: Margins,
+    *,
+    seed: int,
+    bounded: bool = False,
 ) -> Timed:
-    """Run once, and once more in fresh processes when something fails. Raises `WorkerFailed`."""
+    """Run once, and once more in fresh processes when something fails. `bounded` asks for as many processes of the
+    candidate as a bound of its memory and load time takes. Raises `WorkerFailed`."""
     found = Timed()
     for number in range(2):
         with SideBySide(candidate, baseline, feeds.single, feeds.offline, method, seed + number) as side_by_side:
@@ -62,23 +71,24 @@ def time_both(
             )
             faults = side_by_side.major_faults("candidate") - faults
             offline = {role: side_by_side.batch(role) for role in ROLES}
-            found.peaks.candidate += [side_by_side.peak_memory(role) for role in ("candidate", "twin")]
-            found.peaks.baseline += [side_by_side.peak_memory(role) for role in ("baseline", "control")]
+            for role in ROLES:
+                side = "candidate" if role in ("candidate", "twin") else "baseline"
+                fresh: Fresh = getattr(found.processes, side)
+                fresh.load_times.append(side_by_side.facts[role]["load_time"])
+                fresh.peaks.append(side_by_side.peak_memory(role))
             if number == 0:
                 found.facts, found.offline = side_by_side.facts["candidate"], offline["candidate"]
                 found.major_faults = faults
         if not found.runs[0].failed:
             break
-    if margins.peak_memory is not None:
-        probe(
-            found.peaks,
-            candidate,
-            baseline,
-            margin=margins.peak_memory,
-            feeds=feeds.single,
-            offline=feeds.offline,
-            method=method,
-        )
+    probe(
+        found.processes,
+        candidate,
+        baseline,
+        margin=margins.peak_memory,
+        bounded=bounded,
+        given=Given(feeds.single, feeds.offline, method),
+    )
     return found
 
 
@@ -107,7 +117,7 @@ def checks_of(found: Timed, margins: Margins) -> Iterator[Check]:
             _note(first, again, clock.metric),
         )
     if margins.peak_memory is not None:
-        yield found.peaks.check(margins.peak_memory)
+        yield found.processes.check(margins.peak_memory)
 
 
 def timing_of(found: Timed, feeds: Feeds, method: Method, device: str) -> Timing:
@@ -142,6 +152,7 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
     speedup = Interval(1.0, 1.0, 1.0, "not judged")
     if change:
         speedup = Interval(1 / (1 + change.value), 1 / (1 + change.high), _inverse(1 + change.low), change.method)
+    starts = found.processes.candidate.starts
     return Measurement(
         device=found.facts["device"] or device,
         grade="measured",
@@ -165,12 +176,13 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         rounds=2 * run.pairs,
         throughput=feeds.offline_batch / found.offline,
         offline_batch=feeds.offline_batch,
-        load_time=found.facts["load_time"],
+        load_time=starts.load_time.value,
         first_inference=found.facts["first_inference"],
-        peak_memory=min(found.peaks.candidate),
+        peak_memory=int(starts.peak_memory.value),
         memory_after_import=found.facts["memory_after_import"],
         memory_after_load=found.facts["memory_after_load"],
         major_faults=found.major_faults,
+        starts=starts,
     )
 
 

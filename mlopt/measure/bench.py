@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
 from mlopt.insight import Anatomy
-from mlopt.measure.alone import Shared, cold_start, loaded, shared
+from mlopt.measure.alone import Given, Shared, arena_peak, cold_start, loaded, shared, started_again
 from mlopt.measure.energy import Energy, counters, spent
 from mlopt.measure.inside import look_inside
 from mlopt.measure.interleave import Subject, measure_together
@@ -40,7 +40,8 @@ _FEEDS = 4
 class Benched:
     """One model in one runtime; `model` as the person named it. `versions` are those of the runtime's packages.
 
-    `cold_start` is from starting a process to its first answer, in seconds; `server` is there in that scenario, and
+    `cold_start` is from starting a process to its first answer, in seconds; `arena_peak` what the runtime counted of
+    its own memory at its peak, in bytes, None where it does not tell; `server` is there in that scenario, and
     `measurement` then of single queries. `loadgen` is what MLPerf's own load generator says, where it was asked for: of
     a server at the highest rate that held. `energy` is None where nothing counts it, `shared` (the memory of several
     processes) and `inside` where nobody asked.
@@ -53,6 +54,7 @@ class Benched:
     measurement: Measurement
     percentiles: tuple[Percentile, ...]
     cold_start: float
+    arena_peak: int | None
     server: ServerRate | None
     loadgen: LoadGenResult | None
     energy: Energy | None
@@ -156,10 +158,10 @@ def bench(
     if failures:
         raise next(iter(failures.values()))
     seconds = method.seconds / 2 / len(named)
-    asks = _Asks(method, bound, bounds, loadgen, workers, layers, device, seconds)
+    asks = _Asks(Given(single, offline, method, bounds), bound, loadgen, workers, layers, device, seconds)
     found, missing = [], ""
     for name, subject in named:
-        one, why = _benched(name, subject, measured[subject.name], single, asks)
+        one, why = _benched(name, subject, measured[subject.name], asks)
         found.append(one)
         missing = missing or why
     itself = measured[copy.name].speedup
@@ -171,9 +173,8 @@ def bench(
 class _Asks:
     """What is asked of each model alone, after the rounds; `seconds` bound each part of it."""
 
-    method: Method
+    given: Given
     bound: float | None
-    limits: Limits
     loadgen: bool
     workers: int
     layers: bool
@@ -181,48 +182,44 @@ class _Asks:
     seconds: float
 
 
-def _benched(
-    name: str, subject: Subject, taken: Measurement, single: Sequence[Mapping[str, Any]], asks: _Asks
-) -> tuple[Benched, str]:
+def _benched(name: str, subject: Subject, taken: Measurement, asks: _Asks) -> tuple[Benched, str]:
     """One model, and why its energy is not known."""
+    given, method, limits = asks.given, asks.given.method, asks.given.limits
     weights, server, by_loadgen, energy = _files(subject.artifact.main), None, None, None
-    on_gpu = not taken.device.startswith(asks.device)
-    given, why = counters(gpu=on_gpu)
-    if asks.limits.grade != "measured":
-        given, why = (), "an emulator's energy is nobody's"
-    scenario, threads = asks.method.scenario, asks.method.threads
-    if scenario == "server" or asks.loadgen or given:
-        with loaded(subject, single, threads=threads, limits=asks.limits) as worker:
-            if scenario == "server" and asks.bound is not None:
+    counts, why = counters(gpu=not taken.device.startswith(asks.device))
+    if limits.grade != "measured":
+        counts, why = (), "an emulator's energy is nobody's"
+    if method.scenario == "server" or asks.loadgen or counts:
+        with loaded(subject, given.single, threads=method.threads, limits=limits) as worker:
+            if method.scenario == "server" and asks.bound is not None:
                 server = highest_rate(worker, asks.bound, seconds=asks.seconds)
             if asks.loadgen:
-                by_loadgen = ask_loadgen(worker, scenario, taken, asks.seconds, server)
-            if given:
-                energy = spent(worker, given)
-    started = cold_start(subject, single, threads=threads, files=weights, limits=asks.limits)
+                by_loadgen = ask_loadgen(worker, method.scenario, taken, asks.seconds, server)
+            if counts:
+                energy = spent(worker, counts)
     found = Benched(
         name,
         *_identity(weights),
         versions_of(subject.runtime),
-        taken,
+        started_again(taken, subject, given),
         percentiles_of(taken.latency.samples),
-        started,
+        cold_start(subject, given.single, threads=method.threads, files=weights, limits=limits),
+        arena_peak(subject, given),
         server,
         by_loadgen,
         energy,
-        shared(subject, single, workers=asks.workers, threads=threads, limits=asks.limits)
+        shared(subject, given.single, workers=asks.workers, threads=method.threads, limits=limits)
         if asks.workers > 1
         else None,
-        _inside(subject, single, asks) if asks.layers else None,
+        _inside(subject, asks) if asks.layers else None,
     )
     return found, why
 
 
-def _inside(subject: Subject, single: Sequence[Mapping[str, Any]], asks: _Asks) -> Anatomy:
-    method = asks.method
-    return look_inside(
-        subject, single, threads=method.threads, batch=method.query_batch, device=asks.device, limits=asks.limits
-    )
+def _inside(subject: Subject, asks: _Asks) -> Anatomy:
+    given, method = asks.given, asks.given.method
+    batch, limits = method.query_batch, given.limits
+    return look_inside(subject, given.single, threads=method.threads, batch=batch, device=asks.device, limits=limits)
 
 
 def _shared_signature(files: Mapping[str, Path]) -> Signature:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
+from mlopt.measure.alone import Fresh
 from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measure.process import Worker, write_feeds
@@ -157,6 +158,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
     speedup = ratio(of_baseline, medians)
     # The clocks of a few rounds may all have been lucky; beside the baseline, which had the same rounds, less so.
     beside = statistics.median(of_baseline) / speedup.low
+    alone = Fresh([run.facts["load_time"]], [run.worker.ask("peak")["peak_memory"]]).starts
     return Measurement(
         device=run.facts["device"] or device,
         grade=run.worker.cell.limits.grade,
@@ -180,12 +182,13 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
         rounds=len(run.rounds),
         throughput=offline_batch / statistics.median(run.offline),
         offline_batch=offline_batch,
-        load_time=run.facts["load_time"],
+        load_time=alone.load_time.value,
         first_inference=run.facts["first_inference"],
-        peak_memory=run.worker.ask("peak")["peak_memory"],
+        peak_memory=int(alone.peak_memory.value),
         memory_after_import=run.facts["memory_after_import"],
         memory_after_load=run.facts["memory_after_load"],
         major_faults=run.major_faults,
+        starts=alone,
     )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -32,6 +32,7 @@ class Worker:
     log: IO[bytes]
     cell: Cell
     began: float  # when it was started, on the clock of time.perf_counter
+    facts: dict[str, Any] = field(default_factory=dict)  # what it said on loading
 
     @classmethod
     def start(cls, subject: str, limits: Limits = UNLIMITED) -> Self:

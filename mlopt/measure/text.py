@@ -53,6 +53,8 @@ def _notes(found: BenchResult) -> Iterator[str]:
     for limit in found.limits:
         yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
     for name, model in zip(found.labelled, found.models, strict=True):
+        arena = f"; its runtime counted {text.size(model.arena_peak)} in the arena" if model.arena_peak else ""
+        yield f"{name} {text.starts(model.measurement.starts)}{arena}"
         if several := model.shared:
             yield (
                 f"{several.workers} processes of {name} take {text.size(several.together)} together (PSS), each "

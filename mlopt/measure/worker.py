@@ -22,7 +22,7 @@ from mlopt.array_files import load_arrays
 from mlopt.errors import MloptError, UnsupportedModel
 from mlopt.measure import loadgen
 from mlopt.measure.instructions import Counter
-from mlopt.runners.runner import OnDevice, Profiled, Runner
+from mlopt.runners.runner import Accounted, OnDevice, Profiled, Runner
 
 _KIB: Final = 1024
 _BEFORE: Final = 0.01  # seconds before the first query arrives
@@ -86,6 +86,8 @@ class Loaded:
                     reply = loaded.batch(**command)
                 elif kind == "profile":
                     reply = loaded.profile(**command)
+                elif kind == "arena":
+                    reply = loaded.arena()
                 elif kind == "serve":
                     reply = loaded.serve_at(**command)
                 elif kind == "instructions":
@@ -157,6 +159,13 @@ class Loaded:
         if not isinstance(runner, Profiled):
             raise UnsupportedModel(f"{self.kind.name} has no profiler that mlopt can read.")
         return dataclasses.asdict(runner.profile(self.single, count=count))
+
+    def arena(self) -> dict[str, Any]:
+        """What the runtime's own arena held at most over all feeds, None where it does not tell; a last command too."""
+        self.runner.__exit__(None, None, None)
+        runner = self.kind(self.model, threads=self.threads)
+        feeds = [*self.single, *self.offline]
+        return {"arena_peak": runner.arena_peak(feeds) if isinstance(runner, Accounted) else None}
 
     def peak(self) -> dict[str, Any]:
         """VmHWM, which unlike ru_maxrss is not inherited from the parent over fork and exec."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from mlopt import surroundings
 from mlopt.choose import Choice, Judged
 from mlopt.engines import is_experimental
+from mlopt.intervals import FEWEST
 from mlopt.progress import Progress
 from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
+from mlopt.report import text
 from mlopt.report.engines import engine_note, engines_on, sparse_note, to_build
 from mlopt.report.report import (
     SCHEMA,
@@ -88,7 +90,7 @@ def describe(
         image=_image(image) if image else None,
         image_left_out=image_left_out,
         steps=tuple(progress.runs),
-        notes=(*_notes(prepared, built, choice, image), *preflight),
+        notes=(*_starts(by_name.get(choice.winner)), *_notes(prepared, built, choice, image), *preflight),
         insight=insight,
     )
 
@@ -180,6 +182,12 @@ def _image(image: Image) -> ImageFacts:
             for found in image.platforms
         },
     )
+
+
+def _starts(ships: Judged | None) -> Iterator[str]:
+    """What bounds the load time and memory of what ships, where a budget asked for one."""
+    if ships and ships.measurement and ships.measurement.starts.processes >= FEWEST:
+        yield f"{ships.name} {text.starts(ships.measurement.starts)}."
 
 
 def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, TypeGuard, TypeVar
 
-from mlopt.measurement import Interval
+from mlopt.measurement import Interval, Starts
 
 ABSENT: Final = "–"
 _DIGEST: Final = re.compile("sha256:[0-9a-f]{64}")
@@ -29,6 +29,14 @@ def seconds(value: float | None) -> str:
         minutes, rest = divmod(round(value), 60)
         return f"{minutes} min {rest:02} s"
     return _scaled(value, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)))
+
+
+def starts(found: Starts) -> str:
+    """What fresh processes take, at most: where they are enough for a bound."""
+    return (
+        f"loads within {seconds(found.load_time.high)} and peaks within {size(found.peak_memory.high)} of memory (95 % "
+        f"bounds of the medians of {found.processes} fresh processes)"
+    )
 
 
 def size(value: float | None) -> str:

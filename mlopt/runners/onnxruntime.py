@@ -56,6 +56,11 @@ class OnnxRuntimeRunner:
 
         return recorded(self.model, self._options(), run, warm_up=warm_up)
 
+    def arena_peak(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> int | None:
+        from mlopt.runners.onnxruntime_arena import arena_peak
+
+        return arena_peak(self.model, feeds, threads=self.threads)
+
     def _options(self) -> Any:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort

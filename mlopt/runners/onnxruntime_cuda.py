@@ -98,6 +98,10 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
     def profile(self, feeds: Sequence[Mapping[str, np.ndarray]], *, count: int) -> Profile:
         raise UnsupportedModel("ONNX Runtime's profiler times when the GPU is given work, not how long it takes.")
 
+    def arena_peak(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> int | None:
+        """Not told: most of it is the GPU's, and the C interface would run the model on the CPU."""
+        return None
+
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         outputs = OnnxRuntimeRunner.infer(self, feeds)
         if self.placed is None:

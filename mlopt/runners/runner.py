@@ -66,3 +66,15 @@ class Profiled(Protocol):
         Raises `UnsupportedModel`.
         """
         ...
+
+
+@runtime_checkable
+class Accounted(Protocol):
+    """A runner whose runtime counts what it allocates: the same for the same model, feeds and machine, however busy."""
+
+    def arena_peak(self, feeds: Sequence[Arrays]) -> int | None:
+        """Bytes that the runtime's own arena held at most. It loads the model anew and needs no `with`.
+
+        None where the runtime that is installed does not tell. Raises `UnsupportedModel`.
+        """
+        ...

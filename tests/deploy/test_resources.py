@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mlopt.deploy.resources import MIB, cpu_of, memory_of
+from mlopt.measure.alone import Fresh
 from mlopt.measurement import Interval, Latency, Measurement
 from mlopt.target import Cpu, Target
 from mlopt.units import Bytes
@@ -30,6 +31,7 @@ TAKEN = Measurement(
     memory_after_import=50 * MIB,
     memory_after_load=80 * MIB,
     major_faults=0,
+    starts=Fresh([0.1], [200 * MIB - 4096]).starts,
 )
 
 

@@ -10,8 +10,9 @@ import pytest
 from mlopt.gate.compare import budgets, instructions, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
+from mlopt.measure.alone import Fresh
 from mlopt.measure.bench import versions_of
-from mlopt.measurement import Accuracy, Interval, Latency, Measurement
+from mlopt.measurement import Accuracy, Interval, Latency, Measurement, Starts
 from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction
 
@@ -37,28 +38,46 @@ MEASURED = Measurement(
     memory_after_import=10**7,
     memory_after_load=10**7,
     major_faults=0,
+    starts=Fresh([0.1] * 6, [10**8] * 6).starts,
 )
 
 
-def memory_beside(**ran: object) -> Check | NotCompared | None:
+def memory_beside(*, peaks: int = 6, arena: int | None = None, **ran: object) -> dict[str, Check | NotCompared]:
     method = {"scenario": "single-stream", "threads": 1, "batch": 1, "offline_batch": 8, **ran}
     machine = {"cpu": "A CPU", **versions_of("onnxruntime")}
-    stored = Stored(Path("s.json"), SIDE, machine, method, {"peak-memory": 1e8}, None, None, None)  # type: ignore[arg-type]
-    return stored_memory(Margins(peak_memory=Fraction(0.03)), stored, MEASURED, cpu="A CPU")
+    stored = Stored(Path("s.json"), SIDE, machine, method, {"arena-peak": 100.0}, (10**8,) * peaks, None, None, None)  # type: ignore[arg-type]
+    margins = Margins(peak_memory=Fraction(0.03), arena_peak=Fraction(0.01))
+    found = stored_memory(margins, stored, MEASURED, arena, cpu="A CPU")
+    return {one.metric: one for one in found}
 
 
 def test_stored_memory_is_compared_only_where_both_ran_alike() -> None:
-    alike = memory_beside()
+    alike = memory_beside()["peak-memory"]
     assert isinstance(alike, Check)
     assert alike.verdict == "pass"
     others = {"scenario": "offline", "threads": 2, "batch": 4, "offline_batch": 64}
     for name, value in others.items():
-        left = memory_beside(**{name: value})
-        assert isinstance(left, NotCompared), name
-        assert f"{name.replace('_', '-')} {value}" in left.reason
-    before = memory_beside(offline_batch=None)
+        for left in memory_beside(arena=100, **{name: value}).values():
+            assert isinstance(left, NotCompared), name
+            assert f"{name.replace('_', '-')} {value}" in left.reason
+    before = memory_beside(offline_batch=None)["peak-memory"]
     assert isinstance(before, NotCompared)
     assert "(unknown)" in before.reason
+
+
+def test_one_stored_process_proves_nothing_about_memory() -> None:
+    one = memory_beside(peaks=1)["peak-memory"]
+    assert isinstance(one, Check)
+    assert one.verdict == "inconclusive"
+    assert "store the baseline anew" in one.note
+
+
+def test_a_stored_arena_is_compared_to_the_byte() -> None:
+    verdicts = [getattr(memory_beside(arena=count)["arena-peak"], "verdict", None) for count in (100, 101, 102)]
+    assert verdicts == ["pass", "pass", "fail"]
+    left = memory_beside(arena=None)["arena-peak"]
+    assert isinstance(left, NotCompared)
+    assert "does not tell" in left.reason
 
 
 def answered(*, lost: int = 0, samples: int = 75, labelled: bool = True) -> Accuracy:
@@ -107,6 +126,30 @@ def test_what_misses_the_limit_itself_still_fails() -> None:
     assert verdict(answered(labelled=False), min_sqnr=70.0) == "fail"
     assert verdict(answered(), latency_p50=0.0009) == "fail"
     assert verdict(answered(), latency_p90=0.0019) == "fail"
+    assert verdict(answered(), peak_memory=10**8 - 1) == "fail"
+    assert verdict(answered(), load_time=0.09) == "fail"
+
+
+def test_budgets_of_memory_and_load_time_are_judged_on_a_bound_of_six_processes() -> None:
+    apart = Fresh([0.1, 0.1, 0.1, 0.1, 0.1, 0.2], [100, 100, 100, 100, 100, 110]).starts
+    taken = dataclasses.replace(MEASURED, starts=apart)
+
+    def said(starts: Starts, **given: float) -> Check:
+        limits = Budgets(**given)  # type: ignore[arg-type]
+        measured = dataclasses.replace(taken, starts=starts)
+        (one,) = budgets(limits, SIDE, None, measured)
+        assert isinstance(one, Check)
+        return one
+
+    assert said(apart, peak_memory=110).verdict == "pass"
+    open_ = said(apart, peak_memory=109)
+    assert (open_.verdict, open_.candidate) == ("inconclusive", 110)
+    assert "inconclusive: bound of the median of 6 fresh processes, which is 100" in open_.note
+    assert said(apart, load_time=0.15).verdict == "inconclusive"
+    assert said(apart, load_time=0.09).verdict == "fail"
+    few = said(Fresh([0.1] * 5, [100] * 5).starts, peak_memory=200)
+    assert few.verdict == "inconclusive"
+    assert "a bound takes 6" in few.note
     assert verdict(answered(), file_size=3999) == "fail"
 
 

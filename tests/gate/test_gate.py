@@ -86,8 +86,10 @@ def test_a_rebuild_of_the_same_model_passes(base: Path, rebuilt: Path, samples: 
         "latency-p50": "pass",
         "cpu-time": "pass",
         "peak-memory": "pass",
+        "arena-peak": "pass",
     }
     assert result.verdict == "pass"
+    assert result.slower == ()
     assert result.timing
     assert result.timing.pairs >= 16
     assert result.timing.control is not None
@@ -107,6 +109,9 @@ def test_a_slower_larger_model_fails_after_a_second_run(base: Path, tmp_path: Pa
     assert result.timing
     assert result.timing.runs == 2
     assert "says the same" in next(check.note for check in result.checks if check.metric == "latency-p50")
+    worst = result.slower[0]
+    assert (worst.layer, worst.operators.partition(" ")[0]) == ("conv2", "Conv"), "nine times the products"
+    assert worst.candidate > worst.baseline > 0
 
 
 def test_the_same_file_is_not_timed(base: Path) -> None:
@@ -193,7 +198,7 @@ def test_a_stored_result_is_compared_on_what_is_comparable(
     before = judged(base, base, samples=str(samples))
     result = judged(rebuilt, stored(before, tmp_path / "before.json"), samples=str(samples))
     assert result.verdict == "pass"
-    assert set(verdicts(result)) == {"file-size", "answers-nan", "top1", "peak-memory"}
+    assert set(verdicts(result)) == {"file-size", "answers-nan", "top1", "peak-memory", "arena-peak"}
     assert {one.metric for one in result.not_compared} == {"latency-p50", "cpu-time"}
     asked = dataclasses.replace(PROFILE, budgets=Budgets(min_cosine=0.99))
     left = judged(rebuilt, tmp_path / "before.json", asked).not_compared

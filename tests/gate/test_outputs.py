@@ -15,7 +15,8 @@ from gate_results import made
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from mlopt.gate.outputs import FORMATS, to_bencher, to_benchmark_json, to_csv
-from mlopt.gate.result import Check, GateResult
+from mlopt.gate.result import Check, GateResult, Slower
+from mlopt.gate.text import to_terminal
 from mlopt.measurement import Interval
 
 # github-action-benchmark: an array of these, by its documentation of custom tools.
@@ -116,6 +117,17 @@ def test_csv_has_one_row_for_each_check_and_no_formula(result: GateResult) -> No
     assert [row["metric"] for row in rows] == [check.metric for check in result.checks]
     assert float(rows[1]["change"]) == pytest.approx(0.118)
     assert not any(cell.startswith(("=", "+", "@")) for row in rows for cell in row.values())
+
+
+def test_slower_layers_are_a_table_in_both_texts() -> None:
+    result = dataclasses.replace(made("fail"), slower=(Slower("conv|1", "Conv + Relu", 0.0004, 0.0005),))
+    shown = to_terminal(result, width=100, color=False).splitlines()
+    assert "layer   operators    baseline  candidate     more" in shown
+    assert "conv|1  Conv + Relu    400 µs     500 µs  +100 µs" in shown
+    assert "conv|1    400 µs     500 µs  +100 µs" in to_terminal(result, width=40, color=False).splitlines()
+    (row,) = (line for line in FORMATS["markdown"](result).splitlines() if "Conv" in line)
+    assert row == "| conv\\|1 | Conv + Relu | 400 µs | 500 µs | +100 µs |"
+    assert "profiler" not in FORMATS["markdown"](made("pass"))
 
 
 def test_markdown_is_a_table_that_names_cannot_break(result: GateResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from mlopt.measure.alone import Fresh
 from mlopt.measurement import Accuracy, BudgetVerdict, Interval, Latency, Measurement
 from mlopt.report.report import CandidateFacts, StepFacts
 
@@ -133,6 +134,7 @@ def _candidate(
         memory_after_import=41_000_000,
         memory_after_load=44_000_000 + 2 * file_size,
         major_faults=0,
+        starts=Fresh([0.021 + file_size * 4e-9], [58_000_000 + file_size * 4]).starts,
     )
     accuracy = Accuracy(
         device=DEVICE,

@@ -1,0 +1,65 @@
+"""Budgets of memory and load time in a compile: what ships keeps them in six fresh processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import walks
+from nets import conv_net
+
+
+def compiled(folder: Path, budgets: str) -> dict[str, Any]:
+    model = folder / "net.onnx"
+    onnx.save(conv_net(), model)
+    profile = walks.profile(folder, budgets)
+    done = walks.mlopt(
+        *(
+            "compile",
+            model,
+            "--profile",
+            profile,
+            "--recipe",
+            "fp32",
+            "--recipe",
+            "int8-dynamic",
+            "--no-image",
+            "-o",
+            folder / "out",
+        ),
+        cwd=folder,
+    )
+    assert done.returncode in (0, 5), done.stderr
+    found: dict[str, Any] = json.loads(next((folder / "out").rglob("report.json")).read_bytes())
+    return found
+
+
+def judged(report: dict[str, Any], budget: str) -> tuple[dict[str, Any], int]:
+    """The verdict on what ships, and the processes that it comes from."""
+    ships = next(one for one in report["candidates"] if one["name"] == report["winner"])
+    verdict = next(one for one in ships["verdicts"] if one["budget"] == budget)
+    return verdict, len(ships["measurement"]["starts"]["peaks"])
+
+
+@pytest.mark.slow
+def test_what_ships_is_started_six_times_and_the_rest_once(tmp_path: Path) -> None:
+    report = compiled(tmp_path, 'peak-memory = "2GB"\nload-time = "20s"')
+    for budget, what in (("peak-memory", "peak_memory"), ("load-time", "load_time")):
+        verdict, processes = judged(report, budget)
+        ships = next(one for one in report["candidates"] if one["name"] == report["winner"])
+        assert processes == 6
+        assert verdict["outcome"] == "met"
+        assert verdict["actual"] == ships["measurement"]["starts"][what]["high"]
+        assert "bound of the median of 6 fresh processes" in verdict["note"]
+    assert any("95 % bounds of the medians of 6 fresh processes" in note for note in report["notes"])
+    others = [one for one in report["candidates"] if one["name"] != report["winner"] and one["measurement"]]
+    assert {len(one["measurement"]["starts"]["peaks"]) for one in others} == {1}
+
+
+@pytest.mark.slow
+def test_without_such_a_budget_nothing_is_started_for_it(tmp_path: Path) -> None:
+    report = compiled(tmp_path, "min-cosine = 0.9")
+    assert {len(one["measurement"]["starts"]["peaks"]) for one in report["candidates"] if one["measurement"]} == {1}
