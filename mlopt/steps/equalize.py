@@ -44,7 +44,7 @@ class Equalize(Calibrated):
     """
 
     name: ClassVar[str] = "equalize"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
