@@ -18,6 +18,7 @@ import onnx
 import pytest
 import walks
 
+from mlopt import paths
 from mlopt.image.fetch import Inputs
 from mlopt.measure import json_schema
 
@@ -132,14 +133,18 @@ def test_ship_ships_what_was_asked_for(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_search_that_keeps_nothing_is_not_timed_twice(place: Path, tmp_path: Path) -> None:
-    recipes = ("--recipe", "int8-mixed", "--recipe", "int8-static")
+    told = paths.declarations("optimize")["int8-mixed"].read_text()
+    before, equalize, rest = told.split("[[step]]", 2)
+    assert '"equalize"' in equalize, "which gives other bytes"
+    (place / "searched.toml").write_text(f"{before}[[step]]{rest}")
+    recipes = ("--recipe", "./searched.toml", "--recipe", "int8-static")
     report, _ = compiled(place, "--samples", "samples.npz", "-p", "./small.toml", *recipes, out=tmp_path)
-    mixed = next(one for one in report["candidates"] if one["name"] == "int8-mixed")
+    mixed = next(one for one in report["candidates"] if one["name"] == "searched")
     assert mixed["failure"] == "it comes out as int8-static, byte for byte"
     report, _ = compiled(
-        place, "--samples", "samples.npz", "-p", "./small.toml", *recipes, "--ship", "int8-mixed", out=tmp_path
+        place, "--samples", "samples.npz", "-p", "./small.toml", *recipes, "--ship", "searched", out=tmp_path
     )
-    assert shipped(report)["name"] == "int8-mixed", "what was asked for by name ships, whoever else is the same"
+    assert shipped(report)["name"] == "searched", "what was asked for by name ships, whoever else is the same"
 
 
 @pytest.mark.slow

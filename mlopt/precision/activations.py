@@ -1,4 +1,4 @@
-"""What stays in floating point where only products with weights compute on integers: attention, and joints apart."""
+"""Activations that are special: attention and idle joints, which some runtimes get in floating point; and scores."""
 
 from __future__ import annotations
 
@@ -36,3 +36,15 @@ def idle_joints(graph: Any) -> tuple[str, ...]:
         elif node.op_type in _PASSING and reaching.intersection(node.output):
             reaching.update(node.input)
     return tuple(node.name for node in graph.node if node.op_type in _JOINTS and not reaching.intersection(node.output))
+
+
+def scores(graph: Any) -> frozenset[str]:
+    """The tensors behind the last products: no product reads them, past whatever other nodes.
+
+    What lies at the end of their ranges is the answer, and nothing after them makes good for cutting it off.
+    """
+    before: set[str] = set()  # tensors that lead to a product
+    for node in reversed(graph.node):
+        if node.op_type in PRODUCTS or before.intersection(node.output):
+            before.update(node.input)
+    return frozenset(name for node in graph.node for name in node.output if name and name not in before)

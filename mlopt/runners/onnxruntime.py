@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class OnnxRuntimeRunner:
-    """Loads with all graph optimisations; `threads` is the intra-operator pool, operators run in sequence.
+    """Loads with all graph optimisations, or the graph `as_written` with none; `threads` is the intra-operator pool,
+    operators run in sequence.
 
     Raises `UnsupportedModel` when the runtime has no kernel for a node or the graph is invalid.
     """
@@ -31,6 +32,7 @@ class OnnxRuntimeRunner:
 
     model: Path
     threads: int = field(kw_only=True)
+    as_written: bool = field(default=False, kw_only=True)
     _session: Any = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
@@ -69,6 +71,8 @@ class OnnxRuntimeRunner:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if self.as_written:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # A pool that spins between queries steals the core from whoever is measured next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.noise import answers, noise
 from mlopt.repair.chains import Pair, pairs_of
 from mlopt.repair.equalization import Balance, equalize
@@ -38,15 +39,17 @@ class Equalize(Calibrated):
     Three balances between layers are tried (`repair/equalization.py`), and none, then outliers behind normalisations
     moved into the products that read them (`repair/migration.py`), and not: what makes the quantized model nearest to
     the original on the first `samples` of `calibration` is kept. The other options say how that model is quantized,
-    and are those of the `quantize-static` that follows.
+    and are those of the `quantize-static` that follows. With `repair`, which makes good for the rounding of weights,
+    only that of activations counts.
     """
 
     name: ClassVar[str] = "equalize"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
+    repair: bool = False
     samples: int = 16
 
     def run(self, source: Artifact, into: Path) -> None:
@@ -81,7 +84,9 @@ class Equalize(Calibrated):
                     return math.inf
                 ranges = self.qdq.observe(tried, self.calibration, Path(scratch), self.how, first=self.samples)
                 self.qdq.write(tried, ranges, path)
-                return noise(exact, answers(path, feeds)).power
+                if self.repair:
+                    onnx.save(_with_weights_of(tried, onnx.load(str(path))), str(path))
+                return noise(exact, answers(path, feeds, as_written=self.repair)).power
 
             best, least = model, power(model)
             for rivals in self._changes(original, pairs, norms):
@@ -104,6 +109,27 @@ class Equalize(Calibrated):
             yield [partial(equalize, pairs, reach=reach, balance=balance) for balance in get_args(Balance)]
         if norms:
             yield [partial(migrate, norms, reach=reach)]
+
+
+def _with_weights_of(model: Any, quantized: Any) -> Any:
+    """`quantized`, a copy of `model` with pairs, whose products read the weights and biases of `model` as they are."""
+    import onnx
+
+    exact = {tensor.name: tensor for tensor in model.graph.initializer}
+    read = {node.name: node.input for node in model.graph.node}
+    stored = {tensor.name for tensor in quantized.graph.initializer}
+    pairs = [node for node in quantized.graph.node if node.op_type == "DequantizeLinear"]
+    rounded = {node.output[0] for node in pairs if node.input[0] in stored}
+    given: dict[str, Any] = {}
+    for node in quantized.graph.node:
+        for place, name in enumerate(node.input):
+            if name in rounded and node.op_type in PRODUCTS:
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(exact[read[node.name][place]])
+                node.input[place] = tensor.name = f"{tensor.name}__exact"
+                given[tensor.name] = tensor
+    quantized.graph.initializer.extend(given.values())
+    return quantized
 
 
 class _Reach:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
-from mlopt.precision.activations import idle_joints, unweighted
+from mlopt.precision.activations import idle_joints, scores, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid, paired_grids
@@ -151,7 +151,7 @@ class Qdq:
         self, model: Any, samples: Samples, scratch: Path, how: Calibration, *, first: int | None = None
     ) -> dict[str, Range]:
         """Ranges of every floating-point tensor that an operator to be quantized reads or writes, over all samples
-        or the `first` few.
+        or the `first` few; those of scores reach from extreme to extreme.
 
         Raises `SamplesInvalid` when a sample leads to NaN or infinity.
         """
@@ -167,6 +167,7 @@ class Qdq:
                     lambda: itertools.islice(samples.feeds(batch=1), first),
                     how,
                     symmetric=self.scheme[0] == "s",
+                    whole=scores(model.graph),
                 )
         finally:
             ready.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -66,33 +66,44 @@ def _is_number(value: object) -> bool:
 
 
 def observe(
-    model: Path, names: Iterable[str], feeds: Feeds, how: Calibration, *, symmetric: bool = False
+    model: Path,
+    names: Iterable[str],
+    feeds: Feeds,
+    how: Calibration,
+    *,
+    symmetric: bool = False,
+    whole: Collection[str] = (),
 ) -> dict[str, Range]:
     """Ranges by tensor name over all feeds, one query in memory at a time; a tensor that is always empty gets (0, 0).
 
     `feeds` is called once for each pass. `entropy` takes two: its bins end at the extremes, which only a whole pass
     knows, and where two windows diverge almost alike, the counts of one pass, spread over those bins afterwards,
     are not exact enough to choose as the exact ones do. All other calibrators take one pass. `symmetric` says whether
-    the scheme has its zero point in the middle. Raises `NotFinite`.
+    the scheme has its zero point in the middle; tensors named in `whole` keep their extremes whatever the calibrator.
+    Raises `NotFinite`.
     """
     watched = Watched(model, names)
     if how.calibrator == "moving-average":
-        averages = watched.collect(feeds(), lambda name: _Average(how.averaging_constant))
+        averages = watched.collect(
+            feeds(), lambda name: _Extremes() if name in whole else _Average(how.averaging_constant)
+        )
         return {name: seen.range for name, seen in averages.items()}
     if how.calibrator in ("percentile", "mse"):
         counted = watched.collect(feeds(), lambda name: Histogram(_BINS))
-        return {name: _clipped(seen, how, symmetric) for name, seen in counted.items()}
+        return {name: _clipped(seen, how, symmetric, whole=name in whole) for name, seen in counted.items()}
     extremes = {name: seen.range for name, seen in watched.collect(feeds(), lambda name: _Extremes()).items()}
     if how.calibrator == "min-max":
         return extremes
     reach = {name: max(-seen.low, seen.high) for name, seen in extremes.items()}
     counted = watched.collect(feeds(), lambda name: Histogram(how.bins, reach=reach[name]))
-    return {name: _clipped(seen, how, symmetric) for name, seen in counted.items()}
+    return {name: _clipped(seen, how, symmetric, whole=name in whole) for name, seen in counted.items()}
 
 
-def _clipped(seen: Histogram, how: Calibration, symmetric: bool) -> Range:
+def _clipped(seen: Histogram, how: Calibration, symmetric: bool, *, whole: bool) -> Range:
     if seen.low > seen.high:
         return _NOTHING
+    if whole:
+        return Range(seen.low, seen.high)
     if how.calibrator == "percentile":
         return percentile(seen, how.percentile)
     if how.calibrator == "mse":

@@ -1,4 +1,4 @@
-"""What stays in floating point where only products with weights compute on integers."""
+"""What stays in floating point where only products with weights compute on integers; and scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import transformer_net
+from nets import conv_net, transformer_net
 from onnx import helper
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.onnx_file import notes_in
-from mlopt.precision.activations import idle_joints, unweighted
+from mlopt.precision.activations import idle_joints, scores, unweighted
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -33,6 +33,25 @@ def test_a_joint_counts_where_a_product_reads_it_past_what_hands_it_on() -> None
     graph = helper.make_graph([*chain, node("Softmax", "pooled", "s"), node("Conv", "s", "y")], "net", [], [])
     assert idle_joints(graph) == ("joined", "pooled"), "arithmetic in floating point lies between"
     assert idle_joints(helper.make_graph(chain, "net", [], [])) == ("joined", "pooled"), "outputs are no products"
+
+
+def test_scores_lie_behind_the_last_products() -> None:
+    assert scores(conv_net().graph) == {"logits"}
+    graph = conv_net().graph
+    graph.node.append(helper.make_node("Softmax", ["logits"], ["shares"], name="softmax"))
+    graph.node.append(helper.make_node("Relu", ["c1"], ["beside"], name="beside"))
+    assert scores(graph) == {"logits", "shares", "beside"}
+
+
+def test_ranges_of_scores_are_whole_whatever_the_calibrator(tmp_path: Path) -> None:
+    model = onnx.shape_inference.infer_shapes(conv_net())
+    samples = calibration(tmp_path, model)
+    step = QuantizeStatic(samples, calibrator="percentile", percentile=90)
+    found, extremes = (
+        step.qdq.observe(model, samples, tmp_path, how) for how in (step.how, QuantizeStatic(samples).how)
+    )
+    assert found["logits"] == extremes["logits"]
+    assert found["c2"] != extremes["c2"]
 
 
 def test_attention_in_floating_point_is_nearer_to_the_original_and_said(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from nets import conv_net, depthwise_net, transformer_net, unbalanced
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.errors import SamplesInvalid
+from mlopt.precision import noise
+from mlopt.precision.groups import PRODUCTS
 from mlopt.repair.migration import fork, join, norms_of
-from mlopt.steps.equalize import Equalize
+from mlopt.steps.equalize import Equalize, _with_weights_of
 from mlopt.steps.quantize_static import QuantizeStatic
 
 
@@ -135,3 +137,38 @@ def test_a_normalisation_that_somebody_else_reads_is_left_alone(tmp_path: Path) 
     model.graph.node.append(onnx.helper.make_node("Sigmoid", ["norm1"], ["other"], name="other"))
     model.graph.node.append(onnx.helper.make_node("Identity", ["norm2_gamma"], ["copy"], name="copy"))
     assert norms_of(model.graph) == ()
+
+
+def test_before_repair_the_rounding_of_weights_does_not_count(tmp_path: Path) -> None:
+    """Of a model's quantized copy only the weights are put back: what is left of its noise is that of activations."""
+    model = onnx.shape_inference.infer_shapes(depthwise_net())
+    samples, path = calibration(tmp_path, model), tmp_path / "quantized.onnx"
+    step = Equalize(samples, repair=True)
+    step.qdq.write(model, step.qdq.observe(model, samples, tmp_path, step.how), path)
+    exact, rounded = answers(source(tmp_path / "m", model), picture(3)), noise.answers(path, [picture(3)])[0]
+    onnx.save(_with_weights_of(model, onnx.load(str(path))), str(path))
+    activations_alone = noise.answers(path, [picture(3)], as_written=True)[0]
+    assert sqnr(exact, rounded) < sqnr(exact, activations_alone) < 60
+    graph = onnx.load(str(path)).graph
+    given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    trained = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = {node.name: node.input[1] for node in model.graph.node if node.op_type in PRODUCTS}
+    seen = [node for node in graph.node if node.op_type in PRODUCTS]
+    assert len(seen) == len(weights) > 2
+    for node in seen:
+        assert np.array_equal(given[node.input[1]], trained[weights[node.name]])
+        assert node.input[0] not in given
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_with_repair_to_come_channels_are_brought_together_too(tmp_path: Path, per_channel: bool) -> None:
+    model = unbalanced(depthwise_net())
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    equal = run(Equalize(samples, per_channel=per_channel, repair=True), base, tmp_path / "e")
+    exact = answers(base, picture(3))
+    assert sqnr(exact, answers(equal, picture(3))) > 100
+    alone, both = (
+        run(QuantizeStatic(samples, per_channel=per_channel, repair=True), each, tmp_path / name)
+        for each, name in ((base, "r"), (equal, "er"))
+    )
+    assert sqnr(exact, answers(both, picture(3))) > sqnr(exact, answers(alone, picture(3))) + 2

@@ -57,6 +57,19 @@ def test_percentile_is_within_one_bin(tmp_path: Path, feeds: list[dict[str, np.n
         assert (values >= high - 1.01 * bin_width).mean() >= tail - slack
 
 
+@pytest.mark.parametrize("calibrator", ["min-max", "moving-average", "percentile", "entropy", "mse"])
+def test_what_is_to_stay_whole_keeps_its_extremes(
+    tmp_path: Path, feeds: list[dict[str, np.ndarray]], calibrator: str
+) -> None:
+    """And nothing else does, but where the calibrator says so."""
+    model, names = save(conv_net(), tmp_path / "m.onnx"), ["c1", "logits"]
+    how = Calibration(calibrator, percentile=90)  # type: ignore[arg-type]
+    extremes = observe(model, names, lambda: feeds, Calibration("min-max"))
+    found = observe(model, names, lambda: feeds, how, whole={"logits"})
+    assert found["logits"] == extremes["logits"]
+    assert (found["c1"] == extremes["c1"]) == (calibrator == "min-max")
+
+
 def test_not_finite_names_where_it_began_and_the_sample(tmp_path: Path, feeds: list[dict[str, np.ndarray]]) -> None:
     model = save(conv_net(), tmp_path / "m.onnx")
     feeds[3]["image"][0, 0, 0, 0] = np.inf
