@@ -9,6 +9,7 @@ from mlopt.assess import assess, check_baseline, confirmed
 from mlopt.build import Built, build
 from mlopt.bundle import Bundle, check_place
 from mlopt.choose import Choice, Judged, choose
+from mlopt.errors import WorkerFailed
 from mlopt.insides import look_inside
 from mlopt.needless import needless, waves
 from mlopt.plan import BASELINE
@@ -55,7 +56,7 @@ def _judged(
     """All that was built, the baseline first, and which of them ships; `upon` is judged already.
 
     A budget of memory or load time takes several processes, which only what would ship is started in: where it turns
-    out not to keep that, the next best is.
+    out not to keep that, or dies in one of them, the next best is.
     """
     judged = assess(prepared, built.artifacts, built.failures, progress, upon=upon)
     while True:
@@ -69,7 +70,14 @@ def _judged(
             failures=built.failures,
         )
         winner = next(one for one in judged if one.name == choice.winner)
-        bounded = confirmed(prepared, built.artifacts, winner, progress)
+        try:
+            bounded = confirmed(prepared, built.artifacts, winner, progress)
+        except WorkerFailed as error:
+            if winner is baseline:
+                raise
+            built.failures[winner.name] = error.what
+            judged = tuple(one for one in judged if one is not winner)
+            continue
         if bounded is winner:
             return judged, choice
         judged = tuple(bounded if one is winner else one for one in judged)

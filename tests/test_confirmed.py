@@ -6,30 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import walks
-from nets import conv_net
+from nets import conv_net, save
+
+from mlopt import assess
+from mlopt.compiler import compile_model
+from mlopt.errors import WorkerFailed
+from mlopt.measure.alone import Given, started_again
+from mlopt.measure.interleave import Subject
+from mlopt.measurement import Measurement
+from mlopt.plan import BASELINE
+from mlopt.progress import Progress
+from mlopt.request import Request
 
 
 def compiled(folder: Path, budgets: str) -> dict[str, Any]:
-    model = folder / "net.onnx"
-    onnx.save(conv_net(), model)
+    model = save(conv_net(), folder / "net.onnx")
     profile = walks.profile(folder, budgets)
     done = walks.mlopt(
-        *(
-            "compile",
-            model,
-            "--profile",
-            profile,
-            "--recipe",
-            "fp32",
-            "--recipe",
-            "int8-dynamic",
-            "--no-image",
-            "-o",
-            folder / "out",
-        ),
+        *("compile", model, "--profile", profile, "--recipe", "fp32", "--recipe", "int8-dynamic"),
+        *("--no-image", "-o", folder / "out"),
         cwd=folder,
     )
     assert done.returncode in (0, 5), done.stderr
@@ -63,3 +60,25 @@ def test_what_ships_is_started_six_times_and_the_rest_once(tmp_path: Path) -> No
 def test_without_such_a_budget_nothing_is_started_for_it(tmp_path: Path) -> None:
     report = compiled(tmp_path, "min-cosine = 0.9")
     assert {len(one["measurement"]["starts"]["peaks"]) for one in report["candidates"] if one["measurement"]} == {1}
+
+
+@pytest.mark.slow
+def test_what_dies_in_a_later_start_does_not_ship_and_takes_nothing_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(taken: Measurement, subject: Subject, given: Given) -> Measurement:
+        if subject.name != BASELINE:
+            raise WorkerFailed(f"{subject.name} was ended by signal SIGKILL.")
+        return started_again(taken, subject, given)
+
+    monkeypatch.setattr(assess, "started_again", again)
+    monkeypatch.chdir(tmp_path)
+    model = save(conv_net(), tmp_path / "net.onnx")
+    profile = walks.profile(tmp_path, 'peak-memory = "2GB"\nmin-cosine = 0.9', minimize="size")
+    asked = Request(model, profile=str(profile), recipes=("fp16",), image=False, inside=False, store=tmp_path / "store")
+    bundle = compile_model(asked, Progress(quiet=True))
+    report = json.loads((bundle.path / "report.json").read_bytes())
+    assert report["winner"] == BASELINE
+    died = next(one for one in report["candidates"] if one["name"] == "fp16")
+    assert "SIGKILL" in died["failure"]
+    assert judged(report, "peak-memory")[1] == 6
