@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mlopt import registry
+from mlopt.interpreter import MODELOPT, OtherPython
 from mlopt.step import installed
 
 # What an extra is for, and the runner that it is for: an extra whose runner this mlopt lacks gives nothing yet.
@@ -102,7 +103,8 @@ def extras() -> tuple[Extra, ...]:
 
 
 def tools(ask: Ask | None = None, *, which: Callable[[str], str | None] = shutil.which) -> tuple[Tool, ...]:
-    """Programs that mlopt uses where they are: container engines, an emulator for arm64, the NVIDIA driver, pip.
+    """Programs that mlopt uses where they are: container engines, an emulator for arm64, the NVIDIA driver, pip,
+    other Pythons.
 
     `ask` runs a command and gives what it printed, empty when it fails.
     """
@@ -112,6 +114,7 @@ def tools(ask: Ask | None = None, *, which: Callable[[str], str | None] = shutil
         _qemu(ask, which),
         _gpu(ask, which),
         _ssh(which),
+        _other(MODELOPT, "int8 by NVIDIA's quantizer: mlopt compile --recipe tensorrt-modelopt-int8"),
         _pip_tool(),
     )
 
@@ -178,6 +181,14 @@ def _ssh(which: Callable[[str], str | None]) -> Tool:
     if which("ssh") is None or which("scp") is None:
         return Tool("ssh", gives, False, "not installed", next="install OpenSSH's client (Debian: openssh-client)")
     return Tool("ssh", gives, True, "with scp")
+
+
+def _other(python: OtherPython, gives: str) -> Tool:
+    version = python.versions()[python.tool]
+    if version == "absent":
+        named = os.environ.get(python.variable)
+        return Tool(python.tool, gives, False, "not usable" if named else "not installed", next=python.why_not())
+    return Tool(python.tool, gives, True, f"{version}, where {python.variable} says")
 
 
 def _pip_tool() -> Tool:

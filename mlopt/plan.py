@@ -1,6 +1,7 @@
 """Which candidates to make of a model for a target, in which steps, and which recipes not, and why not.
 
-Pure: nothing is run or measured here. `mlopt compile --dry-run` prints what comes back.
+Pure: nothing is run or measured here, but that a Python besides this one is asked what it has. What comes back is what
+`mlopt compile --dry-run` prints.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.request import Server
-from mlopt.step import Step, installed
+from mlopt.step import Step, installed, other_python
 from mlopt.target import HOST, Target
 from mlopt.units import format_percent, format_points
 
@@ -108,6 +109,7 @@ def plan(
         reason = reason or _unserved(recipe, server) or (hopeless(allowed) if _searches(recipe) else "")
         if not reason and recipe.on_request and recipe.name not in asked:
             reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
+        reason = reason or _no_python(recipe)  # last: asking another Python takes a process
         if reason:
             left_out.append(LeftOut(recipe.name, reason))
             continue
@@ -184,6 +186,15 @@ def _no_engine(recipe: Recipe, signature: Signature, target: Target, inputs: Map
         shape_ranges(signature, inputs, 1)
     except NoShapes as error:
         return str(error)
+    return ""
+
+
+def _no_python(recipe: Recipe) -> str:
+    """Why the Python that runs a tool of the recipe elsewhere cannot be used; empty when it can, or none is needed."""
+    for spec in recipe.steps:
+        other = other_python(registry.load("mlopt.steps", spec.name))
+        if other and (reason := other.why_not()):
+            return reason
     return ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from mlopt.artifact import Artifact, Digest, Format
+from mlopt.interpreter import OtherPython
 
 StepState = Literal["started", "done", "cached"]
 
@@ -94,8 +95,17 @@ def _plain(value: object) -> object:
 
 
 def tool_versions(step: Step) -> dict[str, str]:
-    """Installed version of each distribution in `step.requires`; `absent` for those not installed."""
-    return {name: installed(name) or "absent" for name in sorted(step.requires)}
+    """Installed version of each distribution in `step.requires`, and what the other Python that it may have says of its
+    own; `absent` for those not installed."""
+    found = {name: installed(name) or "absent" for name in sorted(step.requires)}
+    other = other_python(step)
+    return found | other.versions() if other else found
+
+
+def other_python(step: Step | type[Step]) -> OtherPython | None:
+    """The Python that runs a step's tool where that cannot be installed beside mlopt: its class attribute `python`."""
+    named = getattr(step, "python", None)
+    return named if isinstance(named, OtherPython) else None
 
 
 def installed(distribution: str) -> str | None:

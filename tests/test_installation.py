@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import other_pythons
 import pytest
+from other_pythons import VARIABLE
 
 from mlopt.installation import Package, Tool, core, extras, tools
 
@@ -19,6 +21,11 @@ def tools_where(said: Mapping[str, str]) -> dict[str, Tool]:
         which=lambda name: f"/usr/bin/{name}" if any(line.split()[0] == name for line in said) else None,
     )
     return {tool.name: tool for tool in found}
+
+
+@pytest.fixture(autouse=True)
+def no_other_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 def test_the_core_is_what_the_project_file_says(root: Path) -> None:
@@ -110,3 +117,15 @@ def test_a_program_that_fails_or_is_absent_says_nothing() -> None:
     assert _ask((sys.executable, "-c", "print('yes')")) == "yes\n"
     assert _ask((sys.executable, "-c", "print('yes'); raise SystemExit(1)")) == ""
     assert _ask(("mlopt-no-such-program",)) == ""
+
+
+def test_the_python_that_has_nvidias_quantizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = tools_where({})["nvidia-modelopt"]
+    assert "export MLOPT_MODELOPT_PYTHON=" in absent.next
+    monkeypatch.setenv(VARIABLE, str(other_pythons.python(tmp_path / "bare")))
+    bare = tools_where({})["nvidia-modelopt"]
+    assert (bare.usable, bare.state) == (False, "not usable")
+    assert "has no nvidia-modelopt" in bare.next
+    monkeypatch.setenv(VARIABLE, str(other_pythons.with_modelopt(tmp_path / "other", version="9.9")))
+    there = tools_where({})["nvidia-modelopt"]
+    assert (there.usable, there.state, there.next) == (True, "9.9, where MLOPT_MODELOPT_PYTHON says", "")

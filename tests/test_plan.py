@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nets
 import numpy as np
+import other_pythons
 import pytest
 
 from mlopt.artifact import Digest
@@ -125,6 +126,22 @@ def test_what_runs_on_a_gpu_is_planned_where_that_gpu_is(
     )
     monkeypatch.setattr("mlopt.plan.installed", lambda distribution: "1.31")
     assert plan(conv, here, recipes, None).candidates[1].runtime == find_recipe(name).runtime
+
+
+def test_a_tool_of_another_python_is_planned_when_somebody_asks_and_that_python_has_it(
+    conv: Signature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes, jetson, name = [find_recipe("tensorrt-modelopt-int8")], find_target("jetson"), "tensorrt-modelopt-int8"
+    monkeypatch.delenv(other_pythons.VARIABLE, raising=False)
+    assert "ask for it with --recipe" in reason(plan(conv, jetson, recipes, samples(conv)))
+    assert "export MLOPT_MODELOPT_PYTHON=" in reason(plan(conv, jetson, recipes, samples(conv), asked=[name]))
+    bare = other_pythons.python(tmp_path / "bare")
+    monkeypatch.setenv(other_pythons.VARIABLE, str(bare))
+    assert f"{bare} -m pip install 'nvidia-" in reason(plan(conv, jetson, recipes, samples(conv), asked=[name]))
+    monkeypatch.setenv(other_pythons.VARIABLE, str(other_pythons.with_modelopt(tmp_path / "other")))
+    made = plan(conv, jetson, recipes, samples(conv), asked=[name])
+    assert [step.name for step in made.candidates[1].steps] == ["equalize", "quantize-modelopt"]
+    assert made.device_builds == (name,)
 
 
 FP32 = Recipe("mine", "", "int8", (StepSpec("optimize-graph", {}),))

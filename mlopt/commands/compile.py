@@ -208,13 +208,16 @@ def _print_plan(prepared: Prepared, *, as_json: bool) -> None:
         click.echo("\nleft out:")
     for left in plan.left_out:
         row = f"  {left.recipe:<24} {left.reason}"
-        click.echo(textwrap.fill(row, width, subsequent_indent=" " * 27, break_long_words=False))
+        click.echo(
+            textwrap.fill(row, width, subsequent_indent=" " * 27, break_long_words=False, break_on_hyphens=False)
+        )
 
 
 def _spelled(step: Step) -> str:
     from mlopt.step import options_of
 
-    shown = {key: value for key, value in options_of(step).items() if value not in (None, [], "")}
+    # Limits decide whether there is a result, never which: they are any.
+    shown = {key: value for key, value in options_of(step).items() if value not in (None, [], "", "sha256:any")}
     inner = ", ".join(f"{key.replace('_', '-')}={_short(value)}" for key, value in shown.items())
     return f"{step.name}({inner})" if inner else step.name
 

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +92,9 @@ def _line(name: str, text: str) -> None:
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
     indent = " " * (_LABEL + 2)
     # A path or a command is worth more in one piece than a straight margin, so words are never broken.
-    click.echo(click.wrap_text(text, width=width, initial_indent=f"  {name:<{_LABEL}}", subsequent_indent=indent))
+    head = f"  {name:<{_LABEL}}"
+    unbroken = textwrap.TextWrapper(width, head, indent, break_long_words=False, break_on_hyphens=False)
+    click.echo(unbroken.fill(text))
 
 
 def _state(package: Package) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from typing import Any, Final, Literal
 from mlopt import errors
 from mlopt.artifact import Digest
 from mlopt.errors import ExportFailed, MissingDependency, Misused
+from mlopt.interpreter import MODELOPT, OtherPython, alone
 from mlopt.step import installed
 
-Program = Literal["onnx", "torch", "torchscript", "keras", "tensorflow", "tflite", "tensorrt_rtx"]
+Program = Literal["onnx", "torch", "torchscript", "keras", "tensorflow", "tflite", "tensorrt_rtx", "modelopt"]
 
 # What each program imports that is not part of the core, and the extra that brings it.
 _NEEDS: Final[Mapping[Program, tuple[str, tuple[str, ...]]]] = {
@@ -31,6 +33,9 @@ _NEEDS: Final[Mapping[Program, tuple[str, tuple[str, ...]]]] = {
     "tflite": ("tensorflow", ("tensorflow", "tf2onnx")),
     "tensorrt_rtx": ("tensorrt", ("tensorrt-rtx",)),
 }
+# Programs of a Python that has no mlopt, and the files of mlopt that each takes along: they import nothing beyond.
+_ELSEWHERE: Final[Mapping[Program, OtherPython]] = {"modelopt": MODELOPT}
+_TAKEN_ALONG: Final = ("array_files.py", "errors.py", "convert/program.py")
 _LAST_LINES: Final = 6
 
 
@@ -65,12 +70,12 @@ def convert(program: Program, do: str, limits: Limits, **request: object) -> dic
     Raises the `MloptError` that the program raised; `MissingDependency` before starting one that cannot run;
     `ExportFailed` when it died, ran too long, or took too much memory.
     """
-    _check_installed(program)
+    python = _python(program)
     with tempfile.TemporaryDirectory(prefix="mlopt-convert-") as scratch:
         folder = Path(scratch)
         asked = {"do": do, "memory": limits.memory, "parent": os.getpid(), **request}
         (folder / "request.json").write_text(json.dumps(asked))
-        code = _run(program, folder, limits)
+        code = _run(python, program, folder, limits)
         try:
             answer: dict[str, Any] = json.loads((folder / "answer.json").read_bytes())
         except (OSError, ValueError):
@@ -81,7 +86,10 @@ def convert(program: Program, do: str, limits: Limits, **request: object) -> dic
     return answer
 
 
-def _check_installed(program: Program) -> None:
+def _python(program: Program) -> Path:
+    """Which Python has what the program needs."""
+    if program in _ELSEWHERE:
+        return _ELSEWHERE[program].find()
     extra, needed = _NEEDS[program]
     absent = [name for name in needed if installed(name) is None]
     if absent:
@@ -89,17 +97,34 @@ def _check_installed(program: Program) -> None:
             f"This needs {' and '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not installed.",
             next=f"pip install 'mlopt[{extra}]'",
         )
+    return Path(sys.executable)
 
 
-def _run(program: Program, folder: Path, limits: Limits) -> int:
+def _take_along(program: Program, folder: Path) -> None:
+    """Copy the program, and what it imports of mlopt, to where a Python without mlopt finds it."""
+    home = Path(__file__).parents[1]
+    for name in (*_TAKEN_ALONG, f"convert/{program}.py"):
+        copy = folder / "mlopt" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        (copy.parent / "__init__.py").touch()
+        shutil.copyfile(home / name, copy)
+
+
+def _run(python: Path, program: Program, folder: Path, limits: Limits) -> int:
     """The exit code of the program; its whole process group is gone when this returns."""
+    environment = {**os.environ, **_QUIET}
+    if program in _ELSEWHERE:
+        _take_along(program, folder)
+        environment = alone(environment, folder)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"mlopt.convert.{program}", str(folder)],
+            [str(python), "-m", f"mlopt.convert.{program}", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **_QUIET},
+            # Some tools leave files where they are started.
+            cwd=folder if program in _ELSEWHERE else None,
+            env=environment,
             start_new_session=True,
         )
         try:
