@@ -12,7 +12,7 @@ AT_ONCE ?= 2
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
-.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-server hostile generate dist clean
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-server overload hostile generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -74,6 +74,9 @@ bench-images: $(VENV)/.all  ## sizes and times of images; a hundred rebuilds, ea
 
 bench-server: $(VENV)/.all  ## the server beside MLServer, KServe, BentoML and Flask, each in an environment of its own
 	$(BIN)/python benchmarks/server.py --out $(OUT)
+
+overload: $(VENV)/.all  ## ten minutes at twice the rate that each server can answer; half an hour
+	$(BIN)/python benchmarks/overload.py --out $(OUT)
 
 hostile: $(VENV)/.all  ## 100,000 hostile requests to each server, and as many calls over gRPC; the tests send 2000
 	MLOPT_HOSTILE=100000 $(BIN)/python -m pytest -q tests/serve/test_hostile.py tests/serve/test_hostile_grpc.py

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import overload
 import pytest
 from serving.load import put, request
+from serving.offered import offer
 from serving.rendered import best_rate, render
 from serving.servers import PEERS
 
@@ -46,6 +49,40 @@ def test_a_load_counts_answers_and_refusals(port: int) -> None:
     refused = put(port, request("/x", b"wrong"), clients=2, seconds=0.2)
     assert refused.latencies == ()
     assert refused.others[503] >= 2
+
+
+def test_an_offered_load_is_sent_whatever_becomes_of_it(port: int) -> None:
+    seconds: list[float] = []
+    seen = offer(port, request("/x", b"right"), rate=40, seconds=1.2, each=seconds.append)
+    assert 40 <= seen.sent <= 49, "as many as were due"
+    assert (len(seen.latencies), seen.others, seen.cut, seen.unsent) == (seen.sent, {}, 0, 0)
+    assert len(seconds) == 1
+    assert seen.percentile(0.5) <= seen.percentile(0.99) < 5
+    refused = offer(port, request("/x", b"wrong"), rate=20, seconds=0.5, each=seconds.append)
+    assert refused.others == {503: refused.sent}
+
+
+def test_who_does_not_answer_is_counted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=lambda: silent.accept()[0].close(), daemon=True).start()
+        seen = offer(silent.getsockname()[1], request("/x", b"right"), rate=1, seconds=0.3, each=lambda past: None)
+    assert (seen.sent, seen.cut, seen.latencies) == (1, 1, [])
+
+
+def overloaded(**differing: Any) -> dict[str, Any]:
+    memory = {"early": 40e6, "late": 41e6, "most": 42e6}
+    figures = {"can": 100.0, "offered": 200.0, "answered": 95.0, "median": 0.3, "p99": 0.9, "sent": 1200, "unsent": 0}
+    return {"name": "a", **figures, "cut": 0, "others": {"503": 600}, "memory": memory, "alive": True, **differing}
+
+
+def test_under_too_much_load_a_server_may_refuse_and_nothing_else() -> None:
+    assert overload.held(overloaded())
+    for fault in ({"cut": 1}, {"others": {"503": 5, "500": 1}}, {"alive": False}):
+        assert not overload.held(overloaded(**fault))
+    facts = {"date": "today", "cores": 2, "times": 2.0, "seconds": 600.0, "case": "pictures"}
+    said = overload.render({**facts, "servers": [overloaded(), overloaded(others={"500": 2}, cut=1, alive=False)]})
+    assert "| a | 100/s | 200/s | 95/s | 600 of 1200 | none | 300 ms | 900 ms | 40.0, 41.0, 42.0 MB |" in said
+    assert "| 3, died |" in said
 
 
 def row(name: str, rates: dict[str, tuple[float, float]], **others: Any) -> dict[str, Any]:

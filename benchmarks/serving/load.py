@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,17 @@ async def _put(port: int, asked: bytes, clients: int, seconds: float) -> Load:
     return Load(clients, took, tuple(latencies), others)
 
 
-@dataclass
-class _Client(asyncio.Protocol):
-    asked: bytes
-    until: float
-    latencies: list[float] = field(default_factory=list)
-    others: dict[int, int] = field(default_factory=dict)
+class Connection(asyncio.Protocol):
+    """Sends `asked` when told to `ask`, one request at a time, and hands the reply's status to `answered`; `last` says
+    that the server takes no other on this connection."""
+
+    def __init__(self, asked: bytes) -> None:
+        self.asked, self.got, self.began, self.last = asked, bytearray(), 0.0, False
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.transport, self.ended, self.got = transport, asyncio.get_running_loop().create_future(), bytearray()
-        self._ask()
+        self.transport = transport
+        self.ask()
 
     def data_received(self, data: bytes) -> None:
         self.got += data
@@ -78,23 +79,39 @@ class _Client(asyncio.Protocol):
         lines = bytes(self.got[:head]).lower().split(b"\r\n")
         lengths = [int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")]
         whole = len(self.got) >= head + 4 + lengths[0] if lengths else self.got.endswith(b"\r\n0\r\n\r\n")
-        if not whole:
-            return
-        now, status = time.perf_counter(), int(lines[0].split()[1])
-        if status == 200:
-            self.latencies.append(now - self.began)
-        else:
-            self.others[status] = self.others.get(status, 0) + 1
-        if now < self.until:
-            self._ask()
-        else:
-            self.transport.close()
+        if whole:
+            self.last = b"connection: close" in lines
+            self.answered(int(lines[0].split()[1]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
         self.got.clear()
         self.began = time.perf_counter()
         self.transport.write(self.asked)
+
+    def answered(self, status: int) -> None:
+        raise NotImplementedError
+
+
+class _Client(Connection):
+    """Asks again as soon as it is answered."""
+
+    def __init__(self, asked: bytes, until: float) -> None:
+        super().__init__(asked)
+        self.until = until
+        self.latencies: list[float] = []
+        self.others: dict[int, int] = {}
+
+    def answered(self, status: int) -> None:
+        now = time.perf_counter()
+        if status == 200:
+            self.latencies.append(now - self.began)
+        else:
+            self.others[status] = self.others.get(status, 0) + 1
+        if now < self.until:
+            self.ask()
+        else:
+            self.transport.close()

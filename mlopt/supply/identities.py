@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mlopt.errors import Misused, NotSigned, NotVerified
 from mlopt.image.layout import canonical
@@ -18,6 +19,8 @@ _GET: Final = (
     f"run it where a CI gives identities (GitHub: permissions: id-token: write), or set {TOKEN} to an OIDC token "
     "for the audience sigstore"
 )
+_PATIENCE: Final = 60.0  # seconds for one service; Rekor of version 2 says that it may take 20 until an entry is in
+_Answer = TypeVar("_Answer")
 _ASK: Final = "see that token and --trust-config are of these services, or ask who runs them"
 
 
@@ -43,7 +46,8 @@ class Keyless:
         from sigstore.dsse import Statement
 
         with _services("The log"):
-            bundle = json.loads(self._signer.sign_dsse(Statement(canonical(statement))).to_json())
+            signed = _within(lambda: self._signer.sign_dsse(Statement(canonical(statement))))
+            bundle = json.loads(signed.to_json())
             material = bundle["verificationMaterial"]
             for entry in material["tlogEntries"]:
                 checkpoint = entry["inclusionProof"]["checkpoint"]
@@ -75,7 +79,7 @@ def keyless_signer(token: str | None, *, trust_config: Path | None) -> Keyless:
         context = SigningContext.from_trust_config(config)
         verifier = Verifier(trusted_root=config.trusted_root)
     with _services("The authority"):
-        return Keyless(Signer(known, context), verifier)
+        return Keyless(_within(lambda: Signer(known, context)), verifier)
 
 
 def _token(given: str | None) -> Any:
@@ -99,7 +103,7 @@ def _config(path: Path | None) -> Any:
 
     if path is None:
         with _services("The public services' root of trust"):
-            return ClientTrustConfig.production()
+            return _within(ClientTrustConfig.production)
     try:
         return ClientTrustConfig.from_json(path.read_text())
     except OSError as error:
@@ -107,6 +111,30 @@ def _config(path: Path | None) -> Any:
     except ValueError as error:
         said = "This is no client trust configuration of Sigstore."
         raise Misused(said, where=str(path), next="give one that holds trustedRoot and signingConfig") from error
+
+
+def _within(asked: Callable[[], _Answer]) -> _Answer:
+    """What it returns or raises; `TimeoutError` after a minute. The library itself waits for ever.
+
+    It is left alone then: nobody can stop it, and it ends with the process.
+    """
+    done: list[_Answer] = []
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            done.append(asked())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise TimeoutError
+    return done[0]
 
 
 @contextmanager
@@ -118,6 +146,9 @@ def _services(which: str) -> Iterator[None]:
 
     try:
         yield
+    except TimeoutError as error:
+        said = f"{which} did not answer within {_PATIENCE:.0f} seconds."
+        raise NotSigned(said, next="try again; keyless signing needs the network, --key does not") from error
     except (ValueError, LookupError) as error:
         said = f"{which} cannot be used: {error!r}."
         raise NotSigned(said, next=_ASK) from error

@@ -19,7 +19,7 @@ from mlopt.commands.sign import command as sign_command
 from mlopt.commands.verify import command as verify_command
 from mlopt.errors import Misused, NotSigned, NotVerified
 from mlopt.image.layout import canonical
-from mlopt.supply import keyless
+from mlopt.supply import identities, keyless
 from mlopt.supply.identities import keyless_signer
 from mlopt.supply.keys import private_key
 from mlopt.supply.verify import MODEL_SIGNATURE
@@ -230,6 +230,22 @@ def test_no_network(first: Sigstore, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(NotSigned, match="root of trust cannot be fetched"):
         keyless_signer(first.token(), trust_config=None)
+
+
+def test_a_service_that_never_answers(first: Sigstore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "_PATIENCE", 1.0)
+    config, _ = first.write(tmp_path)
+    told = json.loads(config.read_text())
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes the connection, and nobody reads it
+        nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        told["signingConfig"]["rekorTlogUrls"][0]["url"] = nowhere
+        config.write_text(json.dumps(told))
+        with pytest.raises(NotSigned, match=r"The log did not answer within 1 seconds\."):
+            keyless_signer(first.token(), trust_config=config).seal(STATEMENT)
+        told["signingConfig"]["caUrls"][0]["url"] = nowhere
+        config.write_text(json.dumps(told))
+        with pytest.raises(NotSigned, match=r"The authority did not answer within 1 seconds\."):
+            keyless_signer(first.token(), trust_config=config)
 
 
 def test_services_of_another_root_are_found_before_anything_is_written(first: Sigstore, tmp_path: Path) -> None:
