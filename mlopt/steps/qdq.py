@@ -15,7 +15,7 @@ from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid, paired_grids
 from mlopt.steps.histogram import Range
-from mlopt.steps.ranges import Calibration, observe
+from mlopt.steps.ranges import Calibration, joined, observe
 from mlopt.steps.watched import NotFinite
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ class Qdq:
         self, model: Any, samples: Samples, scratch: Path, how: Calibration, *, first: int | None = None
     ) -> dict[str, Range]:
         """Ranges of every floating-point tensor that an operator to be quantized reads or writes, over all samples
-        or the `first` few; those of scores reach from extreme to extreme.
+        or the `first` few; those of scores reach from extreme to extreme, and without `outputs` all that one Concat
+        joins has one.
 
         Raises `SamplesInvalid` when a sample leads to NaN or infinity.
         """
@@ -161,7 +162,7 @@ class Qdq:
         onnx.save(model, str(ready))
         try:
             with blamed(samples):
-                return observe(
+                ranges = observe(
                     ready,
                     self.activations(model.graph),
                     lambda: itertools.islice(samples.feeds(batch=1), first),
@@ -171,6 +172,7 @@ class Qdq:
                 )
         finally:
             ready.unlink()
+        return ranges if self.outputs else joined(model.graph, ranges, but=self.floating(model.graph))
 
     def activations(self, graph: Any) -> set[str]:
         """The names of those tensors; `graph` is an onnx.GraphProto with shapes inferred."""
