@@ -1,4 +1,4 @@
-"""Pairs where integers are handed on: before a pooling, and none where values are on that grid already."""
+"""Pairs where integers are handed on: before poolings and transpositions, and none where values are on that grid."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from mlopt.onnx_file import drop_unread, readers_of
 Grid = tuple[float, int, int]
 """Scale, zero-point, and the zero-point's type in ONNX."""
 
-_HANDING_ON: Final = ("Concat", "MaxPool")  # each value that they write is one that they read
+_MOVED: Final = ("MaxPool", "Transpose")  # which are better done to bytes
+_HANDING_ON: Final = ("Concat", *_MOVED)  # each value that they write is one that they read
 
 
 @dataclass(frozen=True, slots=True)
 class TidyPairs:
-    """Move the pair that reads a MaxPool before it, and drop pairs that round to the grid on which values are.
+    """Move pairs that read a MaxPool or a Transpose before it, and drop those that round to the grid of their values.
 
     Neither changes an answer: rounding keeps order, so that it does not matter whether the largest is rounded or the
     largest of the rounded is taken; and what is on a grid is rounded to itself. OpenVINO, which computes a convolution,
@@ -38,54 +39,58 @@ class TidyPairs:
 
         model = onnx.load(str(source.main))
         result = into / "model.onnx"
-        if _before_poolings(model.graph) + _without_repetitions(model.graph):
+        moved = False
+        while _moved(model.graph):  # until nothing stands before which a pair can go
+            moved = True
+        if _without_repetitions(model.graph) or moved:
             onnx.save(model, str(result))
             onnx.checker.check_model(str(result))
         else:
             shutil.copyfile(source.main, result)
 
 
-def _before_poolings(graph: Any) -> int:
-    """Moves the pairs that are all that reads a MaxPool of values on no grid, and counts them."""
+def _moved(graph: Any) -> bool:
+    """Moves pairs that are all that reads such a node, where that reads values on no grid; whether there were any."""
     grids, readers = _grids(graph), readers_of(graph)
     nodes: list[Any] = []
-    after: list[Any] = []  # the pairs that were moved
+    gone: set[str] = set()  # what the pairs wrote that were moved
     for node in graph.node:
-        if node.op_type == "MaxPool" and node.input[0] not in grids and (pair := _pair_behind(node, readers)):
+        pair = _pair_behind(node, readers) if node.op_type in _MOVED and node.input[0] not in grids else None
+        if pair and pair[1].output[0] in grids:  # one scale for all channels
             nodes += _swapped(node, *pair)
-            after += pair
-        elif node not in after:
+            gone.update(one.output[0] for one in pair)
+        elif node.output[0] not in gone:
             nodes.append(node)
-    if after:
+    if gone:
         _keep(graph, nodes)
-    return len(after)
+    return bool(gone)
 
 
-def _pair_behind(pool: Any, readers: Mapping[str, Sequence[Any]]) -> tuple[Any, Any] | None:
+def _pair_behind(node: Any, readers: Mapping[str, Sequence[Any]]) -> tuple[Any, Any] | None:
     """The pair that is all that reads it; None where there is another reader, the graph's output and indices among
     them."""
-    behind = []
+    behind: list[Any] = []
     for kind in ("QuantizeLinear", "DequantizeLinear"):
-        output = behind[-1].output[0] if behind else pool.output[0]
+        output = behind[-1].output[0] if behind else node.output[0]
         following = readers.get(output, [])
         if len(following) != 1 or following[0] is None or following[0].op_type != kind:
             return None
         behind.append(following[0])
-    return (behind[0], behind[1]) if len(pool.output) == 1 else None
+    return (behind[0], behind[1]) if len(node.output) == 1 else None
 
 
-def _swapped(pool: Any, quantize: Any, dequantize: Any) -> tuple[Any, Any, Any]:
-    """The three with the pooling last. What the pair writes before it keeps the names of what was between them."""
+def _swapped(node: Any, quantize: Any, dequantize: Any) -> tuple[Any, Any, Any]:
+    """The three with `node` last. What the pair writes before it keeps the names of what was between them."""
     from onnx import NodeProto
 
     copies = []
-    for node, read, written in (
-        (quantize, pool.input[0], quantize.output[0]),
-        (dequantize, quantize.output[0], pool.output[0]),
-        (pool, pool.output[0], dequantize.output[0]),
+    for one, read, written in (
+        (quantize, node.input[0], quantize.output[0]),
+        (dequantize, quantize.output[0], node.output[0]),
+        (node, node.output[0], dequantize.output[0]),
     ):
         copy = NodeProto()
-        copy.CopyFrom(node)
+        copy.CopyFrom(one)
         copy.input[0], copy.output[0] = read, written
         copies.append(copy)
     return copies[0], copies[1], copies[2]
