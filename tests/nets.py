@@ -230,6 +230,46 @@ def transformer_net(*, width: int = 32, tokens: int = 8, outliers: float = 1.0, 
     return _model(nodes, initializers, ("x", ["N", tokens, width]), ("y", ["N", tokens, width]))
 
 
+def fire_net(*, side: int = 16, width: int = 8) -> onnx.ModelProto:
+    """MaxPool, a squeeze, two convolutions of unlike scales side by side, Concat, MaxPool and a convolution: as in
+    SqueezeNet (Iandola et al., 2016); [N, 3, side, side] to [N, 10]."""
+
+    def conv(name: str, read: str, *, pad: int = 0) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Conv", [read, f"{name}_w", f"{name}_b"], [f"{name}_c"], name=name, pads=[pad] * 4),
+            helper.make_node("Relu", [f"{name}_c"], [name], name=f"{name}_relu"),
+        ]
+
+    nodes = [
+        *conv("stem", "image", pad=1),
+        helper.make_node("MaxPool", ["stem"], ["p1"], name="pool1", kernel_shape=[3, 3], strides=[2, 2]),
+        *conv("squeeze", "p1"),
+        *conv("one", "squeeze"),
+        *conv("three", "squeeze", pad=1),
+        helper.make_node("Concat", ["one", "three"], ["joined"], name="join", axis=1),
+        helper.make_node("MaxPool", ["joined"], ["p2"], name="pool2", kernel_shape=[2, 2], strides=[2, 2]),
+        *conv("last", "p2"),
+        helper.make_node("GlobalAveragePool", ["last"], ["g"], name="mean"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "head_w", "head_b"], ["logits"], name="head", transB=1),
+    ]
+    shapes = {
+        "stem": (2 * width, 3, 3, 3),
+        "squeeze": (width, 2 * width, 1, 1),
+        "one": (width, width, 1, 1),
+        "three": (width, width, 3, 3),
+        "last": (2 * width, 2 * width, 1, 1),
+    }
+    initializers = [weights("head_w", CLASSES, 2 * width), weights("head_b", CLASSES)]
+    for name, shape in shapes.items():
+        wider = 3 if name == "three" else 1
+        initializers += [
+            weights(f"{name}_w", *shape, scale=wider * (2 / np.prod(shape[1:])) ** 0.5),
+            weights(f"{name}_b", shape[0], scale=0.1),
+        ]
+    return _model(nodes, initializers, ("image", ["N", 3, side, side]), ("logits", ["N", CLASSES]))
+
+
 def unbalanced(model: onnx.ModelProto, *, seed: int = 0, octaves: float = 4) -> onnx.ModelProto:
     """The same function with the channels between layers scaled by 2^U(-octaves, octaves): only a quantizer minds."""
     from mlopt.repair.chains import pairs_of, scale

@@ -1,9 +1,12 @@
-"""Activations that are special: attention and idle joints, which some runtimes get in floating point; and scores."""
+"""Activations that are special: attention and idle joints, which some runtimes get in floating point; what is added to
+each other; and scores."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final
 
+from mlopt.onnx_file import readers_of
 from mlopt.precision.groups import PRODUCTS
 
 _JOINTS: Final = frozenset({"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"})
@@ -36,6 +39,22 @@ def idle_joints(graph: Any) -> tuple[str, ...]:
         elif node.op_type in _PASSING and reaching.intersection(node.output):
             reaching.update(node.input)
     return tuple(node.name for node in graph.node if node.op_type in _JOINTS and not reaching.intersection(node.output))
+
+
+def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
+    """What products write of which a runtime adds two to each other: of each such Add the first one's output.
+
+    A kernel adds to its product what was computed before, and rounds the sum. The other product's output then lies in
+    between in memory: as integers in a quarter of the bytes. Products named in `but` are in floating point.
+    """
+    readers = readers_of(graph)
+    products = {node.output[0]: node.name for node in graph.node if node.op_type in PRODUCTS}
+    found = []
+    for node in graph.node:
+        alone = [name for name in node.input if name in products and len(readers[name]) == 1]
+        if node.op_type == "Add" and len(alone) == 2 and not any(products[name] in but for name in alone):
+            found.append(alone[0])
+    return tuple(found)
 
 
 def scores(graph: Any) -> frozenset[str]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
-from mlopt.precision.activations import idle_joints, scores, unweighted
+from mlopt.precision.activations import idle_joints, scores, summed, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid, paired_grids
 from mlopt.steps.histogram import Range
-from mlopt.steps.ranges import Calibration, observe
+from mlopt.steps.ranges import Calibration, joined, observe
 from mlopt.steps.watched import NotFinite
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ Scheme = Literal["u8s8", "u8s8-paired", "s8s8", "u8u8", "s8s8-tensorrt"]
 _TENSORRT: Final = ("Add", "Conv", "Gemm", "MatMul")
 
 _NAMED: Final = 6
+# Where the shorter side of zero is at least that part of the longer, 128 steps for each make a step at most a seventh
+# longer, and zero-point 0, which OpenVINO's kernels need not make good for.
+_EVEN: Final = 0.75
 # What ONNX Runtime computes on integers, and what hands integers on unchanged (a test asks it). Its quantizer's own
 # list is another: it leaves out sums, products and means, and holds normalisations and transposed convolutions, which
 # then run in float32 between two conversions. Softmax has a kernel and is left out: its small values need the bits.
@@ -120,6 +123,7 @@ class Qdq:
         from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
         floating = {*keep, *self.floating(model.graph)}
+        added = () if self.outputs else summed(model.graph, but=floating)
         fitting = paired_grids(model.graph, per_channel=self.per_channel, but=floating) if self.paired else {}
         types = {"u": QuantType.QUInt8, "s": QuantType.QInt8}
         pairs = {name: (np.float32(seen.low), np.float32(seen.high)) for name, seen in ranges.items()}
@@ -141,17 +145,33 @@ class Qdq:
                 "QuantizeBias": not self.for_tensorrt,
                 "AddQDQPairToWeight": not weights,
                 "OpTypesToExcludeOutputQuantization": self._reading_alone,
-                "TensorQuantOverrides": overrides({**fitting, **(grids or {})}),
+                "TensorQuantOverrides": {**overrides({**fitting, **(grids or {})}), **self._signed(ranges, added)},
             },
         )
+        for name in added:
+            quantizer.quantize_activation_tensor(name)
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(into))
+
+    def _signed(self, ranges: Mapping[str, Range], added: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+        """The activations that get a signed type although the scheme's is unsigned, as ONNX Runtime's quantizers take
+        them: those that reach about as far to both sides of zero, and those that are `added` to a product."""
+        from onnxruntime.quantization import QuantType
+
+        if self.outputs:
+            return {}
+        return {
+            name: [{"quant_type": QuantType.QInt8, "symmetric": True}]
+            for name, seen in ranges.items()
+            if name in added or min(-seen.low, seen.high) >= _EVEN * max(-seen.low, seen.high) > 0
+        }
 
     def observe(
         self, model: Any, samples: Samples, scratch: Path, how: Calibration, *, first: int | None = None
     ) -> dict[str, Range]:
         """Ranges of every floating-point tensor that an operator to be quantized reads or writes, over all samples
-        or the `first` few; those of scores reach from extreme to extreme.
+        or the `first` few; those of scores reach from extreme to extreme, and without `outputs` all that one Concat
+        joins has one.
 
         Raises `SamplesInvalid` when a sample leads to NaN or infinity.
         """
@@ -161,7 +181,7 @@ class Qdq:
         onnx.save(model, str(ready))
         try:
             with blamed(samples):
-                return observe(
+                ranges = observe(
                     ready,
                     self.activations(model.graph),
                     lambda: itertools.islice(samples.feeds(batch=1), first),
@@ -171,6 +191,7 @@ class Qdq:
                 )
         finally:
             ready.unlink()
+        return ranges if self.outputs else joined(model.graph, ranges, but=self.floating(model.graph))
 
     def activations(self, graph: Any) -> set[str]:
         """The names of those tensors; `graph` is an onnx.GraphProto with shapes inferred."""

@@ -50,7 +50,7 @@ class QuantizeMixed(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

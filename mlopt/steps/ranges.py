@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from mlopt.steps.calibrators import entropy, least_squares, percentile
 from mlopt.steps.histogram import Histogram, Range
@@ -129,3 +129,23 @@ class _Average:
         share = max(self._constant, 1 / self._queries)
         low, high = self.range.low, self.range.high
         self.range = Range(low + share * (extremes.low - low), high + share * (extremes.high - high))
+
+
+def joined(graph: Any, ranges: Mapping[str, Range], *, but: Container[str] = ()) -> dict[str, Range]:
+    """`ranges` by tensor, with the inputs and the output of each Concat in the widest of theirs; concatenations that
+    touch have one range together, and those named in `but` join nothing. `graph` is an onnx.GraphProto.
+
+    Integers are then handed on as they are, where different scales would have every input converted, and rounded
+    twice.
+    """
+    groups: list[set[str]] = []
+    for node in graph.node:
+        if node.op_type == "Concat" and node.name not in but:
+            group = {name for name in (*node.input, *node.output) if name in ranges}
+            touching = [other for other in groups if not group.isdisjoint(other)]
+            groups = [other for other in groups if group.isdisjoint(other)] + [group.union(*touching)]
+    wide = dict(ranges)
+    for group in filter(None, groups):
+        low, high = min(ranges[name].low for name in group), max(ranges[name].high for name in group)
+        wide.update(dict.fromkeys(group, Range(low, high)))
+    return wide

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net, transformer_net
+from nets import conv_net, transformer_net, weights
 from onnx import helper
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.onnx_file import notes_in
-from mlopt.precision.activations import idle_joints, scores, unweighted
+from mlopt.precision.activations import idle_joints, scores, summed, unweighted
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -33,6 +33,43 @@ def test_a_joint_counts_where_a_product_reads_it_past_what_hands_it_on() -> None
     graph = helper.make_graph([*chain, node("Softmax", "pooled", "s"), node("Conv", "s", "y")], "net", [], [])
     assert idle_joints(graph) == ("joined", "pooled"), "arithmetic in floating point lies between"
     assert idle_joints(helper.make_graph(chain, "net", [], [])) == ("joined", "pooled"), "outputs are no products"
+
+
+def shortcut_net(*, read_twice: bool = False) -> onnx.ModelProto:
+    """Two convolutions side by side and their sum, as where a ResNet halves its picture."""
+    model = conv_net(side=16)
+    graph = model.graph
+    graph.initializer.append(weights("ws", 16, 3, 1, 1))
+    graph.node.insert(0, helper.make_node("Conv", ["image", "ws"], ["short"], name="shortcut", strides=[2, 2]))
+    second = next(node for node in graph.node if node.name == "conv2")
+    second.output[0] = "long"
+    at = list(graph.node).index(second) + 1
+    graph.node.insert(at, helper.make_node("Add", ["short", "long"], ["c2"], name="sum"))
+    if read_twice:
+        graph.output.append(helper.make_tensor_value_info("short", onnx.TensorProto.FLOAT, [None] * 4))
+    return model
+
+
+def test_of_two_products_that_are_added_one_is_written_as_integers() -> None:
+    graph = shortcut_net().graph
+    assert summed(graph) == ("short",)
+    assert summed(graph, but={"conv2"}) == ()
+    assert summed(shortcut_net(read_twice=True).graph) == ()
+    assert summed(conv_net().graph) == ()
+
+
+def test_what_reaches_as_far_to_both_sides_and_what_is_added_has_no_zero_point(tmp_path: Path) -> None:
+    model = shortcut_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    made = run(QuantizeStatic(samples, **PRODUCTS), base, tmp_path / "q")
+    graph = onnx.load(str(made.main)).graph
+    zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    types = {node.input[0]: zeros[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert {name: (str(zero.dtype), int(zero)) for name, zero in types.items() if name != "f"} == {
+        "image": ("int8", 0),
+        "short": ("int8", 0),
+        "r1": ("uint8", 0),
+    }
 
 
 def test_scores_lie_behind_the_last_products() -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from nets import conv_net, matmul_net, save
+from nets import conv_net, fire_net, matmul_net, save
 
-from mlopt.steps.ranges import Calibration, observe
+from mlopt.steps.histogram import Range
+from mlopt.steps.ranges import Calibration, joined, observe
 from mlopt.steps.watched import NotFinite
 
 
@@ -141,3 +142,20 @@ def test_what_is_always_zero_or_empty(tmp_path: Path, calibrator: str) -> None:
 def test_refused_options(options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Calibration(**options)  # type: ignore[arg-type]
+
+
+RANGES = {"one": Range(-1, 2), "three": Range(0, 6), "joined": Range(0, 5), "p2": Range(0, 5)}
+
+
+def test_what_one_concat_joins_has_one_range() -> None:
+    assert joined(fire_net().graph, RANGES) == {**RANGES, **dict.fromkeys(("one", "three", "joined"), Range(-1, 6))}
+
+
+def test_concats_that_touch_have_one_range_together() -> None:
+    graph = fire_net().graph
+    graph.node.append(onnx.helper.make_node("Concat", ["p2", "joined"], ["more"], name="more", axis=2))
+    assert set(joined(graph, RANGES).values()) == {Range(-1, 6)}
+
+
+def test_a_concat_in_floating_point_joins_nothing() -> None:
+    assert joined(fire_net().graph, RANGES, but={"join"}) == RANGES
