@@ -12,8 +12,7 @@ from watched import machine
 
 from headtohead.cases import CASES, Case
 from headtohead.environments import refusal
-from headtohead.judging import AGAIN, against, openvino_missing
-from headtohead.ours import SHIPS
+from headtohead.judging import AGAIN, SHIPS, against, openvino_missing
 from headtohead.tools import MAX_DROP, TOOLS, Kept, kept
 
 SCHEMA: Final = 1
@@ -85,6 +84,7 @@ def _model(case: Case, home: Path, found: list[Kept]) -> dict[str, Any]:
     if latency:
         facts["latency"] = {key: latency[key] for key in ("rounds", "threads", "load", "failures")}
         facts["latency"]["again"] = latency["measured"][AGAIN]["speedup"]
+        facts["beside_ships"] = latency.get("beside_ships", {})
         facts["openvino"] = {
             name.partition(": ")[2]: one["speedup"]
             for name, one in latency["measured"].items()

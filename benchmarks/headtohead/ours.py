@@ -14,10 +14,10 @@ from typing import Any, Final
 from watched import watch
 
 from headtohead.cases import Case
+from headtohead.judging import SHIPS
 from headtohead.tools import MAX_DROP, Kept, failure_of, keep, kept, say
 
 _NOISE: Final = Path(__file__).with_name("noise.toml")
-SHIPS: Final = "mlopt.ships"
 BUDGET: Final = "mlopt.budget"
 
 
