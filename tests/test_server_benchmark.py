@@ -112,6 +112,8 @@ def test_the_table_says_what_was_not_measured() -> None:
     assert "| Never | none keeps it | – | – |" in text
     assert "* Absent: pip refuses" in text
     assert "Load of the machine: 3.1 before, 4.2 after" in text
+    assert "Others worked on it" in text
+    assert "Others worked on it" not in render(facts | {"load_before": 0.4, "cases": []})
 
 
 def test_each_peer_is_a_program_that_parses_with_pinned_requirements() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+_BUSY: Final = (
+    "**Others worked on it**: rates and tails are a busy machine's, and *processor* is what that changes least.",
+)
 
 
 def best_rate(row: Mapping[str, Any], limit: float) -> tuple[float, int] | None:
@@ -31,9 +35,9 @@ def render(facts: Mapping[str, Any]) -> str:
         f"{facts['date']}, {facts['cores']} virtual cores: the server on one, the client on the rest. One process, one",
         f"thread of ONNX Runtime. {rounds} rounds of {facts['seconds']:g} s for each number of clients (1 to 32),",
         "servers taking turns; a client asks again as soon as it is answered, Open Inference Protocol as JSON.",
-        f"**Load of the machine: {before:.1f} before, {after:.1f} after; others worked on it.**",
-        "Rates and tails are a busy machine's; *processor*, the time of a core for an answer, changes least. Compare",
-        "rows, not days. Made by `make bench-server`.",
+        f"Load of the machine: {before:.1f} before, {after:.1f} after, its own among it.",
+        *(_BUSY if before > facts["cores"] else ()),
+        "*Processor* is the time of a core for an answer. Compare rows, not days. Made by `make bench-server`.",
         "",
     ]
     for case in facts["cases"]:
@@ -63,7 +67,7 @@ def _case(case: Mapping[str, Any]) -> list[str]:
         rate, alone = best_rate(row, limit), row["loads"]["1"]
         median = statistics.median(load["median"] for load in alone)
         over = statistics.median(load["p99"] for load in alone) - raw["p99"]
-        share = f"{ours[0] / rate[0]:.1f}×" if rate and ours else "–"
+        share = f"{ours[0] / rate[0]:#.2g}×" if rate and ours else "–"
         lines.append(
             f"| {row['name']} | {f'{rate[0]:.0f} | {rate[1]}' if rate else 'none keeps it | –'} | {share} "
             f"| {_processor(row) * 1e3:.2f} ms | {median * 1e3:.2f} ms | {over * 1e3:.2f} ms "
