@@ -41,6 +41,15 @@ def idle_joints(graph: Any) -> tuple[str, ...]:
     return tuple(node.name for node in graph.node if node.op_type in _JOINTS and not reaching.intersection(node.output))
 
 
+def inputs(graph: Any) -> frozenset[str]:
+    """The tensors that come from outside, transposed or not."""
+    found = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in found:
+            found.update(node.output)
+    return frozenset(found)
+
+
 def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
     """What products write of which a runtime adds two to each other: of each such Add the first one's output.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """`scheme` to `outputs` as in `Qdq`; `calibrator` and the options below it as in `Calibration`."""
+    """`scheme` to `signed` as in `Qdq`; `calibrator` and the options below it as in `Calibration`."""
 
     calibration: Samples
     scheme: Scheme = "u8s8"
@@ -22,6 +22,7 @@ class Calibrated:
     op_types: tuple[str, ...] = ()
     shortest_dot: int = 0
     outputs: bool = True
+    signed: bool = False
     calibrator: Calibrator = "min-max"
     percentile: float = 99.999
     averaging_constant: float = 0.01
@@ -35,7 +36,7 @@ class Calibrated:
     @property
     def qdq(self) -> Qdq:
         """How to quantize."""
-        return Qdq(self.scheme, self.per_channel, self.op_types, self.shortest_dot, self.outputs)
+        return Qdq(self.scheme, self.per_channel, self.op_types, self.shortest_dot, self.outputs, self.signed)
 
     @property
     def how(self) -> Calibration:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
-from mlopt.precision.activations import idle_joints, scores, summed, unweighted
+from mlopt.precision.activations import idle_joints, inputs, scores, summed, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid, paired_grids
@@ -49,7 +49,9 @@ class Qdq:
     floating point (`precision/head.py`); 0 quantizes them too. Without `outputs`, products have pairs where they read
     and none where they write: runtimes that compute activations and sums inside a product's kernel (OpenVINO) then need
     not stop in between, and ONNX Runtime would not find the integer product. There products of two activations, and
-    joints that feed no product, stay in floating point (`precision/activations.py`).
+    joints that feed no product, stay in floating point (`precision/activations.py`); and inputs of the graph that reach
+    about as far to both sides of zero are signed, with `signed` all such activations. Inside, OpenVINO then takes
+    other kernels where there is no AMX, whose float arithmetic rounds otherwise.
     `s8s8-tensorrt` is symmetric, and puts the pairs where TensorRT fuses them.
     """
 
@@ -58,6 +60,7 @@ class Qdq:
     op_types: tuple[str, ...] = ()
     shortest_dot: int = 0
     outputs: bool = True
+    signed: bool = False
 
     def floating(self, graph: Any) -> tuple[str, ...]:
         """The nodes that stay in floating point because integers would only cost time there."""
@@ -145,7 +148,10 @@ class Qdq:
                 "QuantizeBias": not self.for_tensorrt,
                 "AddQDQPairToWeight": not weights,
                 "OpTypesToExcludeOutputQuantization": self._reading_alone,
-                "TensorQuantOverrides": {**overrides({**fitting, **(grids or {})}), **self._signed(ranges, added)},
+                "TensorQuantOverrides": {
+                    **overrides({**fitting, **(grids or {})}),
+                    **self._signed(model.graph, ranges, added),
+                },
             },
         )
         for name in added:
@@ -153,17 +159,20 @@ class Qdq:
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(into))
 
-    def _signed(self, ranges: Mapping[str, Range], added: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    def _signed(
+        self, graph: Any, ranges: Mapping[str, Range], added: Collection[str]
+    ) -> dict[str, list[dict[str, Any]]]:
         """The activations that get a signed type although the scheme's is unsigned, as ONNX Runtime's quantizers take
         them: those that reach about as far to both sides of zero, and those that are `added` to a product."""
         from onnxruntime.quantization import QuantType
 
         if self.outputs:
             return {}
+        even = ranges if self.signed else inputs(graph)
         return {
             name: [{"quant_type": QuantType.QInt8, "symmetric": True}]
             for name, seen in ranges.items()
-            if name in added or min(-seen.low, seen.high) >= _EVEN * max(-seen.low, seen.high) > 0
+            if name in added or (name in even and min(-seen.low, seen.high) >= _EVEN * max(-seen.low, seen.high) > 0)
         }
 
     def observe(

@@ -12,7 +12,7 @@ from onnx import helper
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.onnx_file import notes_in
-from mlopt.precision.activations import idle_joints, scores, summed, unweighted
+from mlopt.precision.activations import idle_joints, inputs, scores, summed, unweighted
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -70,6 +70,26 @@ def test_what_reaches_as_far_to_both_sides_and_what_is_added_has_no_zero_point(t
         "short": ("int8", 0),
         "r1": ("uint8", 0),
     }
+
+
+def test_inside_a_net_activations_are_signed_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    model = transformer_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    signed = []
+    for asked in (False, True):
+        made = run(QuantizeStatic(samples, **PRODUCTS, signed=asked), base, tmp_path / str(asked))
+        graph = onnx.load(str(made.main)).graph
+        zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        read = {node.input[0]: zeros[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"}
+        signed.append({name for name, dtype in read.items() if dtype == np.int8})
+    assert signed[0] <= inputs(model.graph)
+    assert signed[1] > signed[0]
+
+
+def test_an_input_is_one_transposed_too() -> None:
+    graph = conv_net().graph
+    graph.node.insert(0, helper.make_node("Transpose", ["image"], ["turned"], name="turn", perm=[0, 1, 3, 2]))
+    assert inputs(graph) == {"image", "turned"}
 
 
 def test_scores_lie_behind_the_last_products() -> None:
