@@ -79,7 +79,7 @@ def test_under_too_much_load_a_server_may_refuse_and_nothing_else() -> None:
     assert overload.held(overloaded())
     for fault in ({"cut": 1}, {"others": {"503": 5, "500": 1}}, {"alive": False}):
         assert not overload.held(overloaded(**fault))
-    facts = {"date": "today", "cores": 2, "times": 2.0, "seconds": 600.0, "case": "pictures"}
+    facts = {"date": "today", "cores": 2, "times": 2.0, "seconds": 600.0, "case": "pictures", "load": 1.4}
     said = overload.render({**facts, "servers": [overloaded(), overloaded(others={"500": 2}, cut=1, alive=False)]})
     assert "| a | 100/s | 200/s | 95/s | 600 of 1200 | none | 300 ms | 900 ms | 40.0, 41.0, 42.0 MB |" in said
     assert "| 3, died |" in said
