@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -154,6 +154,19 @@ def bytes_of(kind: int, shape: Iterable[int]) -> int:
     if onnx.TensorProto.DataType.Name(kind) in _HALF:
         return (count + 1) // 2
     return count * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+def rewrite(source: Path, into: Path, change: Callable[[Any], bool]) -> None:
+    """Write the model at `source` to `into`, changed and checked; byte for byte as it was where `change`, which is given
+    the onnx.ModelProto, says that it changed nothing."""
+    import onnx
+
+    model = onnx.load(str(source))
+    if change(model):
+        onnx.save(model, str(into))
+        onnx.checker.check_model(str(into))
+    else:
+        shutil.copyfile(source, into)
 
 
 def drop_unread(graph: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
@@ -59,7 +60,7 @@ async def _put(port: int, asked: bytes, clients: int, seconds: float) -> Load:
     return Load(clients, took, tuple(latencies), others)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """Sends `asked` when told to `ask`, one request at a time, and hands the reply's status to `answered`; `last` says
     that the server takes no other on this connection."""
 
@@ -92,8 +93,9 @@ class Connection(asyncio.Protocol):
         self.began = time.perf_counter()
         self.transport.write(self.asked)
 
+    @abstractmethod
     def answered(self, status: int) -> None:
-        raise NotImplementedError
+        """What comes next."""
 
 
 class _Client(Connection):

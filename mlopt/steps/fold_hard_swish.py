@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.onnx_file import attributes_of, readers_of
+from mlopt.onnx_file import attributes_of, readers_of, rewrite
 
 _LEVELS: Final = 256
 
@@ -31,15 +30,7 @@ class FoldHardSwish:
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
 
     def run(self, source: Artifact, into: Path) -> None:
-        import onnx
-
-        model = onnx.load(str(source.main))
-        result = into / "model.onnx"
-        if _fold(model.graph):
-            onnx.save(model, str(result))
-            onnx.checker.check_model(str(result))
-        else:
-            shutil.copyfile(source.main, result)
+        rewrite(source.main, into / "model.onnx", lambda model: _fold(model.graph))
 
 
 def _fold(graph: Any) -> bool:

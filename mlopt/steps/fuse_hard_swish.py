@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.onnx_file import attributes_of, readers_of
+from mlopt.onnx_file import attributes_of, readers_of, rewrite
 
 _OPSET: Final = 14  # where HardSwish comes from
 _GATE: Final = {"alpha": 1 / 6, "beta": 0.5}  # of HardSigmoid; other slopes are no HardSwish
@@ -30,16 +29,13 @@ class FuseHardSwish:
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
 
     def run(self, source: Artifact, into: Path) -> None:
-        import onnx
+        rewrite(source.main, into / "model.onnx", _fuse_if_known)
 
-        model = onnx.load(str(source.main))
-        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-        result = into / "model.onnx"
-        if opset >= _OPSET and _fuse(model.graph):
-            onnx.save(model, str(result))
-            onnx.checker.check_model(str(result))
-        else:
-            shutil.copyfile(source.main, result)
+
+def _fuse_if_known(model: Any) -> bool:
+    """Whether there was any to fuse, in an opset that has HardSwish."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return opset >= _OPSET and _fuse(model.graph)
 
 
 def _fuse(graph: Any) -> bool:

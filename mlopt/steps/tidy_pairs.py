@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.onnx_file import drop_unread, readers_of
+from mlopt.onnx_file import drop_unread, readers_of, rewrite
 
 Grid = tuple[float, int, int]
 """Scale, zero-point, and the zero-point's type in ONNX."""
@@ -35,18 +34,15 @@ class TidyPairs:
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx")
 
     def run(self, source: Artifact, into: Path) -> None:
-        import onnx
+        rewrite(source.main, into / "model.onnx", lambda model: _tidy(model.graph))
 
-        model = onnx.load(str(source.main))
-        result = into / "model.onnx"
-        moved = False
-        while _moved(model.graph):  # until nothing stands before which a pair can go
-            moved = True
-        if _without_repetitions(model.graph) or moved:
-            onnx.save(model, str(result))
-            onnx.checker.check_model(str(result))
-        else:
-            shutil.copyfile(source.main, result)
+
+def _tidy(graph: Any) -> bool:
+    """Whether anything was moved or dropped."""
+    moved = False
+    while _moved(graph):  # until nothing stands before which a pair can go
+        moved = True
+    return _without_repetitions(graph) > 0 or moved
 
 
 def _moved(graph: Any) -> bool:
