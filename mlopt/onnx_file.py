@@ -157,8 +157,8 @@ def bytes_of(kind: int, shape: Iterable[int]) -> int:
 
 
 def rewrite(source: Path, into: Path, change: Callable[[Any], bool]) -> None:
-    """Write the model at `source` to `into`, changed and checked; byte for byte as it was where `change`, which is given
-    the onnx.ModelProto, says that it changed nothing."""
+    """Write the model at `source` to `into`, changed and checked; byte for byte as it was where `change`, given the
+    onnx.ModelProto, says that it changed nothing."""
     import onnx
 
     model = onnx.load(str(source))
