@@ -22,6 +22,7 @@ from mlopt.measure.loadgen import DISTRIBUTION as LOADGEN
 from mlopt.measure.loadgen import LoadGenResult, ask_loadgen
 from mlopt.measure.percentiles import Percentile, percentiles_of
 from mlopt.measure.server import ServerRate, highest_rate
+from mlopt.measure.ways import labels, ways_of
 from mlopt.measurement import Interval, Measurement
 from mlopt.sniff import sniff
 from mlopt.step import installed
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 KIND: Final = "mlopt-bench"
-_FEEDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +87,12 @@ class BenchResult:
 
     @property
     def labelled(self) -> dict[str, Measurement]:
-        """Measurements by the model's name, and the runtime's where a model ran in several."""
-        names = [one.model for one in self.models]
-        several = len(set(names)) < len(names)
-        return {
-            f"{one.model} ({one.measurement.runtime})" if several else one.model: one.measurement for one in self.models
-        }
+        """Measurements by the model's name, with runtime, batch and threads where a model was measured with several."""
+        taken = [one.measurement for one in self.models]
+        asked = [
+            (one.model, each.runtime, each.batch, each.threads) for one, each in zip(self.models, taken, strict=True)
+        ]
+        return dict(zip(labels(asked), taken, strict=True))
 
 
 def bench(
@@ -101,6 +101,8 @@ def bench(
     method: Method,
     device: str,
     runtimes: Sequence[str] = (),
+    threads: Sequence[int] = (),
+    batches: Sequence[int] = (),
     bound: float | None = None,
     layers: bool = False,
     limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
@@ -110,12 +112,12 @@ def bench(
     """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency; with
     `layers` the inside of each as well.
 
-    Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
-    `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
-    `UnknownName`, `MissingDependency`, `WorkerFailed`, `OutOfMemory`, and `Misused` for a server without a bound.
+    Every model runs in each of `runtimes`; without any, in the one that it was compiled for. It does so with each of
+    `threads` and in queries of each of `batches`, without any as `method` says; speed-ups are per sample. Raises
+    `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same
+    inputs, `UnknownName`, `MissingDependency`, `WorkerFailed`, `OutOfMemory`, and `Misused` for a server without a
+    bound and for what would be measured twice.
     """
-    from mlopt.convert.batch import free_size_of
-    from mlopt.samples.generated import GeneratedSamples
     from mlopt.surroundings import describe
 
     _check_runtimes(runtimes)
@@ -130,16 +132,14 @@ def bench(
     files = {str(path): model_file(path) for path in models}
     if len(files) < len(models):
         raise Misused("A model is named twice; side by side with itself it says nothing.", next="name each once")
-    first = _shared_signature(files)
-    free = free_size_of(next(iter(files.values())), {})
-    single = list(GeneratedSamples(first, _FEEDS * method.query_batch, 0, free=free).feeds(batch=method.query_batch))
-    offline = next(GeneratedSamples(first, method.offline_batch, 0, free=free).feeds(batch=method.offline_batch))
-    named = [
-        (name, Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime))
-        for name, file in files.items()
-        for runtime in runtimes or (own_runtime(Path(name)),)
+    ways = ways_of(_shared_signature(files), next(iter(files.values())), method, limits[0], threads, batches)
+    asked = [
+        (name, runtime, way) for name in files for runtime in runtimes or (own_runtime(Path(name)),) for way in ways
     ]
-    subjects = [subject for _, subject in named]
+    names = labels([(name, runtime, way.batch, way.method.threads) for name, runtime, way in asked])
+    subjects = [
+        Subject(label, _artifact(files[name]), runtime) for label, (name, runtime, _) in zip(names, asked, strict=True)
+    ]
     copy = replace(subjects[0], name=f"{subjects[0].name} again")
     bounds, told = limits
     if bounds.memory:  # what is in the page cache already would be nobody's
@@ -149,18 +149,22 @@ def bench(
     measured, failures = measure_together(
         subjects[0],
         [*subjects[1:], copy],
-        single=single,
-        offline=offline,
+        single=ways[0].single,
+        offline=ways[0].offline,
         method=side_by_side,
         device=device,
         limits=bounds,
+        others={
+            one: replace(way, method=replace(way.method, scenario=side_by_side.scenario))
+            for one, (_, _, way) in zip((*names, copy.name), (*asked, asked[0]), strict=True)
+        },
     )
     if failures:
         raise next(iter(failures.values()))
-    seconds = method.seconds / 2 / len(named)
-    asks = _Asks(Given(single, offline, method, bounds), bound, loadgen, workers, layers, device, seconds)
+    seconds = method.seconds / 2 / len(asked)
     found, missing = [], ""
-    for name, subject in named:
+    for subject, (name, _, way) in zip(subjects, asked, strict=True):
+        asks = _Asks(way, bound, loadgen, workers, layers, device, seconds)
         one, why = _benched(name, subject, measured[subject.name], asks)
         found.append(one)
         missing = missing or why

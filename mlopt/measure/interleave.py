@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import random
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
-from mlopt.measure.alone import Fresh
+from mlopt.measure.alone import Fresh, Given, rows_of
 from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.percentiles import percentile, tail_high
-from mlopt.measure.process import Worker, write_feeds
+from mlopt.measure.process import Worker
 from mlopt.measurement import Interval, Latency, Measurement
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ class Subject:
 @dataclass(slots=True)
 class _Run:
     subject: Subject
+    given: Given
     worker: Worker
     facts: dict[str, Any]
     queries: int = 1
@@ -60,30 +60,30 @@ def measure_together(
     method: Method,
     device: str,
     limits: Limits = UNLIMITED,
+    others: Mapping[str, Given] = MappingProxyType({}),
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
     All are loaded first, each in a fresh process. Every round visits all of them, in turned order every other round
     (ABBA), so that drift cancels; its first queries do not count, for the caches are another's then. `speedup`
-    is the median over rounds of the ratio of that round's medians, with a bootstrap interval. Only one process computes
-    at a time.
-    In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. Raises `WorkerFailed`
-    when the baseline itself dies, `Misused` for the scenario `server`.
+    is the median over rounds of the ratio of that round's medians, per sample, with a bootstrap interval. Only one
+    process computes at a time.
+    In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. `others` says by name
+    who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Raises
+    `WorkerFailed` when the baseline itself dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
-    if method.scenario == "offline":
-        single = [offline]
+    given = Given(single, offline, method, limits)
     failures: dict[str, WorkerFailed] = {}
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlopt-measure-")))
-        folders = (
-            write_feeds(scratch / "single", [dict(feed) for feed in single]),
-            write_feeds(scratch / "offline", [dict(offline)]),
-        )
+        folders: dict[int, tuple[str, str]] = {}
         runs: list[_Run] = []
         for subject in (baseline, *candidates):
+            asked = others.get(subject.name, given)
+            if id(asked) not in folders:
+                folders[id(asked)] = stack.enter_context(asked.written())
             try:
-                runs.append(_load(subject, folders, method, stack, limits))
+                runs.append(_load(subject, folders[id(asked)], asked, stack))
             except WorkerFailed as error:
                 if subject is baseline:
                     raise
@@ -103,13 +103,7 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error
                     runs.remove(run)
-        batches = rows_of(single[0], method.batch), rows_of(offline, method.offline_batch)
-        return {run.subject.name: _measurement(run, runs[0], method, device, batches) for run in runs}, failures
-
-
-def rows_of(feeds: Mapping[str, Any], otherwise: int) -> int:
-    """The samples of one query: a model that fixes its batch takes not what the method says."""
-    return len(feeds[next(iter(feeds))]) if feeds else otherwise
+        return {run.subject.name: _measurement(run, runs[0], device) for run in runs}, failures
 
 
 def check_scenario(method: Method) -> None:
@@ -121,18 +115,18 @@ def check_scenario(method: Method) -> None:
         )
 
 
-def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack, limits: Limits) -> _Run:
-    worker = Worker.start(subject.name, limits)
+def _load(subject: Subject, folders: tuple[str, str], given: Given, stack: ExitStack) -> _Run:
+    worker = Worker.start(subject.name, given.limits)
     stack.callback(worker.stop)
     facts = worker.ask(
         "load",
         runtime=subject.runtime,
         model=str(subject.artifact.main),
-        threads=method.threads,
-        single=str(folders[0]),
-        offline=str(folders[1]),
+        threads=given.method.threads,
+        single=folders[0],
+        offline=folders[1],
     )
-    return _Run(subject, worker, facts)
+    return _Run(subject, given, worker, facts)
 
 
 def _plan_visits(runs: list[_Run], method: Method) -> int:
@@ -151,13 +145,14 @@ def _plan_visits(runs: list[_Run], method: Method) -> int:
     return visits
 
 
-def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches: tuple[int, int]) -> Measurement:
-    batch, offline_batch = batches
+def _measurement(run: _Run, baseline: _Run, device: str) -> Measurement:
+    method, batch, of_baseline_batch = run.given.method, run.given.batch, baseline.given.batch
+    offline_batch = rows_of(run.given.offline, method.offline_batch)
     times = sorted(second for seconds in run.rounds for second in seconds)
     medians, of_baseline = ([statistics.median(seconds) for seconds in one.rounds] for one in (run, baseline))
-    speedup = ratio(of_baseline, medians)
+    speedup = ratio([one / of_baseline_batch for one in of_baseline], [one / batch for one in medians])
     # The clocks of a few rounds may all have been lucky; beside the baseline, which had the same rounds, less so.
-    beside = statistics.median(of_baseline) / speedup.low
+    beside = statistics.median(of_baseline) / of_baseline_batch * batch / speedup.low
     alone = Fresh([run.facts["load_time"]], [run.worker.ask("peak")["peak_memory"]]).starts
     return Measurement(
         device=run.facts["device"] or device,
