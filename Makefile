@@ -29,7 +29,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # What the tests need: every framework that mlopt reads, every runtime, the tools of `make check`, and on x86-64
 # TensorRT for RTX (95 MB; proprietary, under NVIDIA's licence).
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,tensorrt,docker,serve,grpc,signing,keyless,zstd,loadgen]' --group dev
+	$(PIP) install -q -c constraints.txt -e '.[torch,tensorflow,openvino,litert,tensorrt,docker,serve,grpc,signing,keyless,zstd,loadgen]' --group dev
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## set up, train a small model, compile it, serve its image, ask it

@@ -31,6 +31,7 @@ _GIVES: Final[Mapping[str, tuple[str, str]]] = {
     "tensorrt": ("builds engines for NVIDIA cards, without one: TensorRT for RTX", ""),
     "onnxruntime-cuda": ("runs models on an NVIDIA GPU with ONNX Runtime", "onnxruntime-cuda"),
     "openvino": ("runs models on Intel processors with OpenVINO", "openvino"),
+    "litert": ("runs small models on x86 and Arm with LiteRT; writes .tflite", "litert"),
 }
 _REQUIREMENT: Final = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*(?P<range>[^;]*?)\s*(?:;\s*(?P<marker>.*))?$"

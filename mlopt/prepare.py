@@ -129,6 +129,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         inputs=project.inputs,
         asked=_asked(request, project, recipes),
         server=server,
+        image=request.image,
     )
     _check_ship(request, candidates, may_lose)
     machine = detect()

@@ -18,6 +18,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+EXTRAS = {name: name for name in ("torch", "tensorflow", "openvino")} | {"litert": "ai-edge-litert"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") and not DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason="the real models and images are not beside the checkout"))
-        for extra in ("torch", "tensorflow", "openvino"):
-            if item.get_closest_marker(extra) and not installed(extra):
+        for extra, package in EXTRAS.items():
+            if item.get_closest_marker(extra) and not installed(package):
                 item.add_marker(pytest.mark.skip(reason=f"{extra} is not installed: pip install mlopt[{extra}]"))
 
 

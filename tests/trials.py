@@ -43,10 +43,10 @@ def probe(model: onnx.ModelProto) -> GeneratedSamples:
     return GeneratedSamples(signature_of(model), 4, 0)
 
 
-def run(step: Step, artifact: Artifact, into: Path) -> Artifact:
+def run(step: Step, artifact: Artifact, into: Path, *, files: tuple[str, ...] = ("model.onnx",)) -> Artifact:
     into.mkdir()
     step.run(artifact, into)
-    assert [path.name for path in into.iterdir()] == ["model.onnx"], "nothing but the model is left"
+    assert sorted(path.name for path in into.iterdir()) == sorted(files), "nothing but the model is left"
     return Artifact(ONNX, digest_of(into), into)
 
 

@@ -160,7 +160,7 @@ def _serving(spec: Mapping[str, Any]) -> Serving:
         raise ValueError(f"file is {file!r}; it must lie in the folder itself")
     runtime = spec.get("runtime", "onnxruntime")
     if runtime not in RUNTIMES:
-        raise ValueError(f"its runtime is {runtime!r}; this server has {' and '.join(RUNTIMES)}")
+        raise ValueError(f"its runtime is {runtime!r}; this server has {', '.join(RUNTIMES)}")
     if threads is not None and not (type(threads) is int and threads > 0):
         raise ValueError(f"threads is {threads!r}; it must be a number above 0, or absent")
     return Serving(

@@ -1,4 +1,4 @@
-"""The runtimes that the server can run a model in. An image holds one of them."""
+"""The runtimes that the server can run a model in. An image holds one of them; none holds LiteRT yet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from mlopt.serve.litert import TfliteModel
 from mlopt.serve.openvino import Network
 
 
@@ -39,14 +40,22 @@ def _onnxruntime(model: Path, *, threads: int) -> Run:
 
 
 def _openvino(model: Path, *, threads: int) -> Run:
-    network = Network(model, threads=threads)
-    places = {name: place for place, name in enumerate(network.outputs)}
+    return _picking(Network(model, threads=threads))
+
+
+def _litert(model: Path, *, threads: int) -> Run:
+    return _picking(TfliteModel(model.with_suffix(".tflite"), threads=threads))
+
+
+def _picking(loaded: Network | TfliteModel) -> Run:
+    """What gives all outputs in the model's order, as what gives those that are asked for."""
+    places = {name: place for place, name in enumerate(loaded.outputs)}
 
     def run(names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        results = network.infer(feeds)
+        results = loaded.infer(feeds)
         return [results[places[name]] for name in names]
 
     return run
 
 
-RUNTIMES: Final[Mapping[str, Open]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+RUNTIMES: Final[Mapping[str, Open]] = {"onnxruntime": _onnxruntime, "openvino": _openvino, "litert": _litert}

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Which extra each room of the code may lean on, besides the core.
 ROOMS = {
-    "mlopt/serve": ("serve", "grpc", "openvino"),
+    "mlopt/serve": ("serve", "grpc", "openvino", "litert"),
+    "mlopt/tflite": ("litert",),
     "mlopt/convert": ("torch", "tensorflow", "tensorrt"),
     "mlopt/steps": ("torch",),
     "mlopt/image": (),
@@ -29,6 +30,8 @@ ROOMS = {
 BROUGHT = {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes", "onnx-ir", "tensorrt-rtx-cu13"}
 # The programs that build and serve on a device use what that one has: they are never imported here.
 ON_THE_DEVICE = {"tensorrt"}
+# A runtime that `mlopt serve` has and no image holds.
+IN_NO_IMAGE = {"ai_edge_litert"}
 # Loads mlopt/pytest_plugin.py itself: who has no pytest never imports that.
 LOADS_US = {"pytest"}
 # No released wheel for every platform, or only with a card: never part of the tested set.
@@ -103,7 +106,7 @@ def test_the_image_holds_all_that_its_server_imports() -> None:
     wanted = read_wanted(ROOT / "docker")
     runtimes = {"onnxruntime", "openvino"}
     assert set(wanted.runtimes) == runtimes
-    needed = imported(ROOT / "mlopt" / "serve")
+    needed = imported(ROOT / "mlopt" / "serve") - IN_NO_IMAGE
     assert runtimes <= needed
     for runtime in runtimes:
         held = {plain(name) for name in wanted.running(runtime).packages}

@@ -1,4 +1,4 @@
-"""The server with either runtime: the same answers, from several threads at once, and a word when one is not there."""
+"""The server with each runtime: the same answers, from several threads at once, and a word when one is not there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ import pytest
 from mlopt.serve.model import Model, NotServable, read_serving
 from mlopt.serve.runtimes import RUNTIMES
 from mlopt.serve.tensors import Rejected
+from mlopt.tflite.wrapper import save_wrapped
 
-NEEDS = {"openvino": pytest.mark.openvino}
-BOTH = [pytest.param(name, marks=NEEDS.get(name, ())) for name in RUNTIMES]
+NEEDS = {"openvino": pytest.mark.openvino, "litert": pytest.mark.litert}
+EACH = [pytest.param(name, marks=NEEDS.get(name, ())) for name in RUNTIMES]
 
 
 def folder_for(runtime: str | None, model_folder: Path, into: Path) -> Path:
     """The model with a serving.json that names this runtime; one of an older mlopt names none."""
     serving = json.loads((model_folder / "serving.json").read_text())
     del serving["runtime"]
-    (into / "model.onnx").write_bytes((model_folder / "model.onnx").read_bytes())
+    if runtime == "litert":
+        save_wrapped(model_folder / "model.onnx", into)
+    else:
+        (into / "model.onnx").write_bytes((model_folder / "model.onnx").read_bytes())
     (into / "serving.json").write_text(json.dumps(serving | ({"runtime": runtime} if runtime else {})))
     return into
 
@@ -33,7 +37,7 @@ def load(folder: Path) -> Model:
     return model
 
 
-@pytest.mark.parametrize("runtime", BOTH)
+@pytest.mark.parametrize("runtime", EACH)
 def test_many_threads_get_each_their_own_answer(runtime: str, model_folder: Path, tmp_path: Path) -> None:
     model = load(folder_for(runtime, model_folder, tmp_path))
     assert model.serving.metadata()["platform"] == f"{runtime}_onnx"
@@ -44,7 +48,7 @@ def test_many_threads_get_each_their_own_answer(runtime: str, model_folder: Path
         np.testing.assert_allclose(scores, 4 * picture.mean(axis=(2, 3)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("runtime", BOTH)
+@pytest.mark.parametrize("runtime", EACH)
 def test_a_shape_that_the_model_cannot_take_is_the_client_s_fault(
     runtime: str, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -53,10 +57,11 @@ def test_a_shape_that_the_model_cannot_take_is_the_client_s_fault(
         model.infer({"pixels": np.zeros((1, 3, 9, 9), np.float32)})
 
 
-@pytest.mark.parametrize("runtime", BOTH)
+@pytest.mark.parametrize("runtime", EACH)
 def test_a_damaged_model_is_named(runtime: str, model_folder: Path, tmp_path: Path) -> None:
     folder = folder_for(runtime, model_folder, tmp_path)
-    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:200])
+    for file in folder.glob("model.*"):
+        file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(NotServable, match=r"model\.onnx cannot be loaded"):
         load(folder)
 
@@ -66,7 +71,7 @@ def test_a_file_that_names_no_runtime_means_onnx_runtime(model_folder: Path, tmp
 
 
 def test_a_runtime_that_the_server_does_not_have_is_named(model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotServable, match="its runtime is 'tensorrt'; this server has onnxruntime and openvino"):
+    with pytest.raises(NotServable, match="its runtime is 'tensorrt'; this server has onnxruntime, openvino"):
         read_serving(folder_for("tensorrt", model_folder, tmp_path))
 
 

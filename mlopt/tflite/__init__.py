@@ -1,0 +1,1 @@
+"""ONNX graphs as .tflite files, for LiteRT: written here, without a converter."""
