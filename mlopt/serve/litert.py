@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+
+
+_OPENING: Final = threading.Lock()
 
 
 class TfliteModel:
@@ -22,8 +29,9 @@ class TfliteModel:
         from ai_edge_litert.interpreter import Interpreter
 
         held: dict[str, Any] = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-        self._interpreter: Any = Interpreter(**held, num_threads=threads)
-        self._interpreter.allocate_tensors()
+        with _without_news():
+            self._interpreter: Any = Interpreter(**held, num_threads=threads)
+            self._interpreter.allocate_tensors()
         self._inputs = {one["name"]: one["index"] for one in self._interpreter.get_input_details()}
         self._outputs = [one["index"] for one in self._interpreter.get_output_details()]
         self.outputs: tuple[str, ...] = tuple(one["name"] for one in self._interpreter.get_output_details())
@@ -32,6 +40,8 @@ class TfliteModel:
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         """The outputs, in the model's order, for arrays by input name."""
+        if feeds.keys() != self._inputs.keys():  # what is not given would still hold the values of the last query
+            raise ValueError(f"the inputs are {', '.join(self._inputs)}, and not {', '.join(feeds)}")
         with self._lock:
             self._resize({name: array.shape for name, array in feeds.items()})
             for name, array in feeds.items():
@@ -48,3 +58,26 @@ class TfliteModel:
             self._interpreter.resize_tensor_input(self._inputs[name], shape, strict=True)
         self._interpreter.allocate_tensors()
         self._shapes = dict(shapes)
+
+
+@contextmanager
+def _without_news() -> Iterator[None]:
+    """LiteRT tells whoever reads the standard error, from C++ and with no way to ask for less, that it has kernels.
+    What it says of any other weight is handed on."""
+    sys.stderr.flush()
+    with _OPENING, tempfile.TemporaryFile() as said:
+        own = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            said.seek(0)
+            sys.stderr.write(
+                "".join(
+                    line
+                    for line in said.read().decode(errors="replace").splitlines(keepends=True)
+                    if not line.startswith("INFO:")
+                )
+            )

@@ -8,7 +8,7 @@ from typing import Final
 from mlopt.tflite.elements import Write, binary, clip, hard_sigmoid, normalization, passed, unary
 from mlopt.tflite.flatbuffer import Grid
 from mlopt.tflite.graph import LAST, TO_FIRST, TO_LAST, Graph, Node, Value
-from mlopt.tflite.windows import activation, bias_of, convolution, pooling
+from mlopt.tflite.windows import activation, bias_of, convolution, pooling, thinned
 
 # LiteRT computes these functions of integers into these grids and no others.
 SHARES: Final = Grid(1 / 256, -128)
@@ -144,12 +144,15 @@ def sliced(graph: Graph, node: Node) -> None:
         if step < 1:
             node.refuse("it goes backwards")
         table[axis] = *slice(start, end).indices(read.shape[axis])[:2], step
+    if not read.free <= {axis for axis, row in enumerate(table.tolist()) if row == [0, read.shape[axis], 1]}:
+        node.refuse("it takes a part of the batch")
+    if rank == 4 and not (table[:, :2] - [[0, size] for size in read.shape]).any() and (table[:2, 2] == 1).all():
+        thinned(graph, node, read, (int(table[2, 2]), int(table[3, 2])))
+        return
     last = rank == 4 and read.last
     table = table[list(TO_LAST)] if last else table
-    shape, free = read.shaped(last)
+    shape, _ = read.shaped(last)
     whole = [place for place, row in enumerate(table.tolist()) if row == [0, shape[place], 1]]
-    if not free <= set(whole):
-        node.refuse("it takes a part of the batch")
     mask = sum(1 << place for place in whole)
     source = graph.read(read, integer=node.integer, last=last)
     places = [

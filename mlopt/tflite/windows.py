@@ -105,6 +105,28 @@ def pooling(graph: Graph, node: Node) -> None:
     graph.file.operator(kind, [source], [made], "Pool2DOptions", padding=padding, **window.steps_said(), **sizes)
 
 
+def thinned(graph: Graph, node: Node, picture: Value, steps: Pair) -> None:
+    """Some lines of a picture, as a depthwise convolution with a single weight, which is 1: XNNPACK has a kernel for
+    that, and none for slices with steps. Each value stays what it was, also as an integer."""
+    import numpy as np
+
+    channels = picture.shape[1]
+    source = graph.read(picture, integer=node.integer, last=True)
+    made = graph.make(graph.add(node, grid=picture.grid), last=True)
+    ones, zeros = np.ones((1, 1, 1, channels)), np.zeros(channels)
+    if node.integer and picture.grid:
+        plain, scale = [0] * channels, [picture.grid.scale] * channels
+        weights = graph.file.constant(
+            f"{node.output}/ones", ones.astype(np.int8), scale=[1.0] * channels, zero=plain, axis=3
+        )
+        bias = graph.file.constant(f"{node.output}/bias", zeros.astype(np.int32), scale=scale, zero=plain)
+    else:
+        weights = graph.file.constant(f"{node.output}/ones", ones.astype(np.float32))
+        bias = graph.file.constant(f"{node.output}/bias", zeros.astype(np.float32))
+    said = {"padding": 1, "strideH": steps[0], "strideW": steps[1], "depthMultiplier": 1}
+    graph.file.operator("DEPTHWISE_CONV_2D", [source, weights, bias], [made], "DepthwiseConv2DOptions", **said)
+
+
 def surrounded(
     graph: Graph, node: Node, picture: Value, window: Window, *, lowest: bool = False, always: bool = False
 ) -> int:

@@ -133,7 +133,7 @@ class _Writer:
         self.graph.values[node.output] = read
 
     def _operator(self, node: Node) -> None:
-        node = self._activated(node)
+        node = self._activated(self._simpler(node))
         grid = self._integer_grid(node)
         node = Node(
             node.name, node.kind, node.inputs, node.output, node.attributes, node.activation, grid is not None, grid
@@ -142,6 +142,15 @@ class _Writer:
         self.done.add(node.output)
         if node.kind in _PRODUCTS:
             self.products[node.integer].append(node.name)
+
+    def _simpler(self, node: Node) -> Node:
+        """A mean over the whole picture as that: XNNPACK has a kernel of integers for it, and none for windows."""
+        shape = self.shapes.get(node.inputs[0], ((), None))[0]
+        if node.kind != "AveragePool" or tuple(node.attributes["kernel_shape"]) != shape[2:]:
+            return node
+        if any(node.attributes.get("pads", ())) or len(shape) != 4:
+            return node
+        return Node(node.name, "GlobalAveragePool", node.inputs, node.output, {})
 
     def _activated(self, node: Node) -> Node:
         """With the activation that alone reads it, if LiteRT computes the two in one."""

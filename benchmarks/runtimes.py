@@ -1,0 +1,168 @@
+"""Small convolutional nets in every runtime: what int8 and fp32 answer there, and how fast, side by side in one run.
+
+python benchmarks/runtimes.py [--models resnet8 …]     writes reports/published/runtimes.json and runtimes.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from headtohead.cases import CASES, prepare, split_of
+
+from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.check.accuracy import compare
+from mlopt.errors import UnsupportedModel
+from mlopt.host import detect
+from mlopt.intervals import allowed
+from mlopt.measure.interleave import Subject, measure_together
+from mlopt.plan import Plan, plan
+from mlopt.profile import Method, find_profile
+from mlopt.recipe import find_recipe
+from mlopt.signature import signature
+from mlopt.steps.evaluate import Evaluate
+from mlopt.store import Store, default_root
+from mlopt.target import find_target
+
+ROOT = Path(__file__).resolve().parents[1]
+INTO = ROOT / "reports" / "published" / "runtimes.json"
+MODELS = ("resnet8", "resnet20", "mobilenetv1_x0_25", "squeezenet1_0")
+RECIPES = ("openvino-fp32", "litert-fp32", "int8-static", "openvino-int8", "litert-int8")
+METHOD = Method(rounds=20, seconds=60.0, warm_up=3, offline_batch=4)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--out", type=Path, default=Path("out"), help="where models and samples are kept")
+    options.add_argument("--models", nargs="*", default=MODELS)
+    said = options.parse_args()
+    facts: dict[str, Any] = json.loads(INTO.read_text()) if INTO.exists() else {"models": {}}
+    packages = ("mlopt", "onnxruntime", "openvino", "ai-edge-litert", "numpy")
+    facts |= {
+        "command": "python benchmarks/runtimes.py",
+        "machine": f"{detect().cpu}, {platform.system()} {platform.release()}",
+        "versions": {name: metadata.version(name) for name in packages},
+        "date": time.strftime("%Y-%m"),
+        "method": f"1 thread, batch 1, {METHOD.rounds} rounds, turned; other work may run on the machine",
+    }
+    for name in said.models:
+        home = (said.out / "runtimes" / name).absolute()
+        if why := prepare(CASES[name], home):
+            print(f"{name}: {why}")
+            continue
+        facts["models"][name] = judged(home)
+        INTO.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        INTO.with_suffix(".md").write_text(rendered(facts))
+        print(name, json.dumps(facts["models"][name]), flush=True)
+
+
+def judged(home: Path) -> dict[str, Any]:
+    """By recipe: how it answers and how fast it is, against fp32 in ONNX Runtime; or why it is not there."""
+    source = home / "source"
+    if not source.is_dir():
+        source.mkdir()
+        shutil.copyfile(home / "model.onnx", source / "model.onnx")
+    exported, split, store = Artifact(ONNX, digest_of(source), source), split_of(home), Store(default_root())
+    budget = allowed(find_profile("balanced").budgets, len(split.evaluation), labelled=True)
+    recipes = [find_recipe(name) for name in RECIPES]
+    made = plan(signature(exported), find_target("host"), recipes, split.calibration, split.calibration, budget)
+    rows: dict[str, Any] = {one.name: {"left out": one.reason} for one in made.left_out}
+    artifacts = built(made, exported, store, rows)
+    outcomes = {}
+    for name, (artifact, runtime) in artifacts.items():
+        step = Evaluate(split.evaluation, runtime, "this machine", threads=1)
+        outcomes[name] = store.run(step, artifact)
+    subjects = [Subject(name, artifact, runtime) for name, (artifact, runtime) in artifacts.items()]
+    feeds = split.evaluation.feeds
+    measured, failures = measure_together(
+        subjects[0],
+        subjects[1:],
+        single=list(islice(feeds(batch=1), 16)),
+        offline=next(iter(feeds(batch=METHOD.offline_batch))),
+        method=METHOD,
+        device="this machine",
+    )
+    for name in artifacts:
+        if name in failures:
+            rows[name] = {"left out": str(failures[name])}
+            continue
+        accuracy = compare(
+            outcomes["baseline"],
+            outcomes[name],
+            labels=split.evaluation.labels,
+            generated=False,
+            device="this machine",
+            grade="measured",
+        )
+        rows[name] = {
+            "speedup": asdict(measured[name].speedup),
+            "seconds": measured[name].latency.p50,
+            "memory": measured[name].peak_memory,
+            "load": measured[name].load_time,
+            "bytes": artifacts[name][0].bytes,
+            "sqnr": accuracy.sqnr if name != "baseline" else None,
+            "drop": asdict(accuracy.drop) if accuracy.drop else None,
+        }
+    return rows
+
+
+def built(made: Plan, exported: Artifact, store: Store, rows: dict[str, Any]) -> dict[str, tuple[Artifact, str]]:
+    artifacts = {}
+    for candidate in made.candidates:
+        artifact = exported
+        try:
+            for step in candidate.steps:
+                artifact = store.run(step, artifact)
+        except UnsupportedModel as error:
+            rows[candidate.name] = {"left out": error.what}
+        else:
+            artifacts[candidate.name] = artifact, candidate.runtime
+    return artifacts
+
+
+def rendered(facts: Mapping[str, Any]) -> str:
+    """The table, from the numbers of the JSON file beside it alone."""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
+    lines = [
+        "# One net, three runtimes",
+        "",
+        f"`{facts['command']}`, {facts['date']}, {facts['machine']}; {facts['method']}. {versions}.",
+        "Speed-ups are against fp32 in ONNX Runtime, paired by round, with 95 % intervals; SQNR and drop of top-1 are",
+        "against its answers on samples that no recipe saw.",
+        "",
+        "| model | recipe | speed-up | SQNR | drop | peak memory | load | file |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for model, rows in facts["models"].items():
+        for name, row in sorted(rows.items(), key=lambda item: ("baseline", *RECIPES).index(item[0])):
+            lines.append(f"| {model} | {name} | {_cells(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    if "left out" in row:
+        return f"left out: {row['left out']} | | | | |"
+    speed, drop = row["speedup"], row["drop"]
+    return " | ".join(
+        (
+            f"{speed['value']:.2f}× [{speed['low']:.2f}, {speed['high']:.2f}]",
+            "" if row["sqnr"] is None else f"{row['sqnr']:.1f} dB",
+            f"{100 * drop['value']:+.1f} [{100 * drop['low']:+.1f}, {100 * drop['high']:+.1f}]" if drop else "",
+            f"{row['memory'] / 1e6:.0f} MB",
+            f"{1e3 * row['load']:.0f} ms",
+            f"{row['bytes'] / 1e6:.2f} MB",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
