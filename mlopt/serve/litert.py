@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-
 _OPENING: Final = threading.Lock()
 
 
