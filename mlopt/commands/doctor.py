@@ -137,6 +137,7 @@ def _telemetry() -> dict[str, str]:
     return {
         "onnxruntime": "off" if value == "1" else f"on: ORT_DISABLE_TELEMETRY={value} in the environment; set it to 1",
         "openvino": "off: the part that reports is never loaded",
+        "litert": "has none in its Python package",
         "mlopt": "has none",
     }
 

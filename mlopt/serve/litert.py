@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import struct
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+# What the description of a .tflite file ends in that is slower in AMX's tiles than without.
+NO_TILES: Final = ", not for tiles"
+_SMALL: Final = 2048  # bytes of the smallest signal stack that there may be; tiles alone take four times that
 _OPENING: Final = threading.Lock()
 
 
@@ -28,7 +35,8 @@ class TfliteModel:
         from ai_edge_litert.interpreter import Interpreter
 
         held: dict[str, Any] = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-        with _without_news():
+        tiles = not _description(model).endswith(NO_TILES)
+        with _without_news(), nullcontext() if tiles else _without_tiles():
             self._interpreter: Any = Interpreter(**held, num_threads=threads)
             self._interpreter.allocate_tensors()
         self._inputs = {one["name"]: one["index"] for one in self._interpreter.get_input_details()}
@@ -80,3 +88,49 @@ def _without_news() -> Iterator[None]:
                     if not line.startswith("INFO:")
                 )
             )
+
+
+def _description(model: Path | bytes) -> str:
+    """What a .tflite file says of itself; "" where it is too damaged for that, which LiteRT then says."""
+    try:
+        with BytesIO(model) if isinstance(model, bytes) else model.open("rb") as file:
+
+            def read(form: str, at: int) -> int:
+                file.seek(at)
+                return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
+
+            root = read("<I", 0)
+            fields = root - read("<i", root)
+            # The fourth field of the root; which fields there are stands in a table before it.
+            if read("<H", fields) < 12 or not (place := read("<H", fields + 10)):
+                return ""
+            text = root + place + read("<I", root + place)
+            size = read("<I", text)
+            file.seek(text + 4)
+            return file.read(min(size, 4096)).decode(errors="replace")
+    except (OSError, ValueError, struct.error):
+        return ""
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _without_tiles() -> Iterator[None]:
+    """XNNPACK asks the kernel for AMX's registers once, when it first opens a model, and has VNNI's kernels where it
+    gets none: the numbers are the same. The kernel gives none while a thread has a signal stack that could not hold
+    them. So this one has, with all signals waiting, until the model is open. Where the process has tiles already, or
+    has opened a model, nothing changes."""
+    if os.uname().machine != "x86_64":
+        yield
+        return
+    libc, room = ctypes.CDLL(None), ctypes.create_string_buffer(_SMALL)
+    before, small = _Stack(), _Stack(ctypes.addressof(room), 0, _SMALL)
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    libc.sigaltstack(ctypes.byref(small), ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, waiting)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -87,6 +88,16 @@ class TfliteFile:
 
     def rename(self, number: int, name: str) -> None:
         self._graph.tensors[number].name = name
+
+    def integer_products(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Of convolutions and matrix products of integers: the shape of the weights, and how many rows of them are
+        made for a batch of one."""
+        products = {self._schema.BuiltinOperator.CONV_2D, self._schema.BuiltinOperator.FULLY_CONNECTED}
+        kinds = [getattr(self._schema.BuiltinOperator, kind) for kind, _ in self._codes]
+        for one in self._graph.operators:
+            weights = self._graph.tensors[one.inputs[1]] if kinds[one.opcodeIndex] in products else None
+            if weights and weights.type == self._schema.TensorType.INT8:
+                yield tuple(weights.shape), math.prod(self._graph.tensors[one.outputs[0]].shape[:-1])
 
     def packed(self, inputs: Sequence[int], outputs: Sequence[int], *, about: str) -> bytes:
         """The file. The same calls in the same order make the same bytes."""

@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from mlopt.errors import UnsupportedModel
 from mlopt.onnx_file import attributes_of, inferred, readers_of, shapes_in
+from mlopt.serve.litert import NO_TILES
 from mlopt.tflite.elements import clipping
 from mlopt.tflite.flatbuffer import Grid
 from mlopt.tflite.graph import Constant, Graph, Node, Shape, Value
 from mlopt.tflite.operators import SHARES, WRITERS
+from mlopt.tflite.tiles import worth_tiles
 
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # What hands on each integer that it reads, or several of them as one.
@@ -77,6 +79,8 @@ class _Writer:
                 self._write(node)
         outputs = self._outputs(inputs)
         about = f"written by mlopt {metadata.version('mlopt')}"
+        if not worth_tiles(self.graph.file.integer_products()):
+            about += NO_TILES
         data = self.graph.file.packed(inputs, outputs, about=about)
         return Written(data, tuple(self.products[True]), tuple(self.products[False]))
 
