@@ -20,6 +20,8 @@ import numpy as np
 # What the description of a .tflite file ends in that is slower in AMX's tiles than without.
 NO_TILES: Final = ", not for tiles"
 _SMALL: Final = 2048  # bytes of the smallest signal stack that there may be; tiles alone take four times that
+# These come of what the thread itself does, and are handled at once or end the process.
+_AT_ONCE: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP}
 _OPENING: Final = threading.Lock()
 
 
@@ -120,14 +122,14 @@ class _Stack(ctypes.Structure):
 def _without_tiles() -> Iterator[None]:
     """XNNPACK asks the kernel for AMX's registers once, when it first opens a model, and has VNNI's kernels where it
     gets none: the numbers are the same. The kernel gives none while a thread has a signal stack that could not hold
-    them. So this one has, with all signals waiting, until the model is open. Where the process has tiles already, or
+    them. So this one has, with signals waiting, until the model is open. Where the process has tiles already, or
     has opened a model, nothing changes."""
     if os.uname().machine != "x86_64":
         yield
         return
     libc, room = ctypes.CDLL(None), ctypes.create_string_buffer(_SMALL)
     before, small = _Stack(), _Stack(ctypes.addressof(room), 0, _SMALL)
-    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _AT_ONCE)
     libc.sigaltstack(ctypes.byref(small), ctypes.byref(before))
     try:
         yield
