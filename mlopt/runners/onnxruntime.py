@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mlopt.errors import UnsupportedModel
 from mlopt.runners.runner import WARM_UP
+from mlopt.serve.session import opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,9 +89,7 @@ class OnnxRuntimeRunner:
             ) from error
 
     def _opened(self, options: Any) -> Any:
-        import onnxruntime as ort
-
-        return ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+        return opened(self.model, options)
 
     @property
     def outputs(self) -> tuple[str, ...]:
