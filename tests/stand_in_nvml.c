@@ -63,7 +63,7 @@ static int told(const char *key, char *text, unsigned length) {
 
 const char *nvmlErrorString(int code) {
   return code == NOT_SUPPORTED ? "Not Supported" : code == NOT_FOUND ? "Not Found" : code == INVALID ? "Invalid Argument"
-       : code == UNINITIALIZED ? "Uninitialized" : "Unknown Error";
+       : code == UNINITIALIZED ? "Uninitialized" : code == 9 ? "Driver Not Loaded" : "Unknown Error";
 }
 int nvmlInit_v2(void) { return place() ? !(begun = 1) : 9; }
 int nvmlSystemGetDriverVersion(char *text, unsigned length) { return told("driver", text, length); }

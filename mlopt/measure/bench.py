@@ -186,7 +186,7 @@ def _benched(name: str, subject: Subject, taken: Measurement, asks: _Asks) -> tu
     """One model, and why its energy is not known."""
     given, method, limits = asks.given, asks.given.method, asks.given.limits
     weights, server, by_loadgen, energy = _files(subject.artifact.main), None, None, None
-    counts, why = counters(gpu=not taken.device.startswith(asks.device))
+    counts, why = counters(gpu=taken.gpu.card if taken.gpu else "")
     if limits.grade != "measured":
         counts, why = (), "an emulator's energy is nobody's"
     if method.scenario == "server" or asks.loadgen or counts:

@@ -6,7 +6,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
-from mlopt.measure.alone import Fresh
+from mlopt.measure.alone import Fresh, load
+from mlopt.measure.gpu import Watch, memory_peak, without_copies
 from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measure.process import Worker, write_feeds
-from mlopt.measurement import Interval, Latency, Measurement
+from mlopt.measurement import Gpu, Interval, Latency, Measurement
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
@@ -49,6 +50,8 @@ class _Run:
     major_faults: int = 0
     rounds: list[list[float]] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
+    watch: Watch | None = None
+    gpu: Gpu | None = None
 
 
 def measure_together(
@@ -94,7 +97,8 @@ def measure_together(
                 try:
                     run.worker.ask("query", count=run.settling)
                     faults = run.worker.major_faults
-                    run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
+                    with run.watch.round() if run.watch else nullcontext():
+                        run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
                     run.major_faults += run.worker.major_faults - faults
                     if number < offline_visits:
                         run.offline.append(run.worker.ask("batch", count=1)["seconds"])
@@ -103,6 +107,14 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error
                     runs.remove(run)
+        for run in list(runs):
+            try:
+                run.gpu = _on_gpu(run, folders, method, limits)
+            except WorkerFailed as error:
+                if run is runs[0]:
+                    raise
+                failures[run.subject.name] = error
+                runs.remove(run)
         batches = rows_of(single[0], method.batch), rows_of(offline, method.offline_batch)
         return {run.subject.name: _measurement(run, runs[0], method, device, batches) for run in runs}, failures
 
@@ -124,15 +136,19 @@ def check_scenario(method: Method) -> None:
 def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack, limits: Limits) -> _Run:
     worker = Worker.start(subject.name, limits)
     stack.callback(worker.stop)
-    facts = worker.ask(
-        "load",
-        runtime=subject.runtime,
-        model=str(subject.artifact.main),
-        threads=method.threads,
-        single=str(folders[0]),
-        offline=str(folders[1]),
+    facts = load(worker, subject, str(folders[0]), str(folders[1]), threads=method.threads)
+    return _Run(subject, worker, facts, watch=Watch.of(facts["gpu"]) if facts["gpu"] else None)
+
+
+def _on_gpu(run: _Run, folders: tuple[Path, Path], method: Method, limits: Limits) -> Gpu | None:
+    """What the GPU did, and its memory in one more process; None for what ran on none."""
+    if run.watch is None:
+        return None
+    there = str(folders[0]), str(folders[1])
+    return run.watch.found(
+        without_copies=without_copies(run.worker, statistics.median(run.rounds[-1])),
+        memory=memory_peak(run.watch, run.subject, there, threads=method.threads, limits=limits),
     )
-    return _Run(subject, worker, facts)
 
 
 def _plan_visits(runs: list[_Run], method: Method) -> int:
@@ -189,6 +205,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
         memory_after_load=run.facts["memory_after_load"],
         major_faults=run.major_faults,
         starts=alone,
+        gpu=run.gpu,
     )
 
 

@@ -134,7 +134,8 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
     @property
     def ran_on(self) -> RanOn:
         assert self.placed, "what ran is known after the first query"
-        return RanOn(cuda_identity(), self.placed.by_provider, self.placed.on_cpu, self.cuda_graph)
+        nodes = {name: self.placed.by_provider.get(name, 0) for name in self.chain}
+        return RanOn(cuda_identity(), nodes, dict(self.placed.on_cpu), self.cuda_graph)
 
     def _copied(self, value: np.ndarray) -> Any:
         """In the memory that the model computes in."""

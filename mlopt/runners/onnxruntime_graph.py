@@ -93,8 +93,8 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
         known = shapes_in(graph)
         if missing := [name for name in self.outputs if name not in known]:
             raise UnsupportedModel(
-                f"A CUDA graph writes to memory that is there before it runs, and the shape of the output {missing[0]!r} "
-                "does not follow from those of the inputs.",
+                f"A CUDA graph writes to memory that is there before it runs, and the shape of the output "
+                f"{missing[0]!r} does not follow from those of the inputs.",
                 where=str(self.model),
                 next="take the runtime without graphs",
             )

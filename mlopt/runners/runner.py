@@ -58,8 +58,8 @@ class OnDevice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RanOn:
-    """What really ran: on which card (`mlopt.nvml.card_of` takes it; empty where it cannot be known), `nodes` by who
-    ran them, the operators of those that were left to the CPU, and whether the rest was replayed as a CUDA graph."""
+    """What really ran: on which card (`mlopt.nvml.card_of` takes it; empty where it cannot be known), `nodes` by each
+    that was to run them, the operators of those that were left to the CPU, and whether the rest was replayed as a CUDA graph."""
 
     card: str
     nodes: Mapping[str, int]

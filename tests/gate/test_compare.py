@@ -39,6 +39,7 @@ MEASURED = Measurement(
     memory_after_load=10**7,
     major_faults=0,
     starts=Fresh([0.1] * 6, [10**8] * 6).starts,
+    gpu=None,
 )
 
 
