@@ -1,5 +1,5 @@
-"""A GPU that stands in for one: NVML and CUDA's driver as C libraries, and runners that compute on the CPU and are taken
-for such as compute on it.
+"""A GPU that stands in for one: NVML and CUDA's driver as C libraries, and runners that compute on the CPU and are
+taken for such as compute on it.
 
 What this cannot show: that a real driver answers so, and what a real card does.
 """

@@ -140,8 +140,9 @@ def memory_peak(
 
 @dataclass(slots=True)
 class _Memory:
-    """Readings of a card, in a thread of this process, while another one works. NVML may give processes the numbers that
-    they have outside of a container: one that was listed before it began to compute is a stranger of that number."""
+    """Readings of a card, in a thread of this process, while another one works. NVML may give processes the numbers
+    that they have outside of a container: one that was listed before it began to compute is a stranger of that number.
+    """
 
     card: Card
     whole: list[int] = field(default_factory=list)

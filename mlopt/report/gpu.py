@@ -48,7 +48,8 @@ def _clocks(clocks: GpuClocks) -> str:
     if clocks.memory is not None:
         told.append(f"memory at {_of(clocks.memory, clocks.memory_highest)} MHz")
     if clocks.power is not None:
-        told.append(f"{_of(round(clocks.power), clocks.power_limit and round(clocks.power_limit))} W")
+        limit = None if clocks.power_limit is None else round(clocks.power_limit)
+        told.append(f"{_of(round(clocks.power), limit)} W")
     if clocks.temperature is not None:
         told.append(f"up to {clocks.temperature} °C")
     return f"{', '.join(told)}, read after each of {clocks.readings} rounds" if told else "no clock was read"

@@ -59,7 +59,7 @@ class OnDevice(Protocol):
 @dataclass(frozen=True, slots=True)
 class RanOn:
     """What really ran: on which card (`mlopt.nvml.card_of` takes it; empty where it cannot be known), `nodes` by each
-    that was to run them, the operators of those that were left to the CPU, and whether the rest was replayed as a CUDA graph."""
+    that was to run them, the operators of those that were left to the CPU, and whether a CUDA graph was replayed."""
 
     card: str
     nodes: Mapping[str, int]

@@ -11,7 +11,7 @@ from mlopt.gate.compare import budgets, instructions, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
 from mlopt.measure.alone import Fresh
-from mlopt.measure.bench import versions_of
+from mlopt.measure.subjects import versions_of
 from mlopt.measurement import Accuracy, Interval, Latency, Measurement, Starts
 from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction

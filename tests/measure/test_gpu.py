@@ -1,4 +1,4 @@
-"""What a GPU does while a model is measured on it: real workers and rounds, on a driver that stands in for the vendor's.
+"""What a GPU does while a model is measured on it: real workers and rounds, on a driver that stands in for NVIDIA's.
 
 What this cannot show: that a real card answers so (tests/test_nvml.py asks it, where there is one).
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from nets import conv_net, save
 from stand_in_gpu import IDENTITY, StandIn, mlopt, stand_in_gpu
@@ -23,6 +24,7 @@ from mlopt.measure.process import write_feeds
 from mlopt.nvml import card_of
 from mlopt.report.gpu import held_back, said
 
+CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 RAN = {"card": IDENTITY, "cuda_graph": False, "nodes": {"CUDAExecutionProvider": 40}, "on_cpu": {}}
 PROFILE = 'schema = 1\nsummary = "quick"\n[method]\nrounds = 3\nseconds = "0.3 s"\nwarm-up = 1\n'
 
@@ -100,9 +102,9 @@ def test_clocks_are_read_after_each_round(gpu: StandIn) -> None:
     assert (found.clocks.power, found.clocks.power_limit, found.clocks.temperature) == (391.657, 700.0, 61)
     assert found.unread == ()
     assert said(found) == (
-        "NVIDIA H200, driver 580.159.04: 40 of 40 nodes by CUDA; latencies include the copies in and out, without which "
-        "p50 is 2.10 ms; at most 612 MB of GPU memory (of it); SM at 1980 of 1980 MHz, 1410 at the lowest, memory at "
-        "3201 of 3201 MHz, 392 of 700 W, up to 61 °C, read after each of 3 rounds"
+        "NVIDIA H200, driver 580.159.04: 40 of 40 nodes by CUDA; latencies include the copies in and out, without "
+        "which p50 is 2.10 ms; at most 612 MB of GPU memory (of it); SM at 1980 of 1980 MHz, 1410 at the lowest, "
+        "memory at 3201 of 3201 MHz, 392 of 700 W, up to 61 °C, read after each of 3 rounds"
     )
     assert held_back(found) == ""
 
@@ -173,3 +175,52 @@ def test_bench_says_what_ran_on_a_gpu_and_how_it_ran(gpu: StandIn, tmp_path: Pat
         assert one["without_copies"] > 0
         assert one["clocks"]["held_back"] == {"heat, by the hardware": 3}
         assert sum(one["on_cpu"].values()) == one["nodes"]["CPUExecutionProvider"] > 0
+
+
+@pytest.mark.slow
+def test_a_machine_with_a_gpu_measures_every_model_on_it_too(gpu: StandIn, tmp_path: Path) -> None:
+    with_onnxruntime_gpu(gpu, "stand_in_gpu_runners:Plain")
+    save(conv_net(), tmp_path / "net.onnx")
+    (tmp_path / "quick.toml").write_text(PROFILE)
+    ended = mlopt(gpu, "bench", str(tmp_path / "net.onnx"), "-p", str(tmp_path / "quick.toml"), "--json", "-q")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert [one["measurement"]["runtime"] for one in found["models"]] == ["onnxruntime", "onnxruntime-cuda"]
+    assert found["models"][0]["measurement"]["gpu"] is None
+    assert found["models"][1]["measurement"]["gpu"]["name"] == "NVIDIA H200"
+    assert found["left_out"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runner", "why"),
+    [
+        ("", "The runtime onnxruntime-cuda needs onnxruntime-gpu, which is not installed. pip install 'mlopt[onnx"),
+        ("mlopt.runners.onnxruntime_cuda:OnnxRuntimeCudaRunner", "this build of it has no CUDA provider"),
+    ],
+)
+def test_where_the_gpu_cannot_measure_the_rest_is_measured_and_why_is_said(
+    gpu: StandIn, tmp_path: Path, runner: str, why: str
+) -> None:
+    if CUDA:
+        pytest.skip("this ONNX Runtime has a CUDA provider")
+    if runner:
+        with_onnxruntime_gpu(gpu, runner)
+    save(conv_net(), tmp_path / "net.onnx")
+    (tmp_path / "quick.toml").write_text(PROFILE)
+    ended = mlopt(gpu, "bench", str(tmp_path / "net.onnx"), "-p", str(tmp_path / "quick.toml"), "-q")
+    assert ended.returncode == 0, ended.stderr
+    shown = " ".join(ended.stdout.split())
+    assert "was not measured: " in shown
+    assert why in shown
+    asked = mlopt(gpu, "bench", str(tmp_path / "net.onnx"), "--runtime", "onnxruntime-cuda", "-q")
+    assert asked.returncode == (23 if runner else 3), asked.stderr
+    assert why.partition(". ")[0] in asked.stderr
+
+
+def with_onnxruntime_gpu(gpu: StandIn, runner: str) -> None:
+    """As if onnxruntime-gpu were installed, with this runner for it."""
+    information = gpu.folder / "plugin" / "onnxruntime_gpu-1.26.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.26\n")
+    (information / "entry_points.txt").write_text(f"[mlopt.runners]\nonnxruntime-cuda = {runner}\n")

@@ -59,7 +59,7 @@ def test_without_a_gpu_there_is_no_word_of_one() -> None:
     made = made_reports.labelled()
     assert "On the GPU" not in to_html(made)
     assert "GPU memory" not in to_html(made)
-    assert "GPU" not in to_terminal(made, width=200, color=False)
+    assert "on the GPU" not in to_terminal(made, width=200, color=False)
 
 
 def test_a_card_that_was_held_back_is_a_warning() -> None:
