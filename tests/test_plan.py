@@ -111,7 +111,7 @@ def reason(made: Plan) -> str:
     return left.reason
 
 
-@pytest.mark.parametrize("name", ["cuda-fp32", "tensorrt-provider-fp16"])
+@pytest.mark.parametrize("name", ["cuda-fp32", "cuda-graph-fp16", "tensorrt-provider-fp16"])
 def test_what_runs_on_a_gpu_is_planned_where_that_gpu_is(
     conv: Signature, board: Target, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
