@@ -97,6 +97,8 @@ def how(series: Series) -> str:
 
 
 def _table(series: Sequence[Series], width: int) -> list[str]:
+    places = list(dict.fromkeys(sorted(map(how, series), key=bool)))  # what is counted first, each place once
+    series = sorted(series, key=lambda one: places.index(how(one)))
     rows = [_HEADS, *(_row(one) for one in series)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
     lines, last = [], ""

@@ -145,7 +145,7 @@ def said(server: ServerRate) -> str:
     """The rate that a server holds, and how it is known."""
     bound = f"p{server.percent:g} within {text.seconds(server.bound)}"
     if not server.trials:
-        return f"no rate keeps {bound}: single queries alone take longer"
+        return f"no rate keeps {bound}: {server.single_late} of {server.single} single queries alone took longer"
     tried = f"{len(server.trials)} trials of Poisson arrivals, seed {server.seed}"
     if server.rate is None:
         return f"no rate that was tried keeps {bound} ({tried})"
