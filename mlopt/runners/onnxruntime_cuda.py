@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ TENSORRT: Final = "TensorrtExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
 _CALLED: Final[Mapping[str, str]] = {TENSORRT: "TensorRT", CUDA: "CUDA", CPU: "the CPU"}
+_FAILURE: Final = re.compile(r"(?P<kind>[A-Z]+ failure \d+): (?P<what>[^;]+)")
 _SHOWN: Final = 3  # operators that are named of those on the CPU
 
 
@@ -95,7 +97,10 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
             self._folder = tempfile.TemporaryDirectory(prefix="mlopt-placement-")  # two runs may start in one second
             options.profile_file_prefix = str(Path(self._folder.name) / "nodes")
         providers = [(name, dict(self.settings.get(name, {}))) for name in self.chain]
-        session = ort.InferenceSession(str(self.model), options, providers=providers)
+        try:  # without its fallback, by which a provider that fails, now or in any query, becomes the CPU
+            session = ort.InferenceSession(str(self.model), options, providers=providers, enable_fallback=0)
+        except Exception as error:
+            raise RuntimeError(why(str(error))) from error
         if session.get_providers()[0] != first:
             raise RuntimeError(f"its {_CALLED[first]} provider could not be loaded: {_missing(first)} is missing")
         return session
@@ -169,10 +174,23 @@ def placement(profile: Path) -> Placement:
     return Placement(Counter(said["provider"] for said in ran.values()), Counter(on_cpu))
 
 
+def why(said: str) -> str:
+    """ONNX Runtime's reason without the lines of its source, the host's name and the call that are in it.
+
+    >>> why("/src/cuda_call.cc:122 void CudaCall() CUDA failure 35: the driver is too old ; GPU=-1 ; hostname=vm")
+    'the driver is too old (CUDA failure 35)'
+    """
+    if found := _FAILURE.search(said):
+        return f"{found['what'].strip()} ({found['kind']})"
+    if "Please install TensorRT libraries" in said:
+        return f"its TensorRT provider could not be loaded: {_missing(TENSORRT)} is missing"
+    return said
+
+
 def _missing(provider: str) -> str:
     if provider == TENSORRT:
         return "the system's TensorRT (libnvinfer), of the major version that it was made for, or driver, CUDA or cuDNN"
-    return "driver, CUDA 13 or cuDNN 9"
+    return "the driver, or CUDA or cuDNN of the major version that it was made for,"
 
 
 def _gpu() -> str:

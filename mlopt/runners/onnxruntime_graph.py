@@ -119,7 +119,7 @@ class OnnxRuntimeTensorrtGraphRunner(OnnxRuntimeCudaGraphRunner):
     name: ClassVar[str] = "onnxruntime-tensorrt-graph"
     chain: ClassVar[tuple[str, ...]] = OnnxRuntimeTensorrtRunner.chain
     settings: ClassVar[Mapping[str, Mapping[str, str]]] = {
-        TENSORRT: {"trt_cuda_graph_enable": "1"},
+        TENSORRT: {"trt_cuda_graph_enable": "True"},
         CUDA: {"use_tf32": "0"},
     }
     several: ClassVar[bool] = False

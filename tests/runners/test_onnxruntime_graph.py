@@ -107,7 +107,7 @@ def test_each_provider_is_told_by_the_option_that_it_has() -> None:
     assert OnnxRuntimeCudaGraphRunner.settings == {CUDA: {"use_tf32": "0", "enable_cuda_graph": "1"}}
     # The first of the chain records: with both, CUDA would be asked for what TensorRT has.
     assert OnnxRuntimeTensorrtGraphRunner.settings == {
-        TENSORRT: {"trt_cuda_graph_enable": "1"},
+        TENSORRT: {"trt_cuda_graph_enable": "True"},
         CUDA: {"use_tf32": "0"},
     }
     assert OnnxRuntimeTensorrtGraphRunner.chain == (TENSORRT, CUDA, CPU)
