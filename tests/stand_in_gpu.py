@@ -76,14 +76,17 @@ class StandIn:
         }
 
 
-def stand_in_gpu(folder: Path) -> StandIn:
-    """Skips the test where there is no C compiler."""
+def stand_in_gpu(folder: Path, **named: str) -> StandIn:
+    """With functions `named` as another driver does. Skips the test where there is no C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler, for what stands in for the driver")
     folder.mkdir()
     for library, source in (("libnvidia-ml.so.1", "stand_in_nvml.c"), ("libcuda.so.1", "stand_in_cuda.c")):
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", str(folder / library), str(HERE / source)], check=True)
+        others = [f"-D{name}={other}" for name, other in named.items()]
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", *others, "-o", str(folder / library), str(HERE / source)], check=True
+        )
     information = folder / "plugin" / "stand_in_gpu_runners-1.dist-info"
     information.mkdir(parents=True)
     (folder / "plugin" / "stand_in_gpu_runners.py").write_text(_RUNNERS)

@@ -80,6 +80,19 @@ def test_what_keeps_clocks_down_by_the_name_that_old_drivers_have_and_new_ones_s
     assert card(gpu).reasons() == reasons
 
 
+def test_functions_that_newer_and_older_drivers_name_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = stand_in_gpu(
+        tmp_path / "gpu",
+        nvmlDeviceGetCurrentClocksThrottleReasons="nvmlDeviceGetCurrentClocksEventReasons",
+        nvmlDeviceGetComputeRunningProcesses_v3="nvmlDeviceGetComputeRunningProcesses_v2",
+    )
+    monkeypatch.setenv("STAND_IN_NVML", str(gpu.folder))
+    gpu.answers(reasons="0x80")
+    (gpu.folder / f"pid.{os.getpid()}").write_text("700")
+    assert card(gpu).reasons() == {"power brake"}
+    assert card(gpu).processes() == {os.getpid(): 700}
+
+
 def test_counters_of_times_in_which_clocks_were_kept_down_are_those_that_the_card_has(gpu: StandIn) -> None:
     assert card(gpu).held_back() == {}
     gpu.answers(**{"violation.0": "17", "violation.1": "0"})

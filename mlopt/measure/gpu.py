@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from mlopt.errors import WorkerFailed
 from mlopt.measure.alone import load
 from mlopt.measure.limits import Limits
 from mlopt.measure.process import Worker
@@ -113,17 +114,24 @@ class Watch:
             return None
 
 
-def without_copies(worker: Worker, once: float) -> float:
-    """The median query of a loaded model whose inputs and outputs lie on the GPU; one with copies takes `once`."""
+def without_copies(watch: Watch, worker: Worker, once: float) -> float | None:
+    """The median query of a loaded model whose inputs and outputs lie on the GPU; one with copies takes `once`. None
+    where it cannot be asked so; raises `WorkerFailed` where it died of that."""
     count = max(_FEWEST, min(_MOST, int(_RESIDENT / max(once, 1e-6))))
-    return float(statistics.median(worker.ask("resident", count=count)["seconds"]))
+    try:
+        return float(statistics.median(worker.ask("resident", count=count)["seconds"]))
+    except WorkerFailed as error:
+        if worker.process.poll() is not None:
+            raise
+        watch.unread["the time without copies"] = error.what.splitlines()[0]
+        return None
 
 
 def memory_peak(
     watch: Watch, subject: Subject, folders: tuple[str, str], *, threads: int, limits: Limits
 ) -> tuple[int | None, str]:
     """The most that a fresh process of this model holds of the card, looked at while it loads, and answers single
-    queries and batches; and whose memory that is, or why nobody knows. Raises `WorkerFailed`."""
+    queries and batches; and whose memory that is, or why nobody knows, as where the card has no room for one more."""
     if watch.card is None:
         return None, watch.unread["clocks and memory"]
     readings = _Memory(watch.card)
@@ -133,6 +141,8 @@ def memory_peak(
             load(worker, subject, *folders, threads=threads)
             worker.ask("query", count=_TWICE)
             worker.ask("batch", count=_TWICE)
+    except WorkerFailed as error:
+        return None, error.what.splitlines()[0]
     finally:
         worker.stop()
     return readings.peak()

@@ -141,7 +141,7 @@ def _on_gpu(run: _Run) -> Gpu | None:
         return None
     method, limits = run.given.method, run.given.limits
     return run.watch.found(
-        without_copies=without_copies(run.worker, statistics.median(run.rounds[-1])),
+        without_copies=without_copies(run.watch, run.worker, statistics.median(run.rounds[-1])),
         memory=memory_peak(run.watch, run.subject, run.folders, threads=method.threads, limits=limits),
     )
 

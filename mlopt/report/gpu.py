@@ -22,6 +22,8 @@ def said(gpu: Gpu) -> str:
     parts.append(f"latencies include the copies in and out{without}")
     if gpu.memory is not None:
         parts.append(f"at most {text.size(gpu.memory)} of GPU memory ({gpu.memory_method})")
+    else:
+        parts.append(f"its GPU memory is not known ({gpu.memory_method})")
     if gpu.clocks:
         parts.append(_clocks(gpu.clocks))
     parts += [f"not read: {one}" for one in gpu.unread]

@@ -132,6 +132,8 @@ def _time(report: Report, candidate: CandidateFacts, key: str) -> Cell:
     if taken is None:
         here = "it was not timed" if report.target.this_machine else f"this machine is not {report.target.name}"
         return _no_number("this candidate failed" if candidate.failure else here)
+    if key == "gpu_memory" and (taken.gpu is None or taken.gpu.memory is None):
+        return _no_number(taken.gpu.memory_method if taken.gpu else "it ran on no GPU")
     show = _TIMES[key](taken)
     if show == text.ABSENT:
         return _no_number("the run gave no such number")

@@ -52,6 +52,15 @@ def test_memory_is_that_of_the_process_where_nvml_tells_it(gpu: StandIn, tmp_pat
     assert peak(gpu, tmp_path) == (612_000_000, "of a fresh process, as NVML tells it")
 
 
+def test_a_card_without_room_for_one_more_costs_that_figure_alone(gpu: StandIn, tmp_path: Path) -> None:
+    model = save(conv_net(), tmp_path / "net.onnx")
+    subject = Subject("net", Artifact(ONNX, digest_of(model), model), "stand-in-gpu")
+    feeds = str(write_feeds(tmp_path / "feeds", [{"wrong": np.zeros(1, np.float32)}]))
+    found, why = memory_peak(watch(gpu), subject, (feeds, feeds), threads=1, limits=UNLIMITED)
+    assert found is None
+    assert why.startswith("net cannot be measured: ")
+
+
 @pytest.mark.parametrize("why", ["hidden, as in a container", "not available, as in some virtual machines"])
 def test_memory_is_that_of_the_whole_card_where_it_does_not_and_that_is_said(
     gpu: StandIn, tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch
