@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -17,6 +18,7 @@ from nets import conv_net, save
 from stand_in_gpu import IDENTITY, StandIn, mlopt, stand_in_gpu
 
 from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.measure import json_schema
 from mlopt.measure.gpu import Watch, _Memory, memory_peak
 from mlopt.measure.interleave import Subject
 from mlopt.measure.limits import UNLIMITED
@@ -174,6 +176,7 @@ def test_bench_says_what_ran_on_a_gpu_and_how_it_ran(gpu: StandIn, tmp_path: Pat
     asked = ("bench", str(tmp_path / "net.onnx"), *runtimes, "-p", str(tmp_path / "quick.toml"), "--json", "-q")
     ended = mlopt(gpu, *asked)
     assert ended.returncode == 0, ended.stderr
+    jsonschema.validate(json.loads(ended.stdout), json.loads(json_schema.FILE.read_text()))
     found: list[dict[str, Any]] = [one["measurement"]["gpu"] for one in json.loads(ended.stdout)["models"]]
     assert found[0] is None
     assert [(one["cuda_graph"], one["memory"], one["card"]) for one in found[1:]] == [
