@@ -85,7 +85,7 @@ class OnnxRuntimeRunner:
             return self._opened(options)
         except Exception as error:  # onnxruntime's own exception types share no public base
             raise UnsupportedModel(
-                f"ONNX Runtime {ort.__version__} cannot load the model: {_first_line(error)}", where=str(self.model)
+                f"ONNX Runtime {ort.__version__} cannot load the model: {first_line(error)}", where=str(self.model)
             ) from error
 
     def _opened(self, options: Any) -> Any:
@@ -100,10 +100,10 @@ class OnnxRuntimeRunner:
             outputs: list[np.ndarray] = self._session.run(None, dict(feeds))
         except Exception as error:
             raise UnsupportedModel(
-                f"ONNX Runtime failed while running the model: {_first_line(error)}", where=str(self.model)
+                f"ONNX Runtime failed while running the model: {first_line(error)}", where=str(self.model)
             ) from error
         return outputs
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
