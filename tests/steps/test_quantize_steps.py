@@ -136,7 +136,7 @@ def test_fp16_keeps_what_would_overflow(tmp_path: Path) -> None:
 
 
 def test_halves_between_integers_are_run_as_they_are_written(tmp_path: Path) -> None:
-    """A channel of small weights, whose bias is more than 65504 steps: ONNX Runtime would count them in half precision."""
+    """A bias of more than 65504 steps, for its weights are small: ONNX Runtime would count those in half precision."""
     model = conv_net()
     for tensor in model.graph.initializer:
         if tensor.name == "w1":
