@@ -68,8 +68,9 @@ def command(
     In the scenario server queries arrive by chance (Poisson), and the highest rate is sought at which 99 of 100 keep
     the bound on latency, waiting included; multi-stream asks 8 samples at once.
 
-    A bundle's model runs in the runtime that it was compiled for, unless --runtime names another. With several
-    runtimes each model runs in each, and so it is with several --threads and --batch; speed-ups are per sample.
+    A bundle's model runs in the runtime that it was compiled for, unless --runtime names another; without --runtime a
+    machine with an NVIDIA GPU measures every model in onnxruntime-cuda too, against that. With several runtimes each
+    model runs in each, and so it is with several --threads and --batch; speed-ups are per sample.
 
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
     what disturbs the machine disturbs all of them. So is a second copy of the first, which shows how small a difference
@@ -115,6 +116,7 @@ def command(
             method=method,
             device=device,
             runtimes=runtimes,
+            gpu=machine.gpu is not None,
             threads=threads,
             batches=batches,
             bound=bound,

@@ -10,7 +10,7 @@ from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Ve
 from mlopt.gate.timed import clock_margins
 from mlopt.intervals import FEWEST
 from mlopt.measure.alone import Fresh
-from mlopt.measure.bench import versions_of
+from mlopt.measure.subjects import versions_of
 from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
 from mlopt.report import text
 from mlopt.units import format_bytes

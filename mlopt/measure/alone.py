@@ -190,15 +190,23 @@ def started(
     """A fresh process that has loaded the model, with feeds from these folders; `worker.facts` say what that took."""
     worker = Worker.start(subject.name, limits)
     try:
-        worker.facts = worker.ask(
-            "load",
-            runtime=subject.runtime,
-            model=str(subject.artifact.main),
-            threads=threads,
-            single=single,
-            offline=offline,
-            counting=counting,
-        )
+        load(worker, subject, single, offline, threads=threads, counting=counting)
         yield worker
     finally:
         worker.stop()
+
+
+def load(
+    worker: Worker, subject: Subject, single: str, offline: str, *, threads: int, counting: bool = False
+) -> dict[str, Any]:
+    """Have a worker load a model and answer once; what it says of that, which `worker.facts` hold too."""
+    worker.facts = worker.ask(
+        "load",
+        runtime=subject.runtime,
+        model=str(subject.artifact.main),
+        threads=threads,
+        single=single,
+        offline=offline,
+        counting=counting,
+    )
+    return worker.facts

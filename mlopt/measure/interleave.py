@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
-from mlopt.measure.alone import Fresh, Given, rows_of
+from mlopt.measure.alone import Fresh, Given, load, rows_of
+from mlopt.measure.gpu import Watch, memory_peak, without_copies
 from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measure.process import Worker
-from mlopt.measurement import Interval, Latency, Measurement
+from mlopt.measurement import Gpu, Interval, Latency, Measurement
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
@@ -44,11 +45,14 @@ class _Run:
     given: Given
     worker: Worker
     facts: dict[str, Any]
+    folders: tuple[str, str]
     queries: int = 1
     settling: int = 1
     major_faults: int = 0
     rounds: list[list[float]] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
+    watch: Watch | None = None
+    gpu: Gpu | None = None
 
 
 def measure_together(
@@ -94,7 +98,8 @@ def measure_together(
                 try:
                     run.worker.ask("query", count=run.settling)
                     faults = run.worker.major_faults
-                    run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
+                    with run.watch.round() if run.watch else nullcontext():
+                        run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
                     run.major_faults += run.worker.major_faults - faults
                     if number < offline_visits:
                         run.offline.append(run.worker.ask("batch", count=1)["seconds"])
@@ -103,6 +108,14 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error
                     runs.remove(run)
+        for run in list(runs):
+            try:
+                run.gpu = _on_gpu(run)
+            except WorkerFailed as error:
+                if run is runs[0]:
+                    raise
+                failures[run.subject.name] = error
+                runs.remove(run)
         return {run.subject.name: _measurement(run, runs[0], device) for run in runs}, failures
 
 
@@ -118,15 +131,19 @@ def check_scenario(method: Method) -> None:
 def _load(subject: Subject, folders: tuple[str, str], given: Given, stack: ExitStack) -> _Run:
     worker = Worker.start(subject.name, given.limits)
     stack.callback(worker.stop)
-    facts = worker.ask(
-        "load",
-        runtime=subject.runtime,
-        model=str(subject.artifact.main),
-        threads=given.method.threads,
-        single=folders[0],
-        offline=folders[1],
+    facts = load(worker, subject, *folders, threads=given.method.threads)
+    return _Run(subject, given, worker, facts, folders, watch=Watch.of(facts["gpu"]) if facts["gpu"] else None)
+
+
+def _on_gpu(run: _Run) -> Gpu | None:
+    """What the GPU did, and its memory in one more process; None for what ran on none."""
+    if run.watch is None:
+        return None
+    method, limits = run.given.method, run.given.limits
+    return run.watch.found(
+        without_copies=without_copies(run.watch, run.worker, statistics.median(run.rounds[-1])),
+        memory=memory_peak(run.watch, run.subject, run.folders, threads=method.threads, limits=limits),
     )
-    return _Run(subject, given, worker, facts)
 
 
 def _plan_visits(runs: list[_Run], method: Method) -> int:
@@ -184,6 +201,7 @@ def _measurement(run: _Run, baseline: _Run, device: str) -> Measurement:
         memory_after_load=run.facts["memory_after_load"],
         major_faults=run.major_faults,
         starts=alone,
+        gpu=run.gpu,
     )
 
 

@@ -11,7 +11,7 @@ from mlopt.measure.energy import Energy
 from mlopt.measure.loadgen import LoadGenResult
 from mlopt.measure.percentiles import CONFIDENCE, SHOWN
 from mlopt.measure.server import ServerRate
-from mlopt.report import text
+from mlopt.report import gpu, text
 from mlopt.report.layers_text import inside_text
 
 _COLUMN: Final = 9
@@ -68,6 +68,13 @@ def _notes(found: BenchResult) -> Iterator[str]:
     )
     for limit in found.limits:
         yield f"{limit.limit} {'' if limit.applied else 'not '}limited to {limit.asked}: {limit.how}"
+    for name, one in found.labelled.items():
+        if one.gpu:
+            yield f"{name} on {gpu.said(one.gpu)}"
+        if held := gpu.held_back(one.gpu):
+            yield f"{name}: {held}: it may be faster where they are not"
+    for name, why in found.left_out.items():
+        yield f"{name} was not measured: {why}"
     for name, model in zip(found.labelled, found.models, strict=True):
         arena = f"; its runtime counted {text.size(model.arena_peak)} in the arena" if model.arena_peak else ""
         yield f"{name} {text.starts(model.measurement.starts)}{arena}"
