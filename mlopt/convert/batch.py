@@ -13,6 +13,7 @@ from mlopt.convert.session import OrtFailed, Session, constant_inputs
 from mlopt.errors import ModelUnreadable, UnsupportedModel
 from mlopt.onnx_file import load_graph, save
 from mlopt.signature import FREE_SIZE, InputSpec, Signature, random_feeds, signature_of
+from mlopt.tflite.wrapper import wrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,8 @@ def settle_batch(model: Any, *, beside: Path | None, given: Given) -> Any:
 
 def free_size_of(path: Path, given: Given) -> int:
     """A size of dimensions other than the batch at which the model of a file runs. Raises `UnsupportedModel`."""
+    if wrapped(path):
+        return _FREE_SIZES[0]  # nothing but its batch is free, and ONNX Runtime does not run it
     model = load_graph(path)
     return _free_size(model, signature_of(model), path.parent, given)
 
