@@ -41,7 +41,7 @@ _RUNTIME_PLATFORMS: Final = {
     "litert": ("linux/amd64", "linux/arm64"),
 }
 # Those that `mlopt serve` runs and no image holds.
-_IN_NO_IMAGE: Final = frozenset({"litert"})
+IN_NO_IMAGE: Final = frozenset({"litert"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def plan(
 def _unserved(recipe: Recipe, server: Server, *, image: bool) -> str:
     if server == "native" and recipe.runtime != "onnxruntime":
         return f"the native server has no {recipe.runtime}; serve it with --server python"
-    if image and recipe.runtime in _IN_NO_IMAGE:
+    if image and recipe.runtime in IN_NO_IMAGE:
         return f"no image holds {recipe.runtime}: compile with --no-image, or name it with --recipe {recipe.name}"
     return ""
 
