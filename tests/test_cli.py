@@ -17,6 +17,7 @@ from mlopt.cli import VERBS
 # What `mlopt --help` must never wait for; each of these alone costs most of its 150 ms, or all of it.
 HEAVY = (
     "numpy", "onnx", "onnxruntime", "onnxconverter_common", "torch", "tensorflow", "keras", "tf2onnx", "jinja2", "PIL",
+    "ai_edge_litert", "flatbuffers",
     "docker", "starlette", "uvicorn", "orjson", "prometheus_client", "sklearn", "scipy", "safetensors", "onnxscript",
 )  # fmt: skip
 
