@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from mlopt.serve.app import make_app
-from mlopt.serve.connection import connection_class
+from mlopt.serve.connection import KEEP_ALIVE, connection_class
 from mlopt.serve.first_start import Builds
 from mlopt.serve.keys import read_keys
 from mlopt.serve.model import NotServable
@@ -98,6 +98,8 @@ def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.grace,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
