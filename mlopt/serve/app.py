@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,23 +18,21 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from mlopt.serve import tensorflow, torchserve
 from mlopt.serve.call import Call
-from mlopt.serve.classify import read_picture
-from mlopt.serve.first_start import Builds
 from mlopt.serve.intake import SMALL, Intake
 from mlopt.serve.keys import Keyed
 from mlopt.serve.metrics import CONTENT_TYPE, Metrics, ModelMetrics
 from mlopt.serve.model import NotServable, Serving
 from mlopt.serve.observe import SERVED, Observed, request_id
-from mlopt.serve.page import page, security_headers
 from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, SERVER_VERSION, json_object, read_infer
 from mlopt.serve.repository import Repository, find_models
 from mlopt.serve.served import Served
 from mlopt.serve.settings import Door, Limits
 from mlopt.serve.tensors import Rejected
 
+# What only some requests need is imported by the first of them: a third of the start's own time.
 if TYPE_CHECKING:
+    from mlopt.serve.first_start import Builds
     from mlopt.serve.rpc import RpcServer
 
 _LOG: Final = logging.getLogger("mlopt.serve")
@@ -147,6 +146,8 @@ class _Server:
                 if self._withdrawn:  # told to stop: nobody waits for the others
                     return
                 await served.load()
+            if any(served.serving.classifies_pictures for served in self._models.all):
+                await asyncio.to_thread(import_module, "mlopt.serve.classify")  # so that no client waits for Pillow
         except NotServable as error:
             self._failed(str(error))
         except Exception as error:
@@ -163,10 +164,13 @@ class _Server:
             self._rpc.drain()
 
     async def _page(self, request: Request) -> Response:
+        from mlopt.serve.page import page, security_headers
+
         return HTMLResponse(page(self._asked(request), self._models), headers=security_headers())
 
     async def _show_metrics(self, request: Request) -> Response:
-        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+        text = await asyncio.to_thread(self._metrics.text)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def _server_metadata(self, request: Request) -> Response:
         return _json({"name": "mlopt", "version": SERVER_VERSION, "extensions": EXTENSIONS})
@@ -198,6 +202,8 @@ class _Server:
         return _json(self._models.metadata(self._named(request)))
 
     async def _model_status(self, request: Request) -> Response:
+        from mlopt.serve import tensorflow
+
         served = self._named(request)
         one = "version" in request.path_params
         asked = [served] if one else self._models.versions(served.serving.name)
@@ -208,6 +214,8 @@ class _Server:
         return await self._answer(request, served, lambda body: read_infer(body, header, served.serving))
 
     async def _classify(self, request: Request) -> Response:
+        from mlopt.serve.classify import read_picture
+
         served, top = self._asked(request), _whole(request.query_params.get("top", "5"), least=1, most=1000)
         if not served.serving.classifies_pictures:
             raise Rejected("this model does not declare how a picture becomes its input; use infer", status=404)
@@ -215,10 +223,14 @@ class _Server:
         return await self._answer(request, served, read, picture=True)
 
     async def _predict(self, request: Request) -> Response:
+        from mlopt.serve import tensorflow
+
         served = self._named(request)
         return await self._answer(request, served, lambda body: tensorflow.read_predict(body, served.serving))
 
     async def _predictions(self, request: Request) -> Response:
+        from mlopt.serve import torchserve
+
         kind = request.headers.get("content-type", "")
         try:
             served = self._named(request)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from mlopt.serve.asgi import FlowControl, HttpToolsProtocol
 from mlopt.serve.wire import Wire, give_up_on_deaf_readers
 
 KEEP_ALIVE: Final = 75  # seconds: balancers keep theirs for 60, and must not ask where it is just being closed
@@ -35,7 +33,7 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.transport = Wire(transport, self.loop, heard_out=lambda: self._whole)
+            self.transport = Wire(transport, heard_out=lambda: self._whole)
             self.flow = FlowControl(self.transport)  # type: ignore[arg-type]  # it has what that calls
             self.transport.read_at_once(_LARGEST_HEAD)
             if len(self.connections) > most and not _room_made():
@@ -62,8 +60,9 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
-            self._told = self._headed = True
+            self._told = True
             super().on_headers_complete()
+            self._headed = True  # only now: it raises where the line names no path
 
         def on_body(self, body: bytes) -> None:
             self._told = True
@@ -129,7 +128,8 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
                     self._keep_alive()
 
         def _keep_alive(self) -> None:
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            after = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(after, self.timeout_keep_alive_handler)
 
         def _stop(self) -> None:
             if self._deadline is not None:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
 import orjson
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlopt.serve.counting import Counter, Histogram
 from mlopt.serve.metrics import Metrics
 
 _LOG: Final = logging.getLogger("mlopt.serve")

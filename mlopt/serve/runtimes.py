@@ -9,8 +9,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from mlopt.serve.openvino import Network
-
 
 class Run(Protocol):
     """The outputs of these names, in that order, for arrays by input name; may be called from several threads."""
@@ -39,6 +37,8 @@ def _onnxruntime(model: Path, *, threads: int) -> Run:
 
 
 def _openvino(model: Path, *, threads: int) -> Run:
+    from mlopt.serve.openvino import Network
+
     network = Network(model, threads=threads)
     places = {name: place for place, name in enumerate(network.outputs)}
 

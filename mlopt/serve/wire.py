@@ -20,8 +20,8 @@ class Wire:
     answer before them away.
     """
 
-    def __init__(self, raw: asyncio.Transport, loop: asyncio.AbstractEventLoop, *, heard_out: Callable[[], bool]) -> None:
-        self._raw, self._loop, self._heard_out = raw, loop, heard_out
+    def __init__(self, raw: asyncio.Transport, *, heard_out: Callable[[], bool]) -> None:
+        self._raw, self._heard_out = raw, heard_out
         self._head, self._ending = b"", False
         self._linger: asyncio.TimerHandle | None = None
         self.get_extra_info, self.pause_reading = raw.get_extra_info, raw.pause_reading
@@ -56,13 +56,8 @@ class Wire:
             self._raw.write_eof()  # at once: the other side must not ask again
             if not self._heard_out():
                 self._raw.resume_reading()
-                self._linger = self._loop.call_later(_LINGER, self._raw.abort)
+                self._linger = asyncio.get_running_loop().call_later(_LINGER, self._raw.abort)
                 return
-        self._raw.close()
-
-    def abort(self) -> None:
-        """Without hearing anybody out."""
-        self._ending = True
         self._raw.close()
 
     def lost(self) -> None:
