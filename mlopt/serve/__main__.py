@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mlopt.serve.first_start import Builds
 
 _LOG: Final = logging.getLogger("mlopt.serve")
+_OTHER_FILES: Final = 100  # what is open beside connections
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
+    _allow_files(2 * settings.connections + _OTHER_FILES)
     server = _Server(config)
     # While it runs uvicorn handles the signal; afterwards it raises it again, and a graceful stop must end with 0.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -85,6 +88,14 @@ class _Server(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.withdraw()  # type: ignore[union-attr]  # it is the Starlette of `make_app`
         await super().shutdown(sockets)
+
+
+def _allow_files(count: int) -> None:
+    """As many as connections can be, where the system lets us: else the last of them would wait without an answer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _builds(settings: Settings) -> Builds | None:

@@ -10,7 +10,8 @@ from mlopt.serve.wire import Wire, give_up_on_deaf_readers
 
 KEEP_ALIVE: Final = 75  # seconds: balancers keep theirs for 60, and must not ask where it is just being closed
 _LARGEST_HEAD: Final = 16 << 10  # bytes; and what is read at once before a request is refused or taken
-_AT_ONCE: Final = 256 << 10
+_AT_ONCE: Final = 256 << 10  # bytes of a body
+_TOGETHER: Final = 16 << 20  # of all of them, in one turn of the loop: nobody counts them before the next
 _OLDEST: Final = 8  # idle connections that are looked at to make room for a new one
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _NONSENSE: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -116,8 +117,8 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
             """Give what is waited for its time. How long a body may take is for the app to say, until it answers."""
             if self.transport.is_closing():
                 return
-            self.transport.read_at_once(_AT_ONCE if self._headed else _LARGEST_HEAD)
             answered = self.cycle is None or self.cycle.response_complete
+            self.transport.read_at_once(self._share(answered) if self._headed else _LARGEST_HEAD)
             if self._whole or (self._headed and not answered):
                 self._stop()
             elif self._deadline is None:  # from the first byte, however steadily the others trickle in
@@ -126,6 +127,10 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
                 idle[self] = None
                 if self.timeout_keep_alive_task is None:
                     self._keep_alive()
+
+        def _share(self, answered: bool) -> int:
+            """How much of a body to read at once; what is answered is thrown away as it comes."""
+            return _AT_ONCE if answered else min(_AT_ONCE, max(_LARGEST_HEAD, _TOGETHER // len(self.connections)))
 
         def _keep_alive(self) -> None:
             after = self.timeout_keep_alive
