@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from mlopt.serve import tensorflow
 from mlopt.serve.call import Call
 from mlopt.serve.intake import SMALL, Intake
 from mlopt.serve.keys import Keyed
@@ -30,8 +31,7 @@ from mlopt.serve.served import Served
 from mlopt.serve.settings import Door, Limits
 from mlopt.serve.tensors import Rejected
 
-# What only some requests need is imported by the first of them: a third of the start's own time.
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what only some requests need is imported by the first of them
     from mlopt.serve.first_start import Builds
     from mlopt.serve.rpc import RpcServer
 
@@ -169,8 +169,7 @@ class _Server:
         return HTMLResponse(page(self._asked(request), self._models), headers=security_headers())
 
     async def _show_metrics(self, request: Request) -> Response:
-        text = await asyncio.to_thread(self._metrics.text)
-        return Response(text, media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(self._metrics.text), media_type=CONTENT_TYPE)
 
     async def _server_metadata(self, request: Request) -> Response:
         return _json({"name": "mlopt", "version": SERVER_VERSION, "extensions": EXTENSIONS})
@@ -184,13 +183,12 @@ class _Server:
         return _json({"ready": True})
 
     async def _model_ready(self, request: Request) -> Response:
-        served = self._named(request)
-        served.check_ready()
+        (served := self._named(request)).check_ready()
         return _json({"name": served.serving.name, "ready": True})
 
     async def _ping(self, request: Request) -> Response:
-        ready = self._models.ready
-        return _json({"status": "Healthy" if ready else "Unhealthy"}, status=200 if ready else 503)
+        told, code = ("Healthy", 200) if self._models.ready else ("Unhealthy", 503)
+        return _json({"status": told}, status=code)
 
     async def _index(self, request: Request) -> Response:
         body = await self._intake.read(request, most=SMALL, metrics=self._models.all[0].metrics)
@@ -202,11 +200,8 @@ class _Server:
         return _json(self._models.metadata(self._named(request)))
 
     async def _model_status(self, request: Request) -> Response:
-        from mlopt.serve import tensorflow
-
         served = self._named(request)
-        one = "version" in request.path_params
-        asked = [served] if one else self._models.versions(served.serving.name)
+        asked = [served] if "version" in request.path_params else self._models.versions(served.serving.name)
         return _json(tensorflow.status({each.serving.version: each.ready for each in asked}))
 
     async def _infer(self, request: Request) -> Response:
@@ -223,8 +218,6 @@ class _Server:
         return await self._answer(request, served, read, picture=True)
 
     async def _predict(self, request: Request) -> Response:
-        from mlopt.serve import tensorflow
-
         served = self._named(request)
         return await self._answer(request, served, lambda body: tensorflow.read_predict(body, served.serving))
 
@@ -244,8 +237,8 @@ class _Server:
     ) -> Response:
         """Through the line. A full one refuses before it takes the body."""
         line = served.line
-        line.check_room()
-        body = await self._intake.read(request, most=served.limits.body, metrics=served.metrics)
+        with line.arriving():
+            body = await self._intake.read(request, most=served.limits.body, metrics=served.metrics)
         try:
             answer = await line.answer(lambda: read(body), small=len(body) <= SMALL and not picture)
         finally:
@@ -258,7 +251,7 @@ class _Server:
 
     def _asked(self, request: Request) -> Served:
         """What the query asks for, and without a name the first that knows pictures, for such routes."""
-        name, version = request.query_params.get("model"), request.query_params.get("version")
+        name, version = (request.query_params.get(what) for what in ("model", "version"))
         if name is None:
             first = next((one for one in self._models.all if one.serving.classifies_pictures), self._models.all[0])
             name, version = first.serving.name, version or first.serving.version

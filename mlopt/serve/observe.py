@@ -104,7 +104,7 @@ def log_to_stdout(level: str) -> None:
     """Send the server's and uvicorn's lines to standard output as JSON."""
     # What no line holds is not looked up for it (as the handbook of logging has it): a third of what a line costs.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.captureWarnings(True)  # of decoders, about what is no picture: lines like all others

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -135,6 +136,23 @@ def peak(pid: int) -> int:
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) << 10
+
+
+@pytest.mark.slow
+def test_only_so_many_bodies_are_under_way_at_once_but_slow_ones_lock_nobody_out(model_folder: Path) -> None:
+    with quiet_server(model_folder, "--concurrency", "1", "--max-waiting", "1") as port:
+        slow = [connected(port) for _ in range(80)]
+        for client in slow:
+            client.sendall(request()[:-1])
+        time.sleep(0.5)
+        told = [client for client in slow if select.select([client], [], [], 0)[0]]
+        assert len(told) == 80 - (1 + 1 + 64)
+        assert all(answer(client).startswith(b"HTTP/1.1 503 ") for client in told)
+        assert status(port, INFER, BODY.decode()) == 503
+        time.sleep(5)
+        assert status(port, INFER, BODY.decode()) == 200
+        for client in slow:
+            client.close()
 
 
 def test_who_is_turned_away_while_still_sending_reads_why(model_folder: Path) -> None:
