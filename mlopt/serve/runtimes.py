@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from mlopt.serve.session import opened
+
 
 class Run(Protocol):
     """The outputs of these names, in that order, for arrays by input name; may be called from several threads."""
@@ -30,9 +32,7 @@ def _onnxruntime(model: Path, *, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    run: Callable[..., list[np.ndarray]] = ort.InferenceSession(
-        str(model), options, providers=["CPUExecutionProvider"]
-    ).run
+    run: Callable[..., list[np.ndarray]] = opened(model, options).run
     return run
 
 
