@@ -53,7 +53,8 @@ class Wire:
         self.flush()
         self._ending = True
         if self._raw.can_write_eof() and not self._raw.is_closing():
-            self._raw.write_eof()  # at once: the other side must not ask again
+            with contextlib.suppress(OSError):  # the other side has reset it, which nobody has read yet
+                self._raw.write_eof()  # at once: it must not ask again
             if not self._heard_out():
                 self._raw.resume_reading()
                 self._linger = asyncio.get_running_loop().call_later(_LINGER, self._raw.abort)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import select
 import signal
 import socket
+import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,25 +63,32 @@ def ended(client: socket.socket, *, within: float) -> bool:
     return True
 
 
+async def _ok(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextlib.asynccontextmanager
+async def served() -> AsyncIterator[tuple[int, list[Any]]]:
+    """The port of a server in this loop, and its connections."""
+    made: list[Any] = []
+    config, kind = Config(_ok, lifespan="off", log_config=None), connection_class(most=10, arrival=5)
+
+    def connection() -> Any:
+        made.append(kind(config, ServerState(), {}))
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], made
+
+
 def test_who_asks_while_it_is_just_being_closed_is_answered() -> None:
     """A busy server sees that a connection was idle for long before it sees what has come meanwhile."""
 
-    async def app(scope: object, receive: object, send: object) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})  # type: ignore[operator]
-        await send({"type": "http.response.body", "body": b"ok"})  # type: ignore[operator]
-
     async def run() -> None:
-        made = []
-        config = Config(app, lifespan="off", log_config=None)  # type: ignore[arg-type]
-        kind = connection_class(most=10, arrival=5)
-
-        def connection() -> asyncio.Protocol:
-            made.append(kind(config, ServerState(), {}))
-            return made[-1]
-
-        server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
-        async with server:
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        async with served() as (port, made):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for _ in range(2):
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert b"200" in await reader.readuntil(b"ok")
@@ -89,6 +99,21 @@ def test_who_asks_while_it_is_just_being_closed_is_answered() -> None:
             made[0].timeout_keep_alive_handler()
             assert await asyncio.wait_for(reader.read(), 5) == b"", "nobody asks now"
             writer.close()
+
+    asyncio.run(run())
+
+
+def test_who_has_reset_the_connection_meanwhile_is_no_error() -> None:
+    async def run() -> None:
+        async with served() as (port, made):
+            with connected(port) as client:
+                while not made:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            made[0].transport.close()
+            await asyncio.sleep(0.1)
+            assert not made[0].connections
 
     asyncio.run(run())
 
