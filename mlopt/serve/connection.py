@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import httptools
+
 from mlopt.serve.asgi import FlowControl, HttpToolsProtocol
 from mlopt.serve.wire import Wire, give_up_on_deaf_readers
 
@@ -13,9 +15,23 @@ _LARGEST_HEAD: Final = 16 << 10  # bytes; and what is read at once before a requ
 _AT_ONCE: Final = 256 << 10  # bytes of a body
 _TOGETHER: Final = 16 << 20  # of all of them, in one turn of the loop: nobody counts them before the next
 _OLDEST: Final = 8  # idle connections that are looked at to make room for a new one
+_OFFER: Final = (b"upgrade", b"http2-settings")
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _NONSENSE: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def head_without_offer(parser: httptools.HttpRequestParser, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The head of this request, without the words that offer another protocol. Raises `HttpParserError` for CONNECT."""
+    if parser.get_method() == b"CONNECT":
+        raise httptools.HttpParserError("this is no proxy")
+    lines = [b"%s %s HTTP/%s" % (parser.get_method(), url, parser.get_http_version().encode())]
+    for name, value in headers:
+        if name == b"connection":
+            value = b",".join(word for word in value.split(b",") if word.strip().lower() not in _OFFER)
+        if name not in _OFFER:
+            lines.append(name + b": " + value)
+    return b"\r\n".join([*lines, b"", b""])
 
 
 def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
@@ -49,8 +65,13 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
             if self.transport.is_closing() or self._broken:
                 return
             idle.pop(self, None)
+            self._unset_keepalive_if_required()
             self._whole = self._told = False
-            super().data_received(data)
+            try:
+                self._feed(memoryview(data))
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("")
             self._silent = 0 if self._told else self._silent + len(data)
             if self._silent > _LARGEST_HEAD and not self._broken:
                 self.send_400_response("")
@@ -62,6 +83,8 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
 
         def on_headers_complete(self) -> None:
             self._told = True
+            if self.parser.should_upgrade():  # `_feed` takes it up
+                return
             super().on_headers_complete()
             self._headed = True  # only now: it raises where the line names no path
 
@@ -70,6 +93,8 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
             super().on_body(body)
 
         def on_message_complete(self) -> None:
+            if self.parser.should_upgrade():
+                return
             self._told = self._whole = True
             self._headed = False
             super().on_message_complete()
@@ -112,6 +137,19 @@ def connection_class(*, most: int, arrival: float) -> type[HttpToolsProtocol]:
             idle.pop(self, None)
             self.transport.lost()
             super().connection_lost(exc)
+
+        def _feed(self, data: memoryview) -> None:
+            """Raises `HttpParserError`. Other protocols are not spoken here: a request that offers one, as Java's
+            client does with its first, is read as if it did not. The parser would leave its body unread."""
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as offered:
+                    data = data[offered.args[0] :]
+                    head = head_without_offer(self.parser, self.url, self.headers)
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.feed_data(head)
 
         def _watch(self) -> None:
             """Give what is waited for its time. How long a body may take is for the app to say, until it answers."""

@@ -259,6 +259,28 @@ def test_heads_and_trailers_without_end_are_refused(model_folder: Path, sent: by
         assert ended(client, within=5)
 
 
+def test_an_offer_of_another_protocol_is_not_taken_and_loses_no_body(model_folder: Path) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    asked = request().replace(b"Host: x\r\n", b"Host: x\r\n" + offer)
+    last = asked.replace(b"Upgrade, ", b"close, upgrade, ")
+    with quiet_server(model_folder) as port:
+        for pieces in (
+            [asked + request() + asked + last],
+            [asked[:60], asked[60:200], asked[200:] + last[:300], last[300:]],
+        ):
+            with connected(port) as client:
+                for piece in pieces:
+                    client.sendall(piece)
+                    time.sleep(0.02)
+                got = b""
+                while part := client.recv(65536):
+                    got += part
+            assert re.findall(rb"HTTP/1\.1 (\d+) ", got) == [b"200"] * (4 if len(pieces) == 1 else 2)
+        with connected(port) as client:
+            client.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere\r\n\r\n")
+            assert answer(client).startswith(b"HTTP/1.1 400 ")
+
+
 def test_requests_before_nonsense_are_answered_first(model_folder: Path) -> None:
     with quiet_server(model_folder) as port, connected(port) as client:
         client.sendall(request() + request() + b"nonsense\r\n\r\n")
