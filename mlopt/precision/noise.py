@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.intervals import Allowed, Changes
 from mlopt.parallel import mapped
@@ -22,18 +23,24 @@ _CROSSED: Final = 256  # samples whose noise is tried on one another
 _ROUNDING: Final = 1e-6  # of the largest score: more than a sum in float32 is ever off
 
 
-def answers(model: Path, feeds: Iterable[Feeds], *, as_written: bool = False) -> list[np.ndarray]:
+def answers(
+    model: Path,
+    feeds: Iterable[Feeds],
+    *,
+    as_written: bool = False,
+    lent: Mapping[str, Any] = MappingProxyType({}),
+) -> list[np.ndarray]:
     """Every output for every feed, joined along the first axis, float32; at most 256 MiB, then no further feed.
 
     `as_written`, the runtime changes nothing of the graph: it would quantize weights that it finds in floating point
-    between quantized values.
+    between quantized values. `lent` are weights that the file does not hold.
     """
     import numpy as np
 
     rows: list[list[np.ndarray]] = []
     held = 0
     # One thread for each query, several queries at a time: faster than threads inside one, and the sums stay the same.
-    with OnnxRuntimeRunner(model, threads=1, as_written=as_written) as runner:
+    with OnnxRuntimeRunner(model, threads=1, as_written=as_written, lent=lent) as runner:
         for outputs in mapped(runner.infer, feeds):
             values = [np.atleast_1d(np.asarray(value)).astype(np.float32) for value in outputs]
             rows.append(values)
