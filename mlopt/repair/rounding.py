@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _DAMPING: Final = 1e-2  # of the mean power of an input, against directions that samples hardly show
+_DAMPINGS: Final = 20  # each twice the one before
 _SHRINKS: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 _FITS: Final = 2
 _SWEEPS: Final = 3
@@ -41,14 +42,15 @@ class Grid:
         return result
 
 
-def damped(gram: np.ndarray) -> np.ndarray:
-    """A Gram matrix [groups, columns, columns] that can be inverted whatever the samples were."""
+def damped(gram: np.ndarray, off: np.ndarray | float = 0.0) -> np.ndarray:
+    """A Gram matrix [groups, columns, columns] that can be inverted whatever the samples were, and if its entries are
+    `off` by so much."""
     import numpy as np
 
     columns = gram.shape[-1]
     power = np.trace(gram, axis1=1, axis2=2) / columns
     least = max(float(power.max()), 1e-30) * 1e-6
-    damp = np.maximum(_DAMPING * power, least)
+    damp = np.maximum(np.maximum(_DAMPING * power, least), off)
     result: np.ndarray = gram + damp[:, None, None] * np.eye(columns)
     return result
 
@@ -71,7 +73,13 @@ class Problem:
         import numpy as np
 
         order = np.argsort(-np.einsum("gcc->gc", gram).sum(axis=0), kind="stable")
-        return cls(wanted, gram, wanted @ gram, order, inverse_root(gram[:, order][:, :, order]))
+        for _ in range(_DAMPINGS):
+            try:
+                return cls(wanted, gram, wanted @ gram, order, inverse_root(gram[:, order][:, :, order]))
+            except np.linalg.LinAlgError:  # of inputs that hardly vary, rounding is all that was summed up
+                power = np.trace(gram, axis1=1, axis2=2).max() / gram.shape[-1]
+                gram = gram + power * np.eye(gram.shape[-1])
+        raise FloatingPointError("inputs of a layer are not finite")
 
     def rows(self, which: slice) -> Problem:
         """Of some of the rows."""
