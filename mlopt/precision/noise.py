@@ -71,18 +71,22 @@ class Noise:
 
 def noise(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Noise:
     """Of answers to the same samples."""
+    return Noise(power(exact, quantized), changes(exact[0], quantized[0], labels, scale=1.0))
+
+
+def power(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray]) -> float:
+    """Noise over signal of the samples that both answered, the largest over outputs."""
     import numpy as np
 
-    power = 0.0
+    most = 0.0
     for one, other in zip(exact, quantized, strict=True):
         rows = min(len(one), len(other))
         signal = float(np.square(one[:rows], dtype=np.float64).sum())
         apart = float(np.square(one[:rows].astype(np.float64) - other[:rows]).sum())
         if not math.isfinite(apart):
-            power = math.inf
-            break
-        power = max(power, apart / signal if signal else math.inf if apart else 0.0)
-    return Noise(power, changes(exact[0], quantized[0], labels, scale=1.0))
+            return math.inf
+        most = max(most, apart / signal if signal else math.inf if apart else 0.0)
+    return most
 
 
 def changes(
@@ -93,15 +97,16 @@ def changes(
 
     Counting on n samples cannot see less than 1 / n. Instead the noise of every sample is tried on every other one:
     n² trials, as many as 256² here, from n samples. Noise is taken in scores (logarithms, where the outputs are
-    probabilities), where it does not depend on how sure the answer is.
+    probabilities), where it does not depend on how sure the answer is. `quantized` may be answers to the first few
+    samples alone: their noise is tried on all.
     """
     import numpy as np
 
     if exact.ndim != 2 or exact.shape[1] < 2:
         return None
-    rows = min(len(exact), len(quantized), _CROSSED)
-    first, second = _scores(exact[:rows]), _scores(quantized[:rows])
-    apart = (second - first) * np.float32(scale)
+    rows, known = min(len(exact), _CROSSED), min(len(exact), len(quantized), _CROSSED)
+    first, second = _scores(exact[:rows]), _scores(quantized[:known])
+    apart = (second - first[:known]) * np.float32(scale)
     best = first.argmax(axis=1)
     # A class that is further behind the best than any noise could bring it forward need not be looked at.
     with np.errstate(invalid="ignore"):  # what is not finite leaves no class out
@@ -114,8 +119,8 @@ def changes(
         flips += int((now != best[row]).sum())
         if labels is not None:
             still = int((now == labels[row]).sum())
-            lost, won = (lost + rows - still, won) if best[row] == labels[row] else (lost, won + still)
-    trials = rows**2
+            lost, won = (lost + known - still, won) if best[row] == labels[row] else (lost, won + still)
+    trials = rows * known
     return Changes(rows, flips / trials, *((lost / trials, won / trials) if labels is not None else ()))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -61,3 +61,21 @@ def mended(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples, 
         qdq.write(better, ranges, path, keep=keep)
         quantized = onnx.load(str(path))
     return Weights(better, repair(better, quantized, samples.feeds(batch=1), paired=qdq.paired))
+
+
+def but(weights: Weights, model: Any, keep: Collection[str]) -> Weights:
+    """`weights`, with those of the nodes named in `keep` as they are in `model`, which was not repaired."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(weights.model)
+    nodes = [node for node in copy.graph.node if node.name in keep]
+    read = {name for node in nodes for name in node.input}
+    original = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in copy.graph.initializer:
+        if tensor.name in read:  # a bias that was not there was added as zeros
+            none = numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name)
+            tensor.CopyFrom(original.get(tensor.name, none))
+    return Weights(copy, {name: grid for name, grid in weights.grids.items() if name not in read})
