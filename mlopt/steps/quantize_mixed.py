@@ -15,8 +15,11 @@ from mlopt.intervals import Allowed
 from mlopt.precision.groups import Group, names_of
 from mlopt.precision.noise import Noise, power
 from mlopt.precision.search import Mix, Search
+from mlopt.step import Make
 from mlopt.steps.calibrated import Calibrated
-from mlopt.steps.quantizer import prepared, saved
+from mlopt.steps.observe_ranges import observed
+from mlopt.steps.quantizer import prepared, saved, unshared
+from mlopt.steps.repair_weights import wholly_mended
 from mlopt.steps.repairing import Weights, but
 from mlopt.steps.sensitivity import groups_to_decide
 from mlopt.steps.set_precision import NARROW
@@ -62,23 +65,29 @@ class QuantizeMixed(Calibrated):
             raise ValueError(f"rest is {self.rest!r}, and there are 'f32' and 'bf16'")
 
     def run(self, source: Artifact, into: Path) -> None:
+        with unshared() as make:
+            self.compose(source, into, make)
+
+    def compose(self, source: Artifact, into: Path, make: Make) -> None:
         result = into / "model.onnx"
         with prepared(source, optimize=True) as model, tempfile.TemporaryDirectory(prefix="mlopt-mixed-") as scratch:
             groups = groups_to_decide(model.graph, self.qdq)
             if not groups:
                 raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
-            ranges = self.qdq.observe(model, self.calibration, into, self.how)
+            ranges = observed(self, source, make)
             tries = Tries.of(self.qdq, model, ranges, self.calibration, Path(scratch) / "model.onnx", few=self.samples)
             if self.rest == "bf16":
                 tries.narrow(self.allowed)
-            mix, weights, everything = self._searched(tries, groups, source)
+            mix, weights, everything = self._searched(tries, groups, source, make)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
             if tries.narrowed and mix.kept:
                 notes.append(NARROW)
         saved(result, notes=notes, properties=tries.properties)
 
-    def _searched(self, tries: Tries, groups: tuple[Group, ...], source: Artifact) -> tuple[Mix, Weights, Noise]:
+    def _searched(
+        self, tries: Tries, groups: tuple[Group, ...], source: Artifact, make: Make
+    ) -> tuple[Mix, Weights, Noise]:
         """First all int8; then all of it repaired; then the fewest groups to keep of that, the rest repaired anew. With
         what all int8 brings without repair."""
         weights = Weights(tries.model, {})
@@ -89,7 +98,7 @@ class QuantizeMixed(Calibrated):
             plain = tries.noise_of(full)
             if plain.within(self.allowed):
                 return Mix((), plain), weights, plain
-        repaired = tries.mended(()) if self.repair else weights
+        repaired = wholly_mended(self, source, make) if self.repair else weights
         if repaired.grids:
             answered = tries.answers((), repaired)
             if power(tries.exact, tries.few_of(answered)) < power(tries.exact, few):

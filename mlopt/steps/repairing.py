@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.precision.noise import answers, noise
+from mlopt.precision.noise import answers, power
 from mlopt.repair.moments import with_biases
 from mlopt.repair.repair import WeightGrid, repair
 from mlopt.steps.histogram import Range
@@ -29,22 +29,20 @@ class Weights:
     grids: Mapping[str, WeightGrid]
 
 
-def repaired(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples) -> Weights:
-    """`mended`, but the weights of `model`, on no grids, where the copy with the mended ones is no nearer to what
-    `model` answers on the first few samples."""
+def nearer(qdq: Qdq, ranges: Mapping[str, Range], samples: Samples, plain: Weights, better: Weights) -> Weights:
+    """`better`, but `plain` where the quantized copy with the better ones is no nearer to what the model with the plain
+    ones answers on the first few samples."""
     import onnx
 
     feeds = list(itertools.islice(samples.feeds(batch=1), _COMPARED))
-    better = mended(qdq, model, ranges, samples)
-    plain = Weights(model, {})
     with tempfile.TemporaryDirectory(prefix="mlopt-repair-") as scratch:
         path = Path(scratch) / "model.onnx"
-        onnx.save(model, str(path))
+        onnx.save(plain.model, str(path))
         exact = answers(path, feeds)
         powers = []
         for weights in (plain, better):
             qdq.write(weights.model, ranges, path, grids=weights.grids)
-            powers.append(noise(exact, answers(path, feeds)).power)
+            powers.append(power(exact, answers(path, feeds)))
     return better if powers[1] < powers[0] else plain
 
 
