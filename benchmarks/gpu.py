@@ -34,6 +34,7 @@ from on_gpu.runtimes import mlopt_runner, onnxruntime_cuda, tensorrt_rtx
 from on_gpu.units import products, sparsity
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # mlopt's reader of NVML needs no installation
 PARTS = {
     "nets": nets,
     "widths": widths,

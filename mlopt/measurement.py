@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,13 +61,58 @@ class Starts:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuClocks:
+    """How a card ran: one reading of NVML after each round's queries, for a reading beside them would disturb them.
+
+    Clocks in MHz of its multiprocessors (`sm`: the median; the lowest, and the highest that the card has) and memory,
+    `power` in watts, `temperature` the highest in °C. `held_back` are what kept the clocks down, by in how many rounds:
+    a reason that NVML gave, or a counter of such times that grew. None is what the card does not tell.
+    """
+
+    readings: int
+    sm: int | None
+    sm_lowest: int | None
+    sm_highest: int | None
+    memory: int | None
+    memory_highest: int | None
+    power: float | None
+    power_limit: float | None
+    temperature: int | None
+    held_back: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What really ran on a GPU, and what that took of it.
+
+    `nodes` are those of the runtime, by each that was to run them, `on_cpu` the operators of those that were left to
+    the CPU. Latencies have the copies of inputs and outputs in them; `without_copies` is the median of queries, in
+    seconds, whose inputs and outputs lie on the GPU. `memory` is the most that a fresh process held of it, in bytes,
+    and `memory_method` whose memory that is. `unread` says what NVML did not tell, and why.
+    """
+
+    card: str
+    name: str
+    driver: str
+    cuda_graph: bool
+    nodes: Mapping[str, int]
+    on_cpu: Mapping[str, int]
+    without_copies: float | None
+    memory: int | None
+    memory_method: str
+    clocks: GpuClocks | None
+    unread: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What one candidate did in one runtime on one device, in rounds interleaved with the baseline.
 
     Times in seconds, memory in bytes, `throughput` in samples per second at `offline_batch`.
     `speedup` is baseline / candidate (above 1: the candidate is faster), median of per-round ratios.
     `load_time` and `peak_memory` (VmHWM) are the medians of the fresh processes in `starts`, each of which had only
-    this model; `major_faults` is how many pages the one that was timed had to read from disk during the queries.
+    this model; `major_faults` is how many pages the one that was timed had to read from disk during the queries. `gpu`
+    is there where the runtime computes on one.
     """
 
     device: str
@@ -87,6 +133,7 @@ class Measurement:
     memory_after_load: int
     major_faults: int
     starts: Starts
+    gpu: Gpu | None
 
     @property
     def thrashes(self) -> bool:

@@ -23,7 +23,7 @@ from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.request import Server
 from mlopt.step import Step, installed, other_python
-from mlopt.target import HOST, Target
+from mlopt.target import HOST, NEWEST_OPSET, Target
 from mlopt.units import format_percent, format_points
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def plan(
         if reason:
             left_out.append(LeftOut(recipe.name, reason))
             continue
-        steps = tuple(_step(spec, recipe, target, calibration, probe, allowed) for spec in recipe.steps)
+        raised = (StepSpec("raise-opset", {"opset": recipe.min_opset}),) if recipe.min_opset > signature.opset else ()
+        specs = (*raised, *recipe.steps)
+        steps = tuple(_step(spec, recipe, target, calibration, probe, allowed) for spec in specs)
         engine = None
         if recipe.engine:
             engine = _step(recipe.engine, recipe, target, calibration, probe, allowed)
@@ -171,8 +173,8 @@ def _illegal(recipe: Recipe, signature: Signature, target: Target, calibration: 
         return f"the model has no {' or '.join(recipe.needs_ops)}"
     if recipe.needs_isa and not set(target.cpu.isa) & set(recipe.needs_isa):
         return f"{target.name}'s CPU has none of {', '.join(recipe.needs_isa)}"
-    if recipe.min_opset > signature.opset:
-        return f"it needs opset {recipe.min_opset}, and the exported model has {signature.opset}"
+    if recipe.min_opset > max(signature.opset, min(target.opset, NEWEST_OPSET)):
+        return f"it needs opset {recipe.min_opset}, and what runs on {target.name} reads {target.opset}"
     if recipe.needs_samples and calibration is None:
         return "it needs samples to observe ranges on; give --samples"
     return ""

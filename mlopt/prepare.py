@@ -23,7 +23,7 @@ from mlopt.samples.generated import GeneratedSamples
 from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import Signature, signature
 from mlopt.store import Store, default_root
-from mlopt.target import Target, find_target, is_this_machine
+from mlopt.target import NEWEST_OPSET, Target, find_target, is_this_machine
 from mlopt.units import Fraction, format_percent
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _GENERATED = 128
 _PARITY_SAMPLES = 4
 # What exporters write best; newer opsets bring operators that quantizers and older runtimes do not know.
-_EXPORT_OPSET = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,7 @@ def prepare(request: Request, progress: Progress) -> Prepared:
     # A name from the command line is looked up from where it was typed, one from mlopt.toml from beside that file.
     root = Path.cwd() if request.factory else project.root.resolve()
     source = open_model(request.model, store=store, factory=factory, root=root, trust=request.trust)
-    step = export_step(
-        source, opset=min(target.opset, _EXPORT_OPSET), factory=factory, root=root, inputs=project.inputs
-    )
+    step = export_step(source, opset=min(target.opset, NEWEST_OPSET), factory=factory, root=root, inputs=project.inputs)
     exported = store.run(step, source)
     facts = signature(exported)
     split = split_samples(request, project, facts)

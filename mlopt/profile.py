@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
@@ -90,6 +89,16 @@ class Method:
         if self.warm_up < 0:
             raise ValueError("warm-up is less than 0")
 
+    def asked(
+        self, *, scenario: Scenario | None = None, threads: int | None = None, batch: int | None = None
+    ) -> Method:
+        """With what a person asked for; `batch` is that of a query, whatever the scenario."""
+        scenario = scenario or self.scenario
+        asked = replace(self, scenario=scenario, threads=threads or self.threads)
+        if batch is None:
+            return asked
+        return replace(asked, offline_batch=batch) if scenario == "offline" else replace(asked, batch=batch)
+
     @property
     def query_batch(self) -> int:
         """The samples of one query of the scenario."""
@@ -165,9 +174,9 @@ def narrowed(profile: Profile, asked: Mapping[str, float | None]) -> Profile:
     given = {ASKED[name]: value for name, value in asked.items() if value is not None}
     if not given:
         return profile
-    budgets = dataclasses.replace(profile.budgets, **given)  # type: ignore[arg-type]
+    budgets = replace(profile.budgets, **given)  # type: ignore[arg-type]
     flags = ", ".join(f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None)
-    return checked(dataclasses.replace(profile, budgets=budgets), where=f"{flags}, over profile {profile.name}")
+    return checked(replace(profile, budgets=budgets), where=f"{flags}, over profile {profile.name}")
 
 
 def checked(profile: Profile, *, where: str) -> Profile:

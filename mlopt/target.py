@@ -28,6 +28,7 @@ Isa = Literal[
 # fmt: on
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8", "int4"]
 
+NEWEST_OPSET: Final = 20  # beyond it operators come that no quantizer knows (docs/decisions/10-opset.md)
 # Newest ONNX opset of each runtime from a version on, ascending. onnxruntime: its documented version matrix; 1.31
 # was asked: it loads opset 26 and refuses 27. TensorRT: the parser's operators.md up to 10.15, the opset guide for 11.
 _OPSETS: Final[Mapping[str, tuple[tuple[tuple[int, ...], int], ...]]] = {

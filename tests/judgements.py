@@ -35,6 +35,7 @@ def measured(faster: Interval, *, memory: int = 10**8, p99: float = 0.01) -> Mea
         memory_after_load=2,
         major_faults=0,
         starts=Fresh([0.1] * 6, [memory] * 6).starts,
+        gpu=None,
     )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mlopt.serve.session import AS_WRITTEN
+
 CLASSES = 10
 
 
@@ -37,6 +39,35 @@ def conv_net(*, channels: int = 3, side: int = 32, width: int = 16, batch: str |
         weights("b3", CLASSES),
     ]
     return _model(nodes, initializers, ("image", [batch, channels, side, side]), ("logits", [batch, CLASSES]))
+
+
+def halves_between_integers() -> onnx.ModelProto:
+    """A quantized convolution whose scales are half precision: [N, 3, 32, 32] to [N, 4, 30, 30].
+
+    A bias is more of its steps than half precision counts, so that whoever quantizes it there answers something else.
+    """
+    half = {"scale": 0.03125, "fine": 2e-5, "out": 0.0078125, "bias": [0.25, 0.5, -0.5, 0.75]}
+    initializers = [numpy_helper.from_array(np.asarray(value, np.float16), name) for name, value in half.items()]
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
+    initializers += [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(np.int8(0), "zero")]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["half", "scale", "zero"], ["bytes"]),
+        helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["codes", "fine", "zero"], ["w"]),
+        helper.make_node("Conv", ["x", "w", "bias"], ["c"], name="conv"),
+        helper.make_node("QuantizeLinear", ["c", "out", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "out", "zero"], ["d"]),
+        helper.make_node("Cast", ["d"], ["result"], to=TensorProto.FLOAT),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])
+        for name, shape in (("image", (3, 32, 32)), ("result", (4, 30, 30)))
+    ]
+    graph = helper.make_graph(nodes, "halves", ends[:1], ends[1:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    model.metadata_props.add(key=AS_WRITTEN, value="halves between integers")
+    return model
 
 
 def gated_net(*, side: int = 16, width: int = 16) -> onnx.ModelProto:

@@ -85,6 +85,7 @@ def test_what_the_compiler_refuses_is_a_reason_and_the_others_are_there(place: P
     assert manifest["status"] == "needs-device-build"
     notes = json.loads((bundle / "report.json").read_bytes())["notes"]
     assert any("NVIDIA names RTX cards alone" in note for note in notes)
+    assert any("NVIDIA's licence of TensorRT applies to its engines" in note for note in notes)
     found = candidates(bundle)
     for name in ("rtx-fp32", "rtx-int8"):
         assert "FP32 GEMM is not supported" in found[name]["failure"]

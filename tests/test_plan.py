@@ -112,7 +112,7 @@ def reason(made: Plan) -> str:
     return left.reason
 
 
-@pytest.mark.parametrize("name", ["cuda-fp32", "tensorrt-provider-fp16"])
+@pytest.mark.parametrize("name", ["cuda-fp32", "cuda-graph-fp16", "tensorrt-provider-fp16"])
 def test_what_runs_on_a_gpu_is_planned_where_that_gpu_is(
     conv: Signature, board: Target, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +127,15 @@ def test_what_runs_on_a_gpu_is_planned_where_that_gpu_is(
     )
     monkeypatch.setattr("mlopt.plan.installed", lambda distribution: "1.31")
     assert plan(conv, here, recipes, None).candidates[1].runtime == find_recipe(name).runtime
+
+
+def test_engines_without_their_compiler_are_left_out_with_what_to_type(
+    conv: Signature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlopt.plan.installed", lambda distribution: None)
+    made = plan(conv, find_target("rtx4090"), [find_recipe("rtx-fp16")], None)
+    assert [one.name for one in made.candidates] == ["baseline"]
+    assert reason(made) == "tensorrt-rtx is not installed here: pip install 'mlopt[tensorrt]'"
 
 
 def test_a_tool_of_another_python_is_planned_when_somebody_asks_and_that_python_has_it(

@@ -125,26 +125,26 @@ def readings(bench: Bench) -> dict[str, Any]:
     """Driver, clocks, power and memory as NVML reads them now; nothing is set."""
     if not bench.cuda:
         return {}
+    from mlopt.nvml import NvmlError, card_of, cuda_identity
+
     try:
-        import pynvml as nvml
-    except ImportError:
-        return {"error": "nvidia-ml-py is not installed"}
-    nvml.nvmlInit()
-    card = nvml.nvmlDeviceGetHandleByIndex(0)
+        card = card_of(cuda_identity())
+    except NvmlError as error:
+        return {"error": str(error)}
     asked: dict[str, Call] = {
-        "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
-        "sm_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_MEM),
-        "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(card) / 1000,
-        "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(card) / 1000,
-        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU),
-        "memory_used": lambda: nvml.nvmlDeviceGetMemoryInfo(card).used,
-        "throttle_reasons": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(card),
+        "driver": lambda: card.driver,
+        "sm_clock_mhz": lambda: card.clocks()[0],
+        "memory_clock_mhz": lambda: card.clocks()[1],
+        "power_w": card.power,
+        "power_limit_w": card.power_limit,
+        "temperature_c": card.temperature,
+        "memory_used": card.used,
+        "held_back": lambda: sorted(card.reasons()),
     }
     answers: dict[str, Any] = {}
     for name, ask in asked.items():
         try:
             answers[name] = ask()
-        except (nvml.NVMLError, AttributeError) as error:
+        except NvmlError as error:
             answers[name] = f"not read: {error}"
     return answers

@@ -64,6 +64,7 @@ def _table(case: str, rows: Any) -> list[str]:
         "sqnr_db": ("SQNR", lambda value: f"{value:.1f} dB"),
         "tera_operations_per_second": ("10¹² operations/s", lambda value: f"{value:.1f}"),
         "relative_difference": ("relative difference", lambda value: f"{value:.1e}"),
+        "on_the_gpu": ("on the GPU", str),
         "nodes_by_provider": ("nodes", lambda value: ", ".join(f"{count} {name}" for name, count in value.items())),
     }
     used = {key: how for key, how in more.items() if any(row.get(key) for row in rows.values())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import json
 import os
@@ -194,10 +195,12 @@ def _export(net: Any, given: Any, file: Path) -> Path:
 
 
 def mlopt_runner(bench: Bench) -> dict[str, Any]:
-    """The project's own runner and clock: a net on the CPU and on the CUDA provider, each in a process of its own."""
+    """The project's own runners and clock: a net on the CPU, on the CUDA provider, and there as a CUDA graph, each in a
+    process of its own."""
     from mlopt.artifact import ONNX, Artifact, digest_of
     from mlopt.measure.interleave import Subject, measure_together
     from mlopt.profile import DEFAULT, find_profile
+    from mlopt.report.gpu import said
 
     inputs = NETS["resnet50"][1]
     with tempfile.TemporaryDirectory(prefix="mlopt-gpu-") as scratch, torch.no_grad():
@@ -206,7 +209,7 @@ def mlopt_runner(bench: Bench) -> dict[str, Any]:
         feed = {session_for(file, bench, tf32=False).get_inputs()[0].name: inputs(1).numpy()}
         measured, failures = measure_together(
             Subject("fp32, onnxruntime", artifact, "onnxruntime"),
-            [Subject("fp32, onnxruntime-cuda", artifact, "onnxruntime-cuda")],
+            [Subject(f"fp32, {name}", artifact, name) for name in ("onnxruntime-cuda", "onnxruntime-cuda-graph")],
             single=[feed],
             offline=feed,
             method=replace(find_profile(DEFAULT).method, seconds=12.0, offline_batch=1, threads=8),
@@ -219,6 +222,8 @@ def mlopt_runner(bench: Bench) -> dict[str, Any]:
             "p50": one.latency.p50,
             "p95": one.latency.p99,
             "queries": one.latency.queries,
+            "gpu": dataclasses.asdict(one.gpu) if one.gpu else None,
+            "on_the_gpu": said(one.gpu) if one.gpu else "",
             "times_faster": {"least": one.speedup.low, "median": one.speedup.value, "most": one.speedup.high},
         }
         for name, one in measured.items()

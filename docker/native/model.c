@@ -31,6 +31,23 @@ static bool open_library(Model *model, Text *why) {
     return model->api;
 }
 
+/* A file whose graph must not be changed says so in its metadata (mlopt/serve/session.py); it is opened once more. */
+static bool open_as_written(Model *model, const OrtEnv *environment, OrtSessionOptions *options, Text *why) {
+    const OrtApi *api = model->api;
+    OrtModelMetadata *metadata = NULL;
+    char *asked = NULL;
+    bool failed = ort_refuses(model, api->SessionGetModelMetadata(model->session, &metadata), why) ||
+                  ort_refuses(model, api->ModelMetadataLookupCustomMetadataMap(metadata, model->allocator,
+                                                                               "mlopt.as-written", &asked), why);
+    if (metadata) api->ReleaseModelMetadata(metadata);
+    if (failed || !asked) return !failed;
+    failed = ort_refuses(model, api->AllocatorFree(model->allocator, asked), why);
+    api->ReleaseSession(model->session);
+    model->session = NULL;
+    return !failed && !ort_refuses(model, api->SetSessionGraphOptimizationLevel(options, ORT_DISABLE_ALL), why) &&
+           !ort_refuses(model, api->CreateSession(environment, model->serving->path, options, &model->session), why);
+}
+
 static bool open_session(Model *model, Text *why) {
     const OrtApi *api = model->api;
     OrtEnv *environment = NULL;
@@ -41,7 +58,8 @@ static bool open_session(Model *model, Text *why) {
                   ort_refuses(model, api->SetInterOpNumThreads(options, 1), why) ||
                   ort_refuses(model, api->CreateSession(environment, model->serving->path, options, &model->session), why) ||
                   ort_refuses(model, api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &model->memory), why) ||
-                  ort_refuses(model, api->GetAllocatorWithDefaultOptions(&model->allocator), why);
+                  ort_refuses(model, api->GetAllocatorWithDefaultOptions(&model->allocator), why) ||
+                  !open_as_written(model, environment, options, why);
     if (options) api->ReleaseSessionOptions(options);
     return !failed;
 }

@@ -59,7 +59,10 @@ def suite_of_report(report: Report) -> Suite:
 
 def suites_of_bench(result: BenchResult, profile: Profile, seconds: float) -> list[Suite]:
     """One for each model: its clocks, and the budgets of the profile that need no samples."""
-    return [_benched(result, one, profile, seconds / len(result.models)) for one in result.models]
+    each = seconds / len(result.models)
+    return [
+        _benched(result, name, one, profile, each) for name, one in zip(result.labelled, result.models, strict=True)
+    ]
 
 
 def gauges_of(found: Iterable[Mapping[str, Any]]) -> Iterator[Gauge]:
@@ -88,6 +91,8 @@ def _labels(entry: Entry, metric: str) -> dict[str, str]:
         "model": entry.model,
         "variant": entry.variant,
         "runtime": entry.runtime,
+        "batch": str(entry.batch),
+        "threads": str(entry.threads),
         "device": entry.device,
         "metric": metric,
     }
@@ -103,7 +108,7 @@ def _candidate(report: Report, one: CandidateFacts) -> Case:
     return Case(one.name, "measured", "pass", "; ".join(filter(None, (", ".join(said), role))))
 
 
-def _benched(result: BenchResult, one: Benched, profile: Profile, seconds: float) -> Suite:
+def _benched(result: BenchResult, name: str, one: Benched, profile: Profile, seconds: float) -> Suite:
     from mlopt.choose import judge
 
     taken = one.measurement
@@ -112,7 +117,7 @@ def _benched(result: BenchResult, one: Benched, profile: Profile, seconds: float
     return Suite(
         verb="bench",
         mlopt=result.mlopt,
-        model=one.model,
+        model=name,
         digest=one.digest,
         group=f"mlopt.bench.{profile.name}",
         seconds=seconds,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -31,8 +31,8 @@ _VERBS = ("compare", "history")  # what people try after bench
 )
 @click.option("--scenario", type=click.Choice(SCENARIOS), help="MLPerf's, how queries come.  [as the profile says]")
 @limit("--latency-bound", "15ms", "Seconds", "What the server must keep.  [latency-p99 of the profile]")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.")
-@click.option("--batch", type=click.IntRange(1), help="Samples per query.")
+@click.option("--threads", type=click.IntRange(1), multiple=True, help="Threads of the runtime; may be repeated.")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Samples per query; may be repeated.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Tell the memory of so many processes together.")
 @click.option("--layers", is_flag=True, help="Also where the time of a query goes, and memory over time.")
 @click.option("--loadgen", is_flag=True, help="Run each under MLPerf's own load generator too (extra [loadgen]).")
@@ -47,8 +47,8 @@ def command(
     runtimes: tuple[str, ...],
     scenario: Scenario | None,
     latency_bound: float | None,
-    threads: int | None,
-    batch: int | None,
+    threads: tuple[int, ...],
+    batches: tuple[int, ...],
     workers: int,
     layers: bool,
     loadgen: bool,
@@ -68,8 +68,9 @@ def command(
     In the scenario server queries arrive by chance (Poisson), and the highest rate is sought at which 99 of 100 keep
     the bound on latency, waiting included; multi-stream asks 8 samples at once.
 
-    A bundle's model runs in the runtime that it was compiled for, unless --runtime names another. With several
-    runtimes each model runs in each.
+    A bundle's model runs in the runtime that it was compiled for, unless --runtime names another; without --runtime a
+    machine with an NVIDIA GPU measures every model in onnxruntime-cuda too, against that. With several runtimes each
+    model runs in each, and so it is with several --threads and --batch; speed-ups are per sample.
 
     Every model is loaded in a process of its own and visited in every round, in turned order, so that
     what disturbs the machine disturbs all of them. So is a second copy of the first, which shows how small a difference
@@ -101,18 +102,13 @@ def command(
             next=f"run mlopt bench on the device, or see what fits into what it has: --limits-of {target}",
         )
     named = find_profile(profile or DEFAULT)
-    method = named.method
-    method = dataclasses.replace(
-        method,
-        scenario=scenario or method.scenario,
-        threads=threads or method.threads,
-        batch=batch or method.batch,
-    )
+    method = named.method.asked(scenario=scenario)
     bound = latency_bound or named.budgets.latency_p99
     limits = limits_for(limits_of, limit_cores, limit_memory, machine)
     began = time.monotonic()
     progress = progress_for(quiet=quiet, verbose=verbose)
-    with progress.phase("measure", f"{len(models) * max(1, len(runtimes))} side by side"):
+    several = len(models) * math.prod(max(1, len(each)) for each in (runtimes, threads, batches))
+    with progress.phase("measure", f"{several} side by side"):
         within = "".join(f", {one.limit} limited to {one.asked}" for one in limits[1] if one.applied)
         device = f"{machine.cpu}, {machine.cores} cores{within}"
         found = bench(
@@ -120,6 +116,9 @@ def command(
             method=method,
             device=device,
             runtimes=runtimes,
+            gpu=machine.gpu is not None,
+            threads=threads,
+            batches=batches,
             bound=bound,
             limits=limits,
             layers=layers,

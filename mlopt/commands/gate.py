@@ -89,9 +89,7 @@ def command(
     from mlopt.units import Seconds
 
     found = find_profile(profile)
-    method = dataclasses.replace(
-        found.method, threads=threads or found.method.threads, batch=batch or found.method.batch
-    )
+    method = found.method.asked(threads=threads, batch=batch)
     margins = dataclasses.replace(found.gate, seconds=Seconds(seconds)) if seconds else found.gate
     request = Request(
         model=candidate,

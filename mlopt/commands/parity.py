@@ -44,7 +44,7 @@ def command(
     from mlopt.emulate.sets import find_sets, possible_sets
     from mlopt.errors import BudgetMissed, MissingDependency
     from mlopt.image.fetch import inputs_from_environment
-    from mlopt.measure.bench import model_file, own_runtime
+    from mlopt.measure.subjects import model_file, own_runtime
     from mlopt.prepare import evaluation_samples
     from mlopt.request import Request
     from mlopt.units import Fraction, parse

@@ -10,8 +10,9 @@ from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Ve
 from mlopt.gate.timed import clock_margins
 from mlopt.intervals import FEWEST
 from mlopt.measure.alone import Fresh
-from mlopt.measure.bench import versions_of
+from mlopt.measure.subjects import versions_of
 from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
+from mlopt.report import text
 from mlopt.units import format_bytes
 
 if TYPE_CHECKING:
@@ -137,11 +138,21 @@ def budgets(
             None,
             one.limit,
             f"{one.grade}, against the profile",
-            one.note or (_UNPROVEN if open_ else ""),
+            "; ".join(filter(None, (one.note, _UNPROVEN if open_ and not one.note else "", _interval(one, accuracy)))),
         )
     for budget in _OF_ANSWERS:
         if budget not in judged and getattr(given, budget.replace("-", "_")) is not None:
             yield NotCompared(budget, _why_not(budget, accuracy))
+
+
+def _interval(one: BudgetVerdict, accuracy: Accuracy | None) -> str:
+    """What of the samples the judged end of an interval comes from."""
+    of = f"{'generated inputs' if accuracy.generated else 'samples'}, the worse end is judged" if accuracy else ""
+    if one.budget == "max-drop" and accuracy and accuracy.drop:
+        return f"{text.points(accuracy.drop)} lost on {accuracy.samples} {of}"
+    if one.budget == "min-agreement" and accuracy and accuracy.agreement:
+        return f"{text.share(accuracy.agreement)} of {accuracy.samples} {of}"
+    return ""
 
 
 def _open(one: BudgetVerdict, accuracy: Accuracy | None, measurement: Measurement) -> bool:

@@ -16,9 +16,9 @@ from mlopt.gate.revision import given
 from mlopt.gate.slower import slower_layers
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
-from mlopt.measure.alone import Given, arena_peak, started_again
-from mlopt.measure.bench import versions_of
-from mlopt.measure.interleave import Subject, check_scenario, measure_together, rows_of
+from mlopt.measure.alone import Given, arena_peak, rows_of, started_again
+from mlopt.measure.interleave import Subject, check_scenario, measure_together
+from mlopt.measure.subjects import versions_of
 from mlopt.measurement import Accuracy, Measurement
 
 if TYPE_CHECKING:

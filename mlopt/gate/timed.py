@@ -183,6 +183,7 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         memory_after_load=found.facts["memory_after_load"],
         major_faults=found.major_faults,
         starts=starts,
+        gpu=None,
     )
 
 

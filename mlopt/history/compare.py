@@ -13,6 +13,7 @@ from mlopt.history.entry import Entry, Number, read_line
 from mlopt.history.metrics import METRICS, is_worse
 from mlopt.history.recorded import Origin, entries_of
 from mlopt.history.series import same
+from mlopt.measure.ways import labels
 
 _NEXT: Final = "give a bundle, what bench or gate printed with --json, or lines that history export wrote"
 _SCHEMA: Final = 1
@@ -106,9 +107,8 @@ def _of_json(found: Any, path: Path) -> list[Entry]:
 
 
 def _name(entry: Entry, beside: Sequence[Entry]) -> str:
-    """A model's name within its result: with the runtime where it was measured in several."""
-    several = sum(one.name == entry.name for one in beside) > 1
-    return f"{entry.name} ({entry.runtime})" if several else entry.name
+    """A model's name within its result: with runtime, batch and threads where it was measured with several."""
+    return labels([(one.name, one.runtime, one.batch, one.threads) for one in beside])[list(beside).index(entry)]
 
 
 def _match(before: Entry, after: Entry) -> Match:

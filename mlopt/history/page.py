@@ -25,7 +25,6 @@ class Trend:
     link: str
     title: str
     latest: str
-    how: str
     figure: Figure
     changes: tuple[str, ...]
 
@@ -45,9 +44,17 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where and how the series below it were measured; empty where there is nothing to say."""
+
+    how: str
+    trends: tuple[Trend, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     name: str
-    trends: tuple[Trend, ...]
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,9 @@ def page_of(name: str, entries: Sequence[Entry], series: Sequence[Series]) -> Pa
     lines = tuple(_line(one, change, names[id(one)]) for one, change in said.changes_of(series))
     models = []
     for model, group in groupby(series, key=lambda one: one.entry.name):
-        models.append(Model(model, tuple(_trend(one, names[id(one)]) for one in group)))
+        places = said.by_place(list(group))
+        trends = (Place(how, tuple(_trend(one, names[id(one)]) for one in series)) for how, series in places)
+        models.append(Model(model, tuple(trends)))
     sure = [line for line in lines if line.tone == "bad"]
     return Page(
         name=name,
@@ -117,7 +126,6 @@ def _trend(series: Series, name: str) -> Trend:
         link=name,
         title=title(series.metric),
         latest=shown(series.metric, series.points[-1].number.value),
-        how=said.how(series),
         figure=trend_plot(series, name=name),
         changes=tuple(f"{said.from_to(series, one)}, {said.where(one)}" for one in series.changes),
     )

@@ -113,9 +113,13 @@ def _marks(series: Series, across: Axis) -> list[str]:
 
 def _description(series: Series) -> str:
     values: Sequence[float] = [point.number.value for point in series.points]
-    ends = f"{len(values)} results from {shown(series.metric, values[0])} to {shown(series.metric, values[-1])}"
+    ends = f"{_results(len(values))} from {shown(series.metric, values[0])} to {shown(series.metric, values[-1])}"
     changes = [f"{day(series.points[one.index].entry.time)[:10]} {one.moved}" for one in series.changes]
     return f"{ends}; changes: {text.listed(changes) or 'none'}"
+
+
+def _results(count: int) -> str:
+    return f"{count} result{'s' if count > 1 else ''}"
 
 
 def _caption(series: Series, up: Axis) -> str:
@@ -123,6 +127,6 @@ def _caption(series: Series, up: Axis) -> str:
     said = f"{beyond} off the axis, drawn at its edge" if beyond else ""
     whiskers = any(point.number.low is not None for point in series.points)
     return (
-        "; ".join(filter(None, [f"{len(series.points)} results", "whiskers: 95 % interval" if whiskers else "", said]))
+        "; ".join(filter(None, [_results(len(series.points)), "whiskers: 95 % interval" if whiskers else "", said]))
         + "."
     )

@@ -49,19 +49,20 @@ def entries_of(found: Mapping[str, Any], at: Origin) -> list[Entry]:
 def _of_bench(found: Mapping[str, Any], at: Origin) -> Iterator[Entry]:
     models = found["models"]
     for number, one in enumerate(models):
-        taken = one["measurement"]
+        taken, first = one["measurement"], models[0]["measurement"]
+        beside = number > 0 and all(taken[name] == first[name] for name in ("threads", "batch"))
         yield Entry(
             time=at.time,
             verb="bench",
             model=one["model"],
             variant="",
             digest=one["digest"],
-            baseline=models[0]["digest"] if number else "",
+            baseline=models[0]["digest"] if beside else "",
             versions=_sorted({"mlopt": found["mlopt"], **one["versions"]}),
             samples="",
             revision=at.revision,
             dirty=at.dirty,
-            numbers={**_clocks(taken, beside=number > 0), **_of_starts(one)},
+            numbers={**_clocks(taken, beside=beside), **_of_starts(one)},
             **_where(taken),
         )
 

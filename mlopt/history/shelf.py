@@ -7,6 +7,7 @@ number  its numbers: metric, value, and the ends of a 95 % interval where there 
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from mlopt.history.entry import Entry, Number, entry_from
 
 SCHEMA: Final = 1
 _APPLICATION: Final = 0x6D6C6F70  # "mlop", in the header of the file
+_PAGE: Final = 4096  # bytes
 _WAIT: Final = 30.0  # seconds, for another run that is writing
 _COLUMNS: Final = tuple(one.name for one in fields(Entry) if one.name != "numbers")
 _INSERT: Final = f"INSERT OR IGNORE INTO entry (key, {', '.join(_COLUMNS)}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608
@@ -150,7 +152,7 @@ def _refused(path: Path) -> Iterator[None]:
 
 def _said(error: sqlite3.Error, path: Path) -> MloptError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _full(path)):
         return NoSpaceLeft(
             "The disk of the history is full; what was recorded before is untouched.",
             where=str(path),
@@ -161,6 +163,14 @@ def _said(error: sqlite3.Error, path: Path) -> MloptError:
     if code == sqlite3.SQLITE_CORRUPT:
         return ConfigInvalid("The history is damaged.", where=str(path), next="restore it, or begin another file")
     return _unusable(path, str(error))
+
+
+def _full(path: Path) -> bool:
+    """Whether no page fits beside the file any more: SQLite calls it an I/O error where its shared memory did not."""
+    try:
+        return shutil.disk_usage(path.parent).free < _PAGE
+    except OSError:
+        return False
 
 
 def _unusable(path: Path, why: str) -> StoreUnusable:

@@ -96,16 +96,26 @@ def how(series: Series) -> str:
     return f"{entry.runtime}, {entry.scenario}, batch {entry.batch}, {threads}, {entry.device}"
 
 
+def by_place(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
+    """Under what `how` says of them, each said once; what is counted, of which there is nothing to say, comes first."""
+    places: dict[str, list[Series]] = {"": []}
+    for one in series:
+        places.setdefault(how(one), []).append(one)
+    return [(said, group) for said, group in places.items() if group]
+
+
 def _table(series: Sequence[Series], width: int) -> list[str]:
-    rows = [_HEADS, *(_row(one) for one in series)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    lines, last = [], ""
-    for number, row in enumerate(rows):
-        if number and (said := text.cleaned(how(series[number - 1]))) not in ("", last):
-            lines += textwrap.wrap(said, width, initial_indent="  ", subsequent_indent="  ")
-            last = said
-        numbers = (cell.rjust(size) for cell, size in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join(("", row[0].ljust(widths[0]), *numbers)).rstrip())
+    blocks: list[tuple[str, list[tuple[str, ...]]]] = [
+        ("", [_HEADS]),
+        *((said, [_row(one) for one in group]) for said, group in by_place(series)),
+    ]
+    widths = [max(len(row[column]) for _, rows in blocks for row in rows) for column in range(len(_HEADS))]
+    lines = []
+    for said, rows in blocks:
+        lines += textwrap.wrap(text.cleaned(said), width, initial_indent="  ", subsequent_indent="  ")
+        for row in rows:
+            numbers = (cell.rjust(size) for cell, size in zip(row[1:], widths[1:], strict=True))
+            lines.append("  ".join(("", row[0].ljust(widths[0]), *numbers)).rstrip())
     return lines
 
 

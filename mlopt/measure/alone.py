@@ -68,13 +68,28 @@ class Given:
     method: Method
     limits: Limits = UNLIMITED
 
+    @property
+    def queries(self) -> Sequence[Mapping[str, Any]]:
+        """Those of the scenario."""
+        return [self.offline] if self.method.scenario == "offline" else self.single
+
+    @property
+    def batch(self) -> int:
+        """The samples of one query."""
+        return rows_of(self.queries[0], self.method.query_batch)
+
     @contextmanager
     def written(self) -> Iterator[tuple[str, str]]:
         """Folders with the queries of the scenario and with the offline batch, as workers read them."""
-        queries = [self.offline] if self.method.scenario == "offline" else self.single
+        queries = self.queries
         with tempfile.TemporaryDirectory(prefix="mlopt-measure-") as scratch:
             single = write_feeds(Path(scratch) / "single", [dict(feed) for feed in queries])
             yield str(single), str(write_feeds(Path(scratch) / "offline", [dict(self.offline)]))
+
+
+def rows_of(feeds: Mapping[str, Any], otherwise: int) -> int:
+    """The samples of one query: a model that fixes its batch takes not what the method says."""
+    return len(feeds[next(iter(feeds))]) if feeds else otherwise
 
 
 @dataclass(slots=True)
@@ -175,15 +190,23 @@ def started(
     """A fresh process that has loaded the model, with feeds from these folders; `worker.facts` say what that took."""
     worker = Worker.start(subject.name, limits)
     try:
-        worker.facts = worker.ask(
-            "load",
-            runtime=subject.runtime,
-            model=str(subject.artifact.main),
-            threads=threads,
-            single=single,
-            offline=offline,
-            counting=counting,
-        )
+        load(worker, subject, single, offline, threads=threads, counting=counting)
         yield worker
     finally:
         worker.stop()
+
+
+def load(
+    worker: Worker, subject: Subject, single: str, offline: str, *, threads: int, counting: bool = False
+) -> dict[str, Any]:
+    """Have a worker load a model and answer once; what it says of that, which `worker.facts` hold too."""
+    worker.facts = worker.ask(
+        "load",
+        runtime=subject.runtime,
+        model=str(subject.artifact.main),
+        threads=threads,
+        single=single,
+        offline=offline,
+        counting=counting,
+    )
+    return worker.facts

@@ -9,9 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from mlopt import registry
 from mlopt.artifact import ONNX, Artifact, digest_of
-from mlopt.errors import MissingDependency, Misused, ModelNotFound, UnsupportedModel
+from mlopt.errors import MissingDependency, Misused
 from mlopt.insight import Anatomy
 from mlopt.measure.alone import Given, Shared, arena_peak, cold_start, loaded, shared, started_again
 from mlopt.measure.energy import Energy, counters, spent
@@ -22,18 +21,24 @@ from mlopt.measure.loadgen import DISTRIBUTION as LOADGEN
 from mlopt.measure.loadgen import LoadGenResult, ask_loadgen
 from mlopt.measure.percentiles import Percentile, percentiles_of
 from mlopt.measure.server import ServerRate, highest_rate
+from mlopt.measure.subjects import (
+    check_runtimes,
+    model_file,
+    own_runtime,
+    runtimes_on_gpu,
+    shared_signature,
+    versions_of,
+)
+from mlopt.measure.ways import labels, ways_of
 from mlopt.measurement import Interval, Measurement
-from mlopt.sniff import sniff
 from mlopt.step import installed
 from mlopt.units import Seconds
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
-    from mlopt.signature import Signature
 
 SCHEMA: Final = 1
 KIND: Final = "mlopt-bench"
-_FEEDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,8 @@ class Noise:
 @dataclass(frozen=True, slots=True)
 class BenchResult:
     """What `mlopt bench` found; the first model is the baseline of all. `machine` holds what explains its clocks,
-    `limits` what each process was allowed less of than there is, `no_energy` why nobody knows the energy of a query."""
+    `limits` what each process was allowed less of than there is, `no_energy` why nobody knows the energy of a query,
+    `left_out` what this machine's GPU was not asked for by name and could not measure, and why."""
 
     schema: int
     kind: Literal["mlopt-bench"]
@@ -84,15 +90,16 @@ class BenchResult:
     machine: Mapping[str, str]
     limits: tuple[Applied, ...]
     no_energy: str
+    left_out: Mapping[str, str]
 
     @property
     def labelled(self) -> dict[str, Measurement]:
-        """Measurements by the model's name, and the runtime's where a model ran in several."""
-        names = [one.model for one in self.models]
-        several = len(set(names)) < len(names)
-        return {
-            f"{one.model} ({one.measurement.runtime})" if several else one.model: one.measurement for one in self.models
-        }
+        """Measurements by the model's name, with runtime, batch and threads where a model was measured with several."""
+        taken = [one.measurement for one in self.models]
+        asked = [
+            (one.model, each.runtime, each.batch, each.threads) for one, each in zip(self.models, taken, strict=True)
+        ]
+        return dict(zip(labels(asked), taken, strict=True))
 
 
 def bench(
@@ -101,6 +108,9 @@ def bench(
     method: Method,
     device: str,
     runtimes: Sequence[str] = (),
+    gpu: bool = False,
+    threads: Sequence[int] = (),
+    batches: Sequence[int] = (),
     bound: float | None = None,
     layers: bool = False,
     limits: tuple[Limits, tuple[Applied, ...]] = (UNLIMITED, ()),
@@ -110,15 +120,16 @@ def bench(
     """All of them side by side; in the scenario `server` each alone after that, with `bound` on its latency; with
     `layers` the inside of each as well.
 
-    Every model runs in each of `runtimes`; without any, in the one that it was compiled for. Raises `ModelNotFound`,
-    `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take the same inputs,
-    `UnknownName`, `MissingDependency`, `WorkerFailed`, `OutOfMemory`, and `Misused` for a server without a bound.
+    Every model runs in each of `runtimes`; without any, in the one that it was compiled for and, where this machine has
+    a `gpu` and nobody asked for limits, by ONNX Runtime on that: what cannot is left out, with why. It does so with
+    each of `threads` and in queries of each of `batches`, without any as `method` says; speed-ups are per sample.
+    Raises `ModelNotFound`, `ModelUnreadable`, `UnsupportedModel` for what is no ONNX and when the models do not take
+    the same inputs, `UnknownName`, `MissingDependency`, `WorkerFailed`, `OutOfMemory`, and `Misused` for a server
+    without a bound and for what would be measured twice.
     """
-    from mlopt.convert.batch import free_size_of
-    from mlopt.samples.generated import GeneratedSamples
     from mlopt.surroundings import describe
 
-    _check_runtimes(runtimes)
+    check_runtimes(runtimes)
     if loadgen and not installed(LOADGEN):
         raise MissingDependency(f"--loadgen needs {LOADGEN}.", next="pip install 'mlopt[loadgen]'")
     serving = method.scenario == "server"
@@ -130,16 +141,14 @@ def bench(
     files = {str(path): model_file(path) for path in models}
     if len(files) < len(models):
         raise Misused("A model is named twice; side by side with itself it says nothing.", next="name each once")
-    first = _shared_signature(files)
-    free = free_size_of(next(iter(files.values())), {})
-    single = list(GeneratedSamples(first, _FEEDS * method.query_batch, 0, free=free).feeds(batch=method.query_batch))
-    offline = next(GeneratedSamples(first, method.offline_batch, 0, free=free).feeds(batch=method.offline_batch))
-    named = [
-        (name, Subject(f"{name} ({runtime})" if len(runtimes) > 1 else name, _artifact(file), runtime))
-        for name, file in files.items()
-        for runtime in runtimes or (own_runtime(Path(name)),)
+    ways = ways_of(shared_signature(files), next(iter(files.values())), method, limits[0], threads, batches)
+    added, left_out = runtimes_on_gpu() if gpu and not runtimes and limits[0] == UNLIMITED else ((), {})
+    each = {name: dict.fromkeys(runtimes or (own_runtime(Path(name)), *added)) for name in files}
+    asked = [(name, runtime, way) for name, taken in each.items() for runtime in taken for way in ways]
+    names = labels([(name, runtime, way.batch, way.method.threads) for name, runtime, way in asked])
+    subjects = [
+        Subject(label, _artifact(files[name]), runtime) for label, (name, runtime, _) in zip(names, asked, strict=True)
     ]
-    subjects = [subject for _, subject in named]
     copy = replace(subjects[0], name=f"{subjects[0].name} again")
     bounds, told = limits
     if bounds.memory:  # what is in the page cache already would be nobody's
@@ -149,24 +158,34 @@ def bench(
     measured, failures = measure_together(
         subjects[0],
         [*subjects[1:], copy],
-        single=single,
-        offline=offline,
+        single=ways[0].single,
+        offline=ways[0].offline,
         method=side_by_side,
         device=device,
         limits=bounds,
+        others={
+            one: replace(way, method=replace(way.method, scenario=side_by_side.scenario))
+            for one, (_, _, way) in zip((*names, copy.name), (*asked, asked[0]), strict=True)
+        },
     )
+    for subject, (name, runtime, _) in zip(subjects, asked, strict=True):
+        if subject.name in failures and runtime in added and runtime != own_runtime(Path(name)):
+            what = failures.pop(subject.name).what.splitlines()[0]
+            left_out[subject.name] = what.removeprefix(f"{subject.name} cannot be measured: ")
     if failures:
         raise next(iter(failures.values()))
-    seconds = method.seconds / 2 / len(named)
-    asks = _Asks(Given(single, offline, method, bounds), bound, loadgen, workers, layers, device, seconds)
+    seconds = method.seconds / 2 / len(asked)
     found, missing = [], ""
-    for name, subject in named:
+    for subject, (name, _, way) in zip(subjects, asked, strict=True):
+        if subject.name in left_out:
+            continue
+        asks = _Asks(way, bound, loadgen, workers, layers, device, seconds)
         one, why = _benched(name, subject, measured[subject.name], asks)
         found.append(one)
         missing = missing or why
     itself = measured[copy.name].speedup
     noise = Noise(itself, max(itself.high, 1 / itself.low) - 1)
-    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found), noise, describe(), told, missing)
+    return BenchResult(SCHEMA, KIND, version("mlopt"), tuple(found), noise, describe(), told, missing, left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +205,7 @@ def _benched(name: str, subject: Subject, taken: Measurement, asks: _Asks) -> tu
     """One model, and why its energy is not known."""
     given, method, limits = asks.given, asks.given.method, asks.given.limits
     weights, server, by_loadgen, energy = _files(subject.artifact.main), None, None, None
-    counts, why = counters(gpu=not taken.device.startswith(asks.device))
+    counts, why = counters(gpu=taken.gpu.card if taken.gpu else "")
     if limits.grade != "measured":
         counts, why = (), "an emulator's energy is nobody's"
     if method.scenario == "server" or asks.loadgen or counts:
@@ -220,61 +239,6 @@ def _inside(subject: Subject, asks: _Asks) -> Anatomy:
     given, method = asks.given, asks.given.method
     batch, limits = method.query_batch, given.limits
     return look_inside(subject, given.single, threads=method.threads, batch=batch, device=asks.device, limits=limits)
-
-
-def _shared_signature(files: Mapping[str, Path]) -> Signature:
-    """What all of them take; raises `UnsupportedModel` where they do not take the same."""
-    from mlopt.signature import signature_of
-
-    signatures = {name: signature_of(file) for name, file in files.items()}
-    first_name, first = next(iter(signatures.items()))
-    for name, other in signatures.items():
-        if [(t.name, t.dtype) for t in other.inputs] != [(t.name, t.dtype) for t in first.inputs]:
-            raise UnsupportedModel(
-                f"{name} and {first_name} take different inputs, so they cannot be compared on the same ones.",
-                next="bench them one at a time",
-            )
-    return first
-
-
-def versions_of(runtime: str) -> dict[str, str]:
-    """The packages that decide what a runtime computes."""
-    return {name: version(name) for name in registry.load("mlopt.runners", runtime).distributions}
-
-
-def model_file(path: Path) -> Path:
-    """The ONNX file itself, or the winner of a bundle."""
-    if path.is_dir():
-        from mlopt.bundle import Bundle
-
-        return Bundle.load(path).model
-    if not path.is_file():
-        raise ModelNotFound("There is no model at this path.", where=str(path), next="give an ONNX file or a bundle")
-    if (found := sniff(path)).format != ONNX:
-        raise UnsupportedModel(
-            f"bench measures ONNX files and bundles, and this is {found.format}.",
-            where=str(path),
-            next=f"mlopt export {path}",
-        )
-    return path
-
-
-def own_runtime(path: Path) -> str:
-    from mlopt.bundle import Bundle
-
-    return Bundle.load(path).runtime if path.is_dir() else "onnxruntime"
-
-
-def _check_runtimes(runtimes: Sequence[str]) -> None:
-    if len(set(runtimes)) < len(runtimes):
-        raise Misused("A runtime is named twice.", next="name each once")
-    for runtime in runtimes:
-        for distribution in registry.load("mlopt.runners", runtime).distributions:
-            if not installed(distribution):
-                raise MissingDependency(
-                    f"The runtime {runtime} needs {distribution}, which is not installed.",
-                    next=f"pip install 'mlopt[{runtime}]'",
-                )
 
 
 def _files(model: Path) -> list[Path]:

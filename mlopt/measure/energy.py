@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+from mlopt.nvml import Card, NvmlError, card_of
 
 if TYPE_CHECKING:
     from mlopt.measure.process import Worker
 
 _IDLE: Final = 0.5  # seconds of looking at the machine alone, before and after
 _BUSY: Final = 2.0  # seconds of queries: the counters step by about a millisecond
-_MICRO, _MILLI = 1e-6, 1e-3
+_MICRO = 1e-6
 
 
 class Counter(Protocol):
@@ -61,18 +63,17 @@ class Nvml:
 
     range: ClassVar[float] = math.inf
 
-    library: Any
-    card: Any
+    card: Card
     name: str
 
     def read(self) -> float:
-        return float(self.library.nvmlDeviceGetTotalEnergyConsumption(self.card)) * _MILLI
+        return self.card.joules()
 
 
-def counters(*, gpu: bool, root: Path = Path("/")) -> tuple[tuple[Counter, ...], str]:
-    """Those that there are and, where there is none, why; the first `gpu` too, where queries run on it."""
+def counters(*, gpu: str, root: Path = Path("/")) -> tuple[tuple[Counter, ...], str]:
+    """Those that there are and, where there is none, why; of the card `gpu` too, where queries run on one."""
     packages, why = _packages(root)
-    card = _card() if gpu else ()
+    card = _card(gpu) if gpu else ()
     found: tuple[Counter, ...] = (*packages, *card)
     return found, "" if found else why
 
@@ -122,17 +123,11 @@ def _packages(root: Path) -> tuple[list[Rapl], str]:
     return found, "this machine shows no counter of its processor's energy (powercap: RAPL; virtual machines seldom do)"
 
 
-def _card() -> tuple[Nvml, ...]:
-    """The first; none where there is no driver, or a card that does not count."""
+def _card(identity: str) -> tuple[Nvml, ...]:
+    """None where there is no driver, or a card that does not count."""
     try:
-        import pynvml
-    except ImportError:
+        card = card_of(identity)
+        card.joules()
+        return (Nvml(card, f"NVML {card.name}"),)
+    except NvmlError:
         return ()
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        card = Nvml(pynvml, handle, f"NVML {pynvml.nvmlDeviceGetName(handle)}")
-        card.read()
-    except pynvml.NVMLError:
-        return ()
-    return (card,)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.errors import MloptError
 from mlopt.insight import Anatomy, Kernel, Layers, MemoryTrace
-from mlopt.measure.interleave import rows_of
+from mlopt.measure.alone import rows_of
 from mlopt.measure.layers import layers_of
 from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.process import Worker, write_feeds

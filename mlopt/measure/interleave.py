@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import random
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
 from mlopt.intervals import median_high
-from mlopt.measure.alone import Fresh
+from mlopt.measure.alone import Fresh, Given, load, rows_of
+from mlopt.measure.gpu import Watch, memory_peak, without_copies
 from mlopt.measure.limits import UNLIMITED, Limits
 from mlopt.measure.percentiles import percentile, tail_high
-from mlopt.measure.process import Worker, write_feeds
-from mlopt.measurement import Interval, Latency, Measurement
+from mlopt.measure.process import Worker
+from mlopt.measurement import Gpu, Interval, Latency, Measurement
 
 if TYPE_CHECKING:
     from mlopt.profile import Method
@@ -42,13 +42,17 @@ class Subject:
 @dataclass(slots=True)
 class _Run:
     subject: Subject
+    given: Given
     worker: Worker
     facts: dict[str, Any]
+    folders: tuple[str, str]
     queries: int = 1
     settling: int = 1
     major_faults: int = 0
     rounds: list[list[float]] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
+    watch: Watch | None = None
+    gpu: Gpu | None = None
 
 
 def measure_together(
@@ -60,30 +64,30 @@ def measure_together(
     method: Method,
     device: str,
     limits: Limits = UNLIMITED,
+    others: Mapping[str, Given] = MappingProxyType({}),
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
     All are loaded first, each in a fresh process. Every round visits all of them, in turned order every other round
     (ABBA), so that drift cancels; its first queries do not count, for the caches are another's then. `speedup`
-    is the median over rounds of the ratio of that round's medians, with a bootstrap interval. Only one process computes
-    at a time.
-    In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. Raises `WorkerFailed`
-    when the baseline itself dies, `Misused` for the scenario `server`.
+    is the median over rounds of the ratio of that round's medians, per sample, with a bootstrap interval. Only one
+    process computes at a time.
+    In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. `others` says by name
+    who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Raises
+    `WorkerFailed` when the baseline itself dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
-    if method.scenario == "offline":
-        single = [offline]
+    given = Given(single, offline, method, limits)
     failures: dict[str, WorkerFailed] = {}
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlopt-measure-")))
-        folders = (
-            write_feeds(scratch / "single", [dict(feed) for feed in single]),
-            write_feeds(scratch / "offline", [dict(offline)]),
-        )
+        folders: dict[int, tuple[str, str]] = {}
         runs: list[_Run] = []
         for subject in (baseline, *candidates):
+            asked = others.get(subject.name, given)
+            if id(asked) not in folders:
+                folders[id(asked)] = stack.enter_context(asked.written())
             try:
-                runs.append(_load(subject, folders, method, stack, limits))
+                runs.append(_load(subject, folders[id(asked)], asked, stack))
             except WorkerFailed as error:
                 if subject is baseline:
                     raise
@@ -94,7 +98,8 @@ def measure_together(
                 try:
                     run.worker.ask("query", count=run.settling)
                     faults = run.worker.major_faults
-                    run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
+                    with run.watch.round() if run.watch else nullcontext():
+                        run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
                     run.major_faults += run.worker.major_faults - faults
                     if number < offline_visits:
                         run.offline.append(run.worker.ask("batch", count=1)["seconds"])
@@ -103,13 +108,15 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error
                     runs.remove(run)
-        batches = rows_of(single[0], method.batch), rows_of(offline, method.offline_batch)
-        return {run.subject.name: _measurement(run, runs[0], method, device, batches) for run in runs}, failures
-
-
-def rows_of(feeds: Mapping[str, Any], otherwise: int) -> int:
-    """The samples of one query: a model that fixes its batch takes not what the method says."""
-    return len(feeds[next(iter(feeds))]) if feeds else otherwise
+        for run in list(runs):
+            try:
+                run.gpu = _on_gpu(run)
+            except WorkerFailed as error:
+                if run is runs[0]:
+                    raise
+                failures[run.subject.name] = error
+                runs.remove(run)
+        return {run.subject.name: _measurement(run, runs[0], device) for run in runs}, failures
 
 
 def check_scenario(method: Method) -> None:
@@ -121,18 +128,22 @@ def check_scenario(method: Method) -> None:
         )
 
 
-def _load(subject: Subject, folders: tuple[Path, Path], method: Method, stack: ExitStack, limits: Limits) -> _Run:
-    worker = Worker.start(subject.name, limits)
+def _load(subject: Subject, folders: tuple[str, str], given: Given, stack: ExitStack) -> _Run:
+    worker = Worker.start(subject.name, given.limits)
     stack.callback(worker.stop)
-    facts = worker.ask(
-        "load",
-        runtime=subject.runtime,
-        model=str(subject.artifact.main),
-        threads=method.threads,
-        single=str(folders[0]),
-        offline=str(folders[1]),
+    facts = load(worker, subject, *folders, threads=given.method.threads)
+    return _Run(subject, given, worker, facts, folders, watch=Watch.of(facts["gpu"]) if facts["gpu"] else None)
+
+
+def _on_gpu(run: _Run) -> Gpu | None:
+    """What the GPU did, and its memory in one more process; None for what ran on none."""
+    if run.watch is None:
+        return None
+    method, limits = run.given.method, run.given.limits
+    return run.watch.found(
+        without_copies=without_copies(run.watch, run.worker, statistics.median(run.rounds[-1])),
+        memory=memory_peak(run.watch, run.subject, run.folders, threads=method.threads, limits=limits),
     )
-    return _Run(subject, worker, facts)
 
 
 def _plan_visits(runs: list[_Run], method: Method) -> int:
@@ -151,13 +162,14 @@ def _plan_visits(runs: list[_Run], method: Method) -> int:
     return visits
 
 
-def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches: tuple[int, int]) -> Measurement:
-    batch, offline_batch = batches
+def _measurement(run: _Run, baseline: _Run, device: str) -> Measurement:
+    method, batch, of_baseline_batch = run.given.method, run.given.batch, baseline.given.batch
+    offline_batch = rows_of(run.given.offline, method.offline_batch)
     times = sorted(second for seconds in run.rounds for second in seconds)
     medians, of_baseline = ([statistics.median(seconds) for seconds in one.rounds] for one in (run, baseline))
-    speedup = ratio(of_baseline, medians)
+    speedup = ratio([one / of_baseline_batch for one in of_baseline], [one / batch for one in medians])
     # The clocks of a few rounds may all have been lucky; beside the baseline, which had the same rounds, less so.
-    beside = statistics.median(of_baseline) / speedup.low
+    beside = statistics.median(of_baseline) / of_baseline_batch * batch / speedup.low
     alone = Fresh([run.facts["load_time"]], [run.worker.ask("peak")["peak_memory"]]).starts
     return Measurement(
         device=run.facts["device"] or device,
@@ -189,6 +201,7 @@ def _measurement(run: _Run, baseline: _Run, method: Method, device: str, batches
         memory_after_load=run.facts["memory_after_load"],
         major_faults=run.major_faults,
         starts=alone,
+        gpu=run.gpu,
     )
 
 

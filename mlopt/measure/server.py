@@ -45,13 +45,16 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class ServerRate:
     """`rate` in queries per second is the highest at which a trial held, None where none did; `not_held` the lowest
-    above it that did not. Arrivals are drawn with `seed`, the same for every rate."""
+    above it that did not. Arrivals are drawn with `seed`, the same for every rate. Of `single` queries, asked one at a
+    time before, `single_late` took longer than the bound; there are no trials where that proves them useless."""
 
     bound: float
     percent: float
     rate: float | None
     not_held: float | None
     seed: int
+    single: int
+    single_late: int
     trials: tuple[Trial, ...]
 
 
@@ -61,8 +64,9 @@ def highest_rate(worker: Worker, bound: float, *, seconds: float, seed: int = 0)
     `seconds` bound the search once a rate has held. A trial is of 662 to 5000 queries.
     """
     services = worker.ask("query", count=_SERVICES)["seconds"]
-    if percentile(sorted(services), 100 * (1 - LATE)) > bound:
-        return ServerRate(bound, 100 * (1 - LATE), None, None, seed, ())
+    alone = len(services), sum(taken > bound for taken in services)
+    if alone[1] >= least_late(len(services), LATE):
+        return ServerRate(bound, 100 * (1 - LATE), None, None, seed, *alone, ())
     ends = time.monotonic() + seconds
     trials: list[Trial] = []
     held, not_held, rate = None, None, predicted_rate(services, bound, seed=seed)
@@ -84,7 +88,7 @@ def highest_rate(worker: Worker, bound: float, *, seconds: float, seed: int = 0)
             if not held and rate < least:
                 break
     above = [trial.rate for trial in trials if trial.outcome != "holds" and trial.rate > (held or 0)]
-    return ServerRate(bound, 100 * (1 - LATE), held, min(above, default=None), seed, tuple(trials))
+    return ServerRate(bound, 100 * (1 - LATE), held, min(above, default=None), seed, *alone, tuple(trials))
 
 
 def predicted_rate(services: Sequence[float], bound: float, *, seed: int = 0) -> float:

@@ -22,7 +22,7 @@ from mlopt.array_files import load_arrays
 from mlopt.errors import MloptError, UnsupportedModel
 from mlopt.measure import loadgen
 from mlopt.measure.instructions import Counter
-from mlopt.runners.runner import Accounted, OnDevice, Profiled, Runner
+from mlopt.runners.runner import Accounted, OnDevice, OnGpu, Profiled, Runner
 
 _KIB: Final = 1024
 _BEFORE: Final = 0.01  # seconds before the first query arrives
@@ -66,6 +66,7 @@ class Loaded:
             "memory_after_import": after_import,
             "memory_after_load": after_load,
             "device": self.runner.device if isinstance(self.runner, OnDevice) else None,
+            "gpu": dataclasses.asdict(self.runner.ran_on) if isinstance(self.runner, OnGpu) else None,
         }
 
     @classmethod
@@ -82,6 +83,8 @@ class Loaded:
                     return
                 elif kind == "query":
                     reply = loaded.query(**command)
+                elif kind == "resident":
+                    reply = loaded.resident(**command)
                 elif kind == "batch":
                     reply = loaded.batch(**command)
                 elif kind == "profile":
@@ -116,6 +119,16 @@ class Loaded:
             times.append(clock() - start)
             cpu.append(on_core() - used)
         return {"seconds": times, "cpu": cpu}
+
+    def resident(self, count: int) -> dict[str, Any]:
+        """`count` queries whose inputs and outputs lie on the GPU, after one that does not count."""
+        assert isinstance(self.runner, OnGpu)
+        run, clock, times = self.runner.resident(self.single[0]), time.perf_counter, []
+        for _ in range(count + 1):
+            start = clock()
+            run()
+            times.append(clock() - start)
+        return {"seconds": times[1:]}
 
     def batch(self, count: int) -> dict[str, Any]:
         """`count` queries of the offline batch."""

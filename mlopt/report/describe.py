@@ -17,7 +17,7 @@ from mlopt.intervals import FEWEST
 from mlopt.progress import Progress
 from mlopt.prune.sparsity import WORTH_SAYING, sparsity_of, used_by
 from mlopt.report import text
-from mlopt.report.engines import engine_note, engines_on, sparse_note, to_build
+from mlopt.report.engines import engine_note, engines_on, licence, sparse_note, to_build
 from mlopt.report.report import (
     SCHEMA,
     CandidateFacts,
@@ -212,6 +212,8 @@ def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None
             )
         if target.build_on == "device":
             notes.append(to_build(prepared, built))
+    if said := licence(built):
+        notes.append(said)
     runtime = prepared.runtimes[choice.winner]
     if image and runtime != prepared.plan.baseline.runtime:
         platforms = " and ".join(found.platform for found in image.platforms)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlopt.report import plots, text, verdict
+from mlopt.report import gpu, plots, text, verdict
 from mlopt.report.cumulative import cumulative_plot
 from mlopt.report.distributions import latency_plot
 from mlopt.report.layers import HEADS, Inside, inside_of
@@ -58,6 +58,7 @@ class Page:
     memory: plots.Figure
     roofline: plots.Figure
     inside: Inside
+    on_gpu: tuple[tuple[str, str], ...]
     lineages: tuple[Row, ...]
     images: tuple[tuple[str, int, tuple[Layer, ...]], ...]
     slowest_step: float
@@ -89,6 +90,7 @@ def page_of(report: Report) -> Page:
         memory=memory_plot(report),
         roofline=roofline_plot(report),
         inside=inside_of(report),
+        on_gpu=tuple(gpu.of_candidates(report)),
         lineages=tuple(row for row in table.rows if row.candidate.lineage),
         images=_images(report),
         slowest_step=max((step.seconds for step in report.steps), default=0.0),

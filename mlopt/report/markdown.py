@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from mlopt.report import text, verdict
+from mlopt.report import gpu, text, verdict
 from mlopt.report.layers import inside_of
 from mlopt.report.report import Report
 from mlopt.report.table import Cell, Row, Table, table_of
@@ -27,6 +27,7 @@ def to_markdown(report: Report) -> str:
         _decided(table),
         _others(table),
         _layers(report),
+        _folded("On the GPU", [f"- {_strong(name)}: {escaped(said)}" for name, said in gpu.of_candidates(report)]),
         _folded("Recipes left out", [f"- {_strong(one.recipe)}: {escaped(one.reason)}" for one in report.left_out]),
         _folded("Parity, samples, image, steps", _evidence(report)),
         _folded("How the numbers were obtained", _methods(table)),

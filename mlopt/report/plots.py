@@ -74,7 +74,7 @@ def pareto_plot(report: Report) -> Figure:
             top=TOP,
             bottom=BOTTOM,
             winner=report.winner,
-            lines=list(pairwise(front)),
+            lines=[*pairwise(front), *_level(up, quality)],
         ),
     ]
     description = "; ".join(_say(report, point, quality, timed) for point in points)
@@ -82,6 +82,11 @@ def pareto_plot(report: Report) -> Figure:
         parts, width=WIDTH, height=HEIGHT, name="pareto", title=title, description=description, css="plot pareto"
     )
     return Figure(drawing, title, _caption(report, quality, points, timed))
+
+
+def _level(up: Axis, quality: Quality) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The stroke of the budget on quality, if there is one."""
+    return [] if quality.limit is None else [((LEFT, up.at(quality.limit)), (RIGHT, up.at(quality.limit)))]
 
 
 def _points(report: Report, quality: Quality, timed: bool) -> list[Point]:

@@ -64,6 +64,7 @@ _COLUMNS: Final = (
     Column("throughput", "throughput", "samples per second in batches"),
     Column("load", "load", "from opening the file to a session that can infer"),
     Column("memory", "peak memory", "the most a fresh process held that ran only this model (VmHWM)"),
+    Column("gpu_memory", "GPU memory", "the most that a fresh process held of the card"),
 )
 _QUALITY_COLUMNS: Final = (
     Column("top1", "top-1", "share of labelled samples whose best answer is the label"),
@@ -81,6 +82,7 @@ _TIMES: Final[Mapping[str, Callable[[Measurement], str]]] = {
     "throughput": lambda taken: text.rate(taken.throughput),
     "load": lambda taken: text.seconds(taken.load_time),
     "memory": lambda taken: text.size(taken.peak_memory),
+    "gpu_memory": lambda taken: text.size(taken.gpu.memory if taken.gpu else None),
 }
 _ANSWERS: Final[Mapping[str, Callable[[Accuracy], str]]] = {
     "top1": lambda found: text.percent(found.top1),
@@ -130,6 +132,8 @@ def _time(report: Report, candidate: CandidateFacts, key: str) -> Cell:
     if taken is None:
         here = "it was not timed" if report.target.this_machine else f"this machine is not {report.target.name}"
         return _no_number("this candidate failed" if candidate.failure else here)
+    if key == "gpu_memory" and (taken.gpu is None or taken.gpu.memory is None):
+        return _no_number(taken.gpu.memory_method if taken.gpu else "it ran on no GPU")
     show = _TIMES[key](taken)
     if show == text.ABSENT:
         return _no_number("the run gave no such number")
@@ -141,6 +145,8 @@ def _time(report: Report, candidate: CandidateFacts, key: str) -> Cell:
     if key == "memory":
         before = text.size(taken.memory_after_import)
         method = f"{method}; {before} of it was there before the model was loaded"
+    if key == "gpu_memory" and taken.gpu:
+        method = f"{method}; {taken.gpu.memory_method}"
     return Cell(show, detail, taken.grade, method)
 
 

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from mlopt.report import text, verdict
+from mlopt.report import gpu, text, verdict
 from mlopt.report.report import Report
 from mlopt.report.table import Row, Table, table_of
 
@@ -34,6 +34,7 @@ _WANTED: Final = (
     ("sqnr", False),
     ("p99", False),
     ("memory", False),
+    ("gpu_memory", False),
     ("speedup", True),
     ("agreement", True),
     ("throughput", False),
@@ -61,6 +62,7 @@ def to_terminal(report: Report, *, width: int, color: bool) -> str:
         lines += [_painted(line, "warn", color) for line in _wrapped(f"! {warning}", width, indent="  ")]
     lines += ["", *_candidates(table, width, color)]
     lines += [_painted(line, "dim", color) for line in _wrapped(_evidence(table), width, indent="  ")]
+    lines += _reasons("on the GPU", gpu.of_candidates(report), width, color)
     lines += _reasons(
         "decided", [(row.candidate.name, note) for row in table.rows for note in row.candidate.notes], width, color
     )

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from mlopt.measurement import BudgetVerdict, Grade, Measurement, Outcome
 from mlopt.report import text
+from mlopt.report.gpu import held_back
 from mlopt.report.quality import Quality, quality_of
 from mlopt.report.report import CandidateFacts, Report
 
@@ -140,6 +141,9 @@ def warnings(report: Report) -> tuple[str, ...]:
         )
     grades = {candidate.measurement.grade for candidate in report.candidates if candidate.measurement} - {"measured"}
     found += [f"Latencies are {grade}, not measured: do not plan capacity with them." for grade in sorted(grades)]
+    for candidate in report.candidates:
+        if candidate.measurement and (held := held_back(candidate.measurement.gpu)):
+            found.append(f"While {candidate.name} was timed {held}: it may be faster where they are not.")
     if report.samples is not None and report.samples.assumed_preprocess:
         found.append(
             "Nobody declared the preprocessing, so it was assumed and accuracy may be understated: "

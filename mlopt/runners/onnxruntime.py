@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mlopt.errors import UnsupportedModel
 from mlopt.runners.runner import WARM_UP
+from mlopt.serve.session import opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,13 +88,11 @@ class OnnxRuntimeRunner:
             return self._opened(options)
         except Exception as error:  # onnxruntime's own exception types share no public base
             raise UnsupportedModel(
-                f"ONNX Runtime {ort.__version__} cannot load the model: {_first_line(error)}", where=str(self.model)
+                f"ONNX Runtime {ort.__version__} cannot load the model: {first_line(error)}", where=str(self.model)
             ) from error
 
     def _opened(self, options: Any) -> Any:
-        import onnxruntime as ort
-
-        return ort.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+        return opened(self.model, options)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -104,10 +103,10 @@ class OnnxRuntimeRunner:
             outputs: list[np.ndarray] = self._session.run(None, dict(feeds))
         except Exception as error:
             raise UnsupportedModel(
-                f"ONNX Runtime failed while running the model: {_first_line(error)}", where=str(self.model)
+                f"ONNX Runtime failed while running the model: {first_line(error)}", where=str(self.model)
             ) from error
         return outputs
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, runtime_checkable
@@ -53,6 +54,32 @@ class OnDevice(Protocol):
 
     @property
     def device(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RanOn:
+    """What really ran: on which card (`mlopt.nvml.card_of` takes it; empty where it cannot be known), `nodes` by each
+    that was to run them, the operators of those that were left to the CPU, and whether a CUDA graph was replayed."""
+
+    card: str
+    nodes: Mapping[str, int]
+    on_cpu: Mapping[str, int]
+    cuda_graph: bool
+
+
+@runtime_checkable
+class OnGpu(OnDevice, Protocol):
+    """A runner on an NVIDIA GPU. Its `infer` copies inputs there and outputs back."""
+
+    @property
+    def ran_on(self) -> RanOn:
+        """After the first query."""
+        ...
+
+    def resident(self, feeds: Arrays) -> Callable[[], None]:
+        """The same query without copies: its inputs lie on the GPU, its outputs stay there. Each call is one, and
+        returns when it is complete."""
+        ...
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from mlopt.serve.openvino import Network
+from mlopt.serve.session import opened
 
 
 class Run(Protocol):
@@ -32,9 +33,7 @@ def _onnxruntime(model: Path, *, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    run: Callable[..., list[np.ndarray]] = ort.InferenceSession(
-        str(model), options, providers=["CPUExecutionProvider"]
-    ).run
+    run: Callable[..., list[np.ndarray]] = opened(model, options).run
     return run
 
 

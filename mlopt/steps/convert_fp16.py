@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.serve.session import AS_WRITTEN
 from mlopt.steps.quantizer import saved, third_party
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ class ConvertFp16:
     """Convert with onnxconverter-common; a node stays in fp32 when a value at its input or output, seen on
     the first few of `probe`, comes within `margin` of half precision's limit.
 
-    Operators that lose most in half precision (`keep`) stay in fp32 by type. Inputs and outputs keep their
-    dtype when `keep_io`, so that callers do not change.
+    Where it is quantized already ONNX Runtime is told to run it as it is written, for its optimisations would round
+    biases in half precision. Operators that lose most in half precision (`keep`) stay in fp32 by type. Inputs and
+    outputs keep their dtype when `keep_io`, so that callers do not change.
     """
 
     name: ClassVar[str] = "convert-fp16"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxconverter-common", "onnxruntime")
@@ -53,7 +55,8 @@ class ConvertFp16:
                 _restore_outputs(converted.graph, outputs)
             del converted.graph.value_info[:]
             onnx.save(converted, str(into / "model.onnx"))
-            saved(into / "model.onnx")
+            quantized = any(node.op_type == "QuantizeLinear" for node in converted.graph.node)
+            saved(into / "model.onnx", properties={AS_WRITTEN: "halves between integers"} if quantized else {})
 
     def _converted(self, model: Any, overflowing: list[str]) -> Any:
         from onnxconverter_common import float16

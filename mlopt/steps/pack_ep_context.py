@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import UnsupportedModel
 from mlopt.onnx_file import context_files, load_graph
-from mlopt.runners.onnxruntime_cuda import OnnxRuntimeTensorrtRunner
+from mlopt.runners.onnxruntime_cuda import OnnxRuntimeTensorrtRunner, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ class PackEpContext:
         options = ort.SessionOptions()
         for key, value in (("enable", "1"), ("file_path", str(made)), ("embed_mode", str(int(self.embed)))):
             options.add_session_config_entry(f"ep.context_{key}", value)
-        ort.InferenceSession(str(source.main), options, providers=list(chain))
+        try:
+            ort.InferenceSession(str(source.main), options, providers=list(chain), enable_fallback=0)
+        except Exception as error:  # onnxruntime's own exception types share no public base
+            raise UnsupportedModel(
+                f"TensorRT compiles nothing here: {why(str(error))}.", where=str(source.main)
+            ) from error
         check(made, source.main)
 
 

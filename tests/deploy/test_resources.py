@@ -32,6 +32,7 @@ TAKEN = Measurement(
     memory_after_load=80 * MIB,
     major_faults=0,
     starts=Fresh([0.1], [200 * MIB - 4096]).starts,
+    gpu=None,
 )
 
 

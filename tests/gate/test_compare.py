@@ -11,7 +11,7 @@ from mlopt.gate.compare import budgets, instructions, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
 from mlopt.measure.alone import Fresh
-from mlopt.measure.bench import versions_of
+from mlopt.measure.subjects import versions_of
 from mlopt.measurement import Accuracy, Interval, Latency, Measurement, Starts
 from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction
@@ -39,6 +39,7 @@ MEASURED = Measurement(
     memory_after_load=10**7,
     major_faults=0,
     starts=Fresh([0.1] * 6, [10**8] * 6).starts,
+    gpu=None,
 )
 
 

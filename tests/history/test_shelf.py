@@ -164,6 +164,19 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_a_disk_too_full_for_a_new_history_is_told_as_full(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        with pytest.raises(NoSpaceLeft), History(small / "h.db", create=True) as history:
+            history.add(made(1))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_nothing_of_an_import_stays_when_a_part_fails(tmp_path: Path) -> None:
     entries = made(3)
     odd = dataclasses.replace(entries[-1], numbers={"latency-p50": Number("text")})  # type: ignore[arg-type]

@@ -35,14 +35,14 @@ def powercap(root: Path, **zones: tuple[str, int]) -> Path:
 
 def test_packages_are_counted_once_and_cores_within_them_not_again(tmp_path: Path) -> None:
     powercap(tmp_path, z0=("package-0", 1_000_000), z1=("package-1", 2_500_000), z0_0=("core", 1), z2=("psys", 9))
-    found, why = counters(gpu=False, root=tmp_path)
+    found, why = counters(gpu="", root=tmp_path)
     assert [(one.name, one.read()) for one in found] == [("RAPL package-0", 1.0), ("RAPL package-1", 2.5)]
     assert not why
 
 
 def test_a_counter_that_begins_anew_is_read_across_that(tmp_path: Path) -> None:
     zones = powercap(tmp_path, z0=("package-0", RANGE - 2_000_000))
-    (counter,), _ = counters(gpu=False, root=tmp_path)
+    (counter,), _ = counters(gpu="", root=tmp_path)
     assert isinstance(counter, Rapl)
     before = counter.read()
     (zones / "intel-rapl:0/energy_uj").write_text("3000000\n")
@@ -52,13 +52,13 @@ def test_a_counter_that_begins_anew_is_read_across_that(tmp_path: Path) -> None:
 
 
 def test_without_a_counter_it_is_said_why(tmp_path: Path) -> None:
-    found, why = counters(gpu=False, root=tmp_path)
+    found, why = counters(gpu="", root=tmp_path)
     assert not found
     assert "no counter" in why
     zones = powercap(tmp_path, z0=("package-0", 1))
     (zones / "intel-rapl:0/energy_uj").unlink()
     (zones / "intel-rapl:0/energy_uj").mkdir()  # not even root reads a folder
-    found, why = counters(gpu=False, root=tmp_path)
+    found, why = counters(gpu="", root=tmp_path)
     assert not found
     assert "only root" in why
 
@@ -79,7 +79,7 @@ def test_a_query_costs_what_it_adds_to_rest(tmp_path: Path) -> None:
     thread = threading.Thread(target=raise_it)
     thread.start()
     try:
-        given, _ = counters(gpu=False, root=tmp_path)
+        given, _ = counters(gpu="", root=tmp_path)
         feeds = [{"image": np.zeros((1, 3, 32, 32), np.float32)}]
         with loaded(subject, feeds, threads=1) as worker:
             found = spent(worker, given, busy=0.3, idle=0.3)
@@ -97,7 +97,7 @@ def test_bench_tells_energy_or_why_not(tmp_path: Path) -> None:
     found = bench([model], method=Method(rounds=3, seconds=Seconds(0.5)), device="d")
     (one,) = found.models
     said = to_terminal(found, width=300)
-    if counters(gpu=False)[0]:
+    if counters(gpu="")[0]:
         assert one.energy
         assert one.energy.busy > 0
         assert "mJ a query above rest" in said
@@ -108,7 +108,7 @@ def test_bench_tells_energy_or_why_not(tmp_path: Path) -> None:
 
 
 def test_this_machine_s_own_counter() -> None:
-    given, why = counters(gpu=False)
+    given, why = counters(gpu="")
     if not given:
         pytest.skip(why)
     before = [one.read() for one in given]

@@ -202,6 +202,15 @@ def test_where_the_compiler_serves_the_gpu_its_word_counts(asked: Callable[..., 
     assert "compiles it for 8.9: " in asked(nets.conv_net(), "rtx4090").facts[-1]
 
 
+def test_without_the_compiler_the_rest_is_asked_and_that_is_said(
+    asked: Callable[..., Preflight], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlopt.preflight.preflight.installed", lambda distribution: None)
+    found = asked(nets.conv_net(), "rtx4090")
+    assert any("TensorRT for RTX is not installed here (pip install 'mlopt[tensorrt]')" in one for one in found.facts)
+    assert not found.refused
+
+
 def test_the_stand_in_is_the_nearest_that_there_is() -> None:
     names = ("jetson", "h100", "jetson-thor", "b200", "jetson-xavier-nx")
     assert [stand_in(find_target(name)) for name in names] == ["8.6", "8.9", "12.0", "12.0", ""]

@@ -135,6 +135,7 @@ def _candidate(
         memory_after_load=44_000_000 + 2 * file_size,
         major_faults=0,
         starts=Fresh([0.021 + file_size * 4e-9], [58_000_000 + file_size * 4]).starts,
+        gpu=None,
     )
     accuracy = Accuracy(
         device=DEVICE,

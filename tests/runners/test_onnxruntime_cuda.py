@@ -11,11 +11,14 @@ import pytest
 
 from mlopt.errors import UnsupportedModel
 from mlopt.runners.onnxruntime_cuda import (
+    CPU,
     OnnxRuntimeCudaRunner,
     OnnxRuntimeTensorrtRunner,
     Placement,
     placement,
+    why,
 )
+from mlopt.runners.onnxruntime_graph import OnnxRuntimeCudaGraphRunner
 
 CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 
@@ -64,6 +67,32 @@ def test_without_a_tensorrt_provider_it_says_so_too(tmp_path: Path) -> None:
         OnnxRuntimeTensorrtRunner(file, threads=1),
     ):
         pass
+
+
+def test_a_driver_that_is_too_old_is_said_in_cudas_words_without_the_source_around_them() -> None:
+    """What onnxruntime-gpu 1.26 says where CUDA's libraries are and no driver is."""
+    said = (
+        "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:122 std::conditional_t<THRW, void, Status> "
+        "onnxruntime::CudaCall(ERRTYPE, int) [with ERRTYPE = cudaError; bool THRW = true] CUDA failure 35: "
+        "CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; "
+        "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider.cc ; line=336 ; expr=cuda"
+    )
+    assert why(said) == "CUDA driver version is insufficient for CUDA runtime version (CUDA failure 35)"
+    refused = "This session cannot use the graph capture feature as requested by the user as all compute graph nodes …"
+    assert why(refused) == refused
+
+
+@pytest.mark.parametrize("runner", [OnnxRuntimeCudaRunner, OnnxRuntimeCudaGraphRunner])
+def test_a_provider_that_fails_is_no_reason_to_run_on_the_cpu(
+    runner: type[OnnxRuntimeCudaRunner], tmp_path: Path
+) -> None:
+    """ONNX Runtime's session would print that it falls back, and do so, when it is made and in any query after."""
+
+    class OnCpu(runner):  # type: ignore[misc, valid-type]
+        chain, memory = (CPU,), "cpu"
+
+    with OnCpu(nets.save(nets.conv_net(), tmp_path / "model.onnx"), threads=1) as loaded:
+        assert not loaded._session._enable_fallback
 
 
 def test_a_profile_without_nodes_is_no_proof_of_anything(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import nets
 import numpy as np
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from serving_process import process, status, wait_ready
 
 from mlopt.image.run import free_port
 from mlopt.image.serving import describe_serving, encode_serving
+from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -195,3 +197,17 @@ def test_a_real_model_answers_to_the_bit(native: Sequence[str], tmp_path: Path) 
         ours, theirs = infer(ports, [{**tensor, "shape": shape, "data": values}], "real")
     assert ours == theirs
     assert np.ptp(ours["outputs"][0]["data"]) > 0
+
+
+def test_a_graph_that_must_not_be_changed_is_run_as_it_is_written(native: Sequence[str], tmp_path: Path) -> None:
+    """Integers between halves, with biases that ONNX Runtime's optimisations would round to infinity."""
+    onnx.save(nets.halves_between_integers(), tmp_path / "model.onnx")
+    feed = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    with OnnxRuntimeRunner(tmp_path / "model.onnx", threads=1) as runner:
+        (wanted,) = runner.infer({"image": feed})
+    assert wanted.mean(axis=(0, 2, 3)) == pytest.approx([0.25, 0.5, -0.5, 0.75], abs=0.01)
+    (tmp_path / "serving.json").write_bytes(encode_serving(describe_serving(tmp_path / "model.onnx", name="halves")))
+    tensor = {"name": "image", "shape": [1, 3, 32, 32], "datatype": "FP32", "data": feed.ravel().tolist()}
+    with both(native, tmp_path) as ports:
+        for answer in infer(ports, [tensor], "halves"):
+            np.testing.assert_allclose(answer["outputs"][0]["data"], wanted.ravel(), rtol=1e-5)

@@ -13,11 +13,13 @@ from trials import answers, calibration, probe, run, source, sqnr
 
 from mlopt.errors import SamplesInvalid, UnsupportedModel
 from mlopt.repair.pairs import overflowing
+from mlopt.serve.runtimes import RUNTIMES
 from mlopt.steps.convert_fp16 import ConvertFp16
 from mlopt.steps.optimize_graph import OptimizeGraph
 from mlopt.steps.quantize_dynamic import QuantizeDynamic
 from mlopt.steps.quantize_static import QuantizeStatic
 from mlopt.steps.quantize_weights_int4 import QuantizeWeightsInt4
+from mlopt.steps.raise_opset import RaiseOpset
 from mlopt.steps.ranges import Calibrator
 
 STATIC = {
@@ -131,6 +133,32 @@ def test_fp16_keeps_what_would_overflow(tmp_path: Path) -> None:
     plain = run(ConvertFp16(probe(conv_net())), source(tmp_path / "p", conv_net()), tmp_path / "hp")
     assert plain.bytes < 0.62 * source(tmp_path / "p2", conv_net()).bytes
     assert sqnr(answers(source(tmp_path / "p3", conv_net()), feed), answers(plain, feed)) > 45
+
+
+def test_halves_between_integers_are_run_as_they_are_written(tmp_path: Path) -> None:
+    """A bias of more than 65504 steps, for its weights are small: ONNX Runtime would count those in half precision."""
+    model = conv_net()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            weights = onnx.numpy_helper.to_array(tensor) * np.float32([1e-4] * 8 + [1] * 8)[:, None, None, None]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights, "w1"))
+        if tensor.name == "b1":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(16, np.float32), "b1"))
+    base = source(tmp_path / "m", model)
+    feed = {"image": np.random.default_rng(1).standard_normal((4, 3, 32, 32)).astype(np.float32)}
+    raised = run(RaiseOpset(19), base, tmp_path / "raised")
+    assert onnx.load(str(raised.main)).opset_import[0].version == 19
+    pairs = run(QuantizeStatic(calibration(tmp_path, model), scheme="s8s8-tensorrt"), raised, tmp_path / "q")
+    half = run(ConvertFp16(probe(model)), pairs, tmp_path / "h")
+    assert sqnr(answers(base, feed), answers(half, feed)) > 25
+    served = RUNTIMES["onnxruntime"](half.main, threads=1)
+    np.testing.assert_array_equal(served(["logits"], feed)[0], answers(half, feed))
+
+
+def test_an_opset_that_a_node_cannot_be_raised_to_is_said(tmp_path: Path) -> None:
+    base = source(tmp_path / "m", conv_net())
+    with pytest.raises(UnsupportedModel, match="conversion to opset 999 failed"):
+        run(RaiseOpset(999), base, tmp_path / "raised")
 
 
 def test_optimize_graph_keeps_meaning(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""ONNX Runtime on an NVIDIA GPU with CUDA graphs: all kernels of a query are recorded once, and launched as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mlopt.errors import UnsupportedModel
+from mlopt.onnx_file import inferred, load_graph, shapes_in
+from mlopt.runners.onnxruntime import first_line
+from mlopt.runners.onnxruntime_cuda import CUDA, TENSORRT, OnnxRuntimeCudaRunner, OnnxRuntimeTensorrtRunner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """A graph reads and writes the memory that it was recorded with, so that memory belongs to its shapes."""
+
+    session: Any
+    binding: Any
+    options: Any
+    given: dict[str, Any]
+    made: list[Any]
+
+    def run(self) -> None:
+        self.session.run_with_iobinding(self.binding, self.options)
+        self.binding.synchronize_outputs()
+
+
+@dataclass(slots=True)
+class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
+    """As `OnnxRuntimeCudaRunner`, copies in and out included; the first query of each shape records, the others replay.
+
+    ONNX Runtime takes a model only if CUDA runs all that computes in it, and the shapes of its outputs must follow from
+    those of its inputs: otherwise it raises `UnsupportedModel`.
+    """
+
+    name: ClassVar[str] = "onnxruntime-cuda-graph"
+    settings: ClassVar[Mapping[str, Mapping[str, str]]] = {CUDA: {"use_tf32": "0", "enable_cuda_graph": "1"}}
+    cuda_graph: ClassVar[bool] = True
+    several: ClassVar[bool] = True
+    """Whether one session keeps a graph for each set of shapes; TensorRT's provider replays its only one whatever the
+    shapes are, so that each set of them needs a session of its own."""
+
+    _recorded: dict[_Shapes, _Recorded] = field(default_factory=dict, init=False, repr=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._recorded.clear()
+        OnnxRuntimeCudaRunner.__exit__(self, kind, error, trace)
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        import numpy as np
+
+        recorded = self._for(feeds)
+        try:
+            for name, value in feeds.items():
+                recorded.given[name].update_inplace(np.asarray(value, order="C"))
+            recorded.run()
+            outputs = [value.numpy() for value in recorded.made]
+        except Exception as error:
+            raise UnsupportedModel(
+                f"ONNX Runtime failed while running the model as a CUDA graph: {first_line(error)}",
+                where=str(self.model),
+            ) from error
+        self._count()
+        return outputs
+
+    def resident(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        self.infer(feeds)
+        return self._for(feeds).run
+
+    def _for(self, feeds: Mapping[str, np.ndarray]) -> _Recorded:
+        shapes = tuple((name, value.shape) for name, value in feeds.items())
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._bound(feeds)
+        return self._recorded[shapes]
+
+    def _bound(self, feeds: Mapping[str, np.ndarray]) -> _Recorded:
+        import onnxruntime as ort
+
+        session = self._session
+        if self._recorded and not self.several:
+            session = self._loaded(self._options())
+        graph = inferred(load_graph(self.model), {name: value.shape for name, value in feeds.items()})
+        known = shapes_in(graph)
+        if missing := [name for name in self.outputs if name not in known]:
+            raise UnsupportedModel(
+                f"A CUDA graph writes to memory that is there before it runs, and the shape of the output "
+                f"{missing[0]!r} does not follow from those of the inputs.",
+                where=str(self.model),
+                next="take the runtime without graphs",
+            )
+        binding, options = session.io_binding(), ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(len(self._recorded) + 1))
+        given = {name: self._copied(value) for name, value in feeds.items()}
+        made = [
+            ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, self.memory, 0)
+            for kind, shape in (known[name] for name in self.outputs)
+        ]
+        for name, value in given.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in zip(self.outputs, made, strict=True):
+            binding.bind_ortvalue_output(name, value)
+        return _Recorded(session, binding, options, given, made)
+
+
+@dataclass(slots=True)
+class OnnxRuntimeTensorrtGraphRunner(OnnxRuntimeCudaGraphRunner):
+    """The same by TensorRT, which must take the whole model."""
+
+    name: ClassVar[str] = "onnxruntime-tensorrt-graph"
+    chain: ClassVar[tuple[str, ...]] = OnnxRuntimeTensorrtRunner.chain
+    settings: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        TENSORRT: {"trt_cuda_graph_enable": "True"},
+        CUDA: {"use_tf32": "0"},
+    }
+    several: ClassVar[bool] = False
