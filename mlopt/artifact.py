@@ -17,6 +17,7 @@ OCI: Final = Format("oci")
 ENGINE: Final = Format("tensorrt-engine")
 DEVICE_BUILD: Final = Format("tensorrt-device-build")
 PEAKS: Final = Format("peaks")
+RANGES: Final = Format("ranges")
 
 _MAIN: Final[Mapping[Format, str]] = {
     ONNX: "model.onnx",
@@ -25,6 +26,7 @@ _MAIN: Final[Mapping[Format, str]] = {
     ENGINE: "model.engine",
     DEVICE_BUILD: "build.json",
     PEAKS: "peaks.json",
+    RANGES: "ranges.json",
 }
 _CHUNK: Final = 1 << 20
 

@@ -130,7 +130,27 @@ def plan(
         candidates.append(
             Candidate(recipe.name, recipe.summary, recipe.precision, recipe.runtime, steps, engine, reference)
         )
-    return Plan(tuple(candidates), tuple(left_out))
+    begins = {recipe.name: recipe.begins_as for recipe in recipes}
+    planned = {candidate.name: candidate.steps for candidate in candidates}
+    together = (
+        dataclasses.replace(one, steps=_begun_as(one.steps, planned.get(begins.get(one.name, ""), ())))
+        for one in candidates
+    )
+    return Plan(tuple(together), tuple(left_out))
+
+
+def _begun_as(steps: tuple[Step, ...], others: tuple[Step, ...]) -> tuple[Step, ...]:
+    """`steps` with the options of `others`, one after the other, as far as both kinds have them; as they are where
+    these are not as many."""
+    if len(steps) != len(others):
+        return steps
+    return tuple(
+        dataclasses.replace(
+            step,  # type: ignore[type-var]
+            **{name: getattr(other, name) for name in _fields(type(step)) & _fields(type(other))},
+        )
+        for step, other in zip(steps, others, strict=True)
+    )
 
 
 def _unserved(recipe: Recipe, server: Server, *, image: bool) -> str:

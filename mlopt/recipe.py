@@ -30,8 +30,9 @@ class Recipe:
     """`needs_ops` and `needs_isa` are met by any one of theirs; empty needs nothing. `on_request`: made only when it
     is asked for by name, because that takes long. `no_faster_than` names a recipe whose variants run
     at least as fast, because their kernels are the same or more of them int8: where that one is too slow to win, this
-    one is not made. `engine` is a step that makes an engine for the target's GPU of what `steps` made: a file more,
-    beside the model that it was made from."""
+    one is not made. `begins_as` names a recipe of as many steps: where that one is planned too, this one takes
+    its options, and finds in the store what that one made. `engine` is a step that makes an engine for the target's GPU
+    of what `steps` made: a file more, beside the model that it was made from."""
 
     name: Annotated[str, GIVEN]
     summary: str
@@ -44,6 +45,7 @@ class Recipe:
     min_opset: int = 0
     on_request: bool = False
     no_faster_than: str = ""
+    begins_as: str = ""
     engine: StepSpec | None = None
 
     def __post_init__(self) -> None:

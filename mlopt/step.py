@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from mlopt.artifact import Artifact, Digest, Format
 from mlopt.interpreter import OtherPython
@@ -62,6 +62,18 @@ class Resumable(Step, Protocol):
     """
 
     def resume(self, source: Artifact, into: Path, attempt: Attempt) -> None: ...
+
+
+Make: TypeAlias = Callable[["Step", Artifact], Artifact]
+
+
+@runtime_checkable
+class Composed(Step, Protocol):
+    """A step with parts that are steps themselves, so that others which have the same part find it made: the store
+    calls `compose` in place of `run`. `make` gives what a step makes of an artifact, as the store does.
+    """
+
+    def compose(self, source: Artifact, into: Path, make: Make) -> None: ...
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from typing import Final
 
 from mlopt.artifact import Artifact, Digest, Format, Origin, digest_of, files
 from mlopt.errors import NoSpaceLeft, StoreUnusable
-from mlopt.step import Attempt, Going, Resumable, Step, StepState, options_of, tool_versions
+from mlopt.step import Attempt, Composed, Going, Resumable, Step, StepState, options_of, tool_versions
 
 _SCHEMA: Final = 1
 _UNUSABLE: Final = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -82,18 +82,28 @@ class Store:
                 self._forget(key)
                 self.observer(step, "cached", 0.0)
                 return found
-            began = time.monotonic()
+            began, elsewhere = time.monotonic(), 0.0
+
+            def make(part: Step, of: Artifact) -> Artifact:
+                nonlocal elsewhere
+                since = time.monotonic()
+                made = self.run(part, of)
+                elsewhere += time.monotonic() - since
+                return made
+
             self.observer(step, "started", 0.0)
             with self._scratch() as scratch:
                 (scratch / "data").mkdir()
                 if isinstance(step, Resumable):
                     with self._unfinished(key) as folder:
                         step.resume(source, scratch / "data", Attempt(folder, functools.partial(self.listener, step)))
+                elif isinstance(step, Composed):
+                    step.compose(source, scratch / "data", make)
                 else:
                     step.run(source, scratch / "data")
                 made = self._publish(scratch, key, step.produces, (*source.lineage, origin))
             self._forget(key)
-            self.observer(step, "done", time.monotonic() - began)
+            self.observer(step, "done", time.monotonic() - began - elsewhere)
             return made
 
     def adopt(self, path: Path, format: Format) -> Artifact:

@@ -26,6 +26,7 @@ from mlopt.samples.samples import Samples
 from mlopt.samples.sources import MappedArrays
 from mlopt.signature import Signature, signature_of
 from mlopt.step import options_of
+from mlopt.steps.calibrated import common
 from mlopt.target import Target, find_target
 
 ALLOWED = Allowed(400, drop=0.03)
@@ -255,3 +256,22 @@ def test_planning_is_pure(conv: Signature, board: Target, tmp_path: Path, monkey
     first = plan(conv, board, all_recipes(), samples(conv))
     assert as_text(plan(conv, board, all_recipes(), samples(conv))) == as_text(first)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("runtime", ["", "openvino-"])
+def test_a_search_begins_as_the_repaired_one_where_that_is_made_too(
+    signature: tuple[str, Signature], runtime: str
+) -> None:
+    """Both then find one equalisation, one observation of ranges and one repair in the store."""
+    _, facts = signature
+    target, given = find_target("x86-64-avx512-vnni"), samples(facts)
+    names = f"{runtime}int8-mixed", f"{runtime}int8-repaired"
+    both = plan(facts, target, [find_recipe(name) for name in names], given)
+    mixed, repaired = (next(one for one in both.candidates if one.name == name) for name in names)
+    assert mixed.steps[0] == repaired.steps[0]
+    place = 1 if runtime else 2
+    search, static = mixed.steps[place], repaired.steps[place]
+    assert (search.name, static.name) == ("quantize-mixed", "quantize-static")
+    assert common(search) == common(static)  # type: ignore[arg-type]
+    (alone,) = plan(facts, target, [find_recipe(names[0])], given).candidates[1:]
+    assert options_of(alone.steps[0])["calibrator"] == "min-max", "without a companion, the quicker way"

@@ -118,9 +118,11 @@ def running(server: Server, model: Path, home: Path, *, core: int) -> Iterator[R
     log = (home / f"{server.peer or 'mlopt'}.log").open("w")
     path = {"PYTHONPATH": str(PEERS)} if server.peer else {}
     quiet = {"ORT_DISABLE_TELEMETRY": "1", "BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1"}
+    # Servers are installed once and started often: with their bytecode, as an image has it.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *server.command(python, model, port)],
-        env={**os.environ, **quiet, **path, "MODEL": str(model)},
+        env={**inherited, **quiet, **path, "MODEL": str(model)},
         cwd=home,
         stdout=log,
         stderr=subprocess.STDOUT,

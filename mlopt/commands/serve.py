@@ -78,7 +78,7 @@ def _in_this_python(bundles: Sequence[Bundle], port: int) -> None:
                 f"The model in this bundle runs in {runtime}, and {missing[0]} is not installed.",
                 next=f"pip install 'mlopt[{runtime}]', or serve the image: mlopt serve BUNDLE --engine auto",
             )
-    if missing := [name for name in ("starlette", "uvicorn") if not installed(name)]:
+    if missing := [name for name in ("httptools", "starlette", "uvicorn") if not installed(name)]:
         raise MissingDependency(
             f"The server needs {missing[0]}, which is not installed.",
             next="pip install 'mlopt[serve]', or serve the image: mlopt serve BUNDLE --engine auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,11 +13,18 @@ PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 @dataclass(frozen=True, slots=True)
 class Group:
     """`name` is the leading node's. `nodes` are those that would be quantized; `work` is multiply-accumulates plus
-    elements written, per sample: what the group costs, in no unit of time."""
+    elements written, per sample: what the group costs, in no unit of time. `weights` is how many constants it reads.
+    """
 
     name: str
     nodes: tuple[str, ...]
     work: int
+    weights: int = 0
+
+
+def names_of(groups: Iterable[Group]) -> list[str]:
+    """Of all their nodes."""
+    return [name for group in groups for name in group.nodes]
 
 
 def name_nodes(graph: Any) -> None:
@@ -58,7 +65,7 @@ def groups_of(graph: Any, operators: Collection[str]) -> tuple[Group, ...]:
             continue
         members[number].append(node)
         owner |= dict.fromkeys(node.output, number)
-    return tuple(_grouped(leaders, members, operators, shapes))
+    return tuple(_grouped(leaders, members, operators, shapes, constants))
 
 
 def _born(leaders: list[str], members: list[list[Any]], name: str) -> int:
@@ -68,12 +75,18 @@ def _born(leaders: list[str], members: list[list[Any]], name: str) -> int:
 
 
 def _grouped(
-    leaders: list[str], members: list[list[Any]], operators: Collection[str], shapes: dict[str, tuple[int, ...]]
+    leaders: list[str],
+    members: list[list[Any]],
+    operators: Collection[str],
+    shapes: dict[str, tuple[int, ...]],
+    constants: set[str],
 ) -> Iterator[Group]:
     for leader, nodes in zip(leaders, members, strict=True):
         quantized = tuple(node.name for node in nodes if node.op_type in operators)
         if quantized:
-            yield Group(leader, quantized, sum(_work(node, shapes) for node in nodes))
+            read = constants.intersection(name for node in nodes for name in node.input)
+            weights = sum(math.prod(shapes[name]) for name in read)
+            yield Group(leader, quantized, sum(_work(node, shapes) for node in nodes), weights)
 
 
 def _work(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:

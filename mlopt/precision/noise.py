@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.intervals import Allowed, Changes
 from mlopt.parallel import mapped
@@ -22,18 +23,24 @@ _CROSSED: Final = 256  # samples whose noise is tried on one another
 _ROUNDING: Final = 1e-6  # of the largest score: more than a sum in float32 is ever off
 
 
-def answers(model: Path, feeds: Iterable[Feeds], *, as_written: bool = False) -> list[np.ndarray]:
+def answers(
+    model: Path,
+    feeds: Iterable[Feeds],
+    *,
+    as_written: bool = False,
+    lent: Mapping[str, Any] = MappingProxyType({}),
+) -> list[np.ndarray]:
     """Every output for every feed, joined along the first axis, float32; at most 256 MiB, then no further feed.
 
     `as_written`, the runtime changes nothing of the graph: it would quantize weights that it finds in floating point
-    between quantized values.
+    between quantized values. `lent` are weights that the file does not hold.
     """
     import numpy as np
 
     rows: list[list[np.ndarray]] = []
     held = 0
     # One thread for each query, several queries at a time: faster than threads inside one, and the sums stay the same.
-    with OnnxRuntimeRunner(model, threads=1, as_written=as_written) as runner:
+    with OnnxRuntimeRunner(model, threads=1, as_written=as_written, lent=lent) as runner:
         for outputs in mapped(runner.infer, feeds):
             values = [np.atleast_1d(np.asarray(value)).astype(np.float32) for value in outputs]
             rows.append(values)
@@ -64,18 +71,22 @@ class Noise:
 
 def noise(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Noise:
     """Of answers to the same samples."""
+    return Noise(power(exact, quantized), changes(exact[0], quantized[0], labels, scale=1.0))
+
+
+def power(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray]) -> float:
+    """Noise over signal of the samples that both answered, the largest over outputs."""
     import numpy as np
 
-    power = 0.0
+    most = 0.0
     for one, other in zip(exact, quantized, strict=True):
         rows = min(len(one), len(other))
         signal = float(np.square(one[:rows], dtype=np.float64).sum())
         apart = float(np.square(one[:rows].astype(np.float64) - other[:rows]).sum())
         if not math.isfinite(apart):
-            power = math.inf
-            break
-        power = max(power, apart / signal if signal else math.inf if apart else 0.0)
-    return Noise(power, changes(exact[0], quantized[0], labels, scale=1.0))
+            return math.inf
+        most = max(most, apart / signal if signal else math.inf if apart else 0.0)
+    return most
 
 
 def changes(
@@ -86,15 +97,16 @@ def changes(
 
     Counting on n samples cannot see less than 1 / n. Instead the noise of every sample is tried on every other one:
     n² trials, as many as 256² here, from n samples. Noise is taken in scores (logarithms, where the outputs are
-    probabilities), where it does not depend on how sure the answer is.
+    probabilities), where it does not depend on how sure the answer is. `quantized` may be answers to the first few
+    samples alone: their noise is tried on all.
     """
     import numpy as np
 
     if exact.ndim != 2 or exact.shape[1] < 2:
         return None
-    rows = min(len(exact), len(quantized), _CROSSED)
-    first, second = _scores(exact[:rows]), _scores(quantized[:rows])
-    apart = (second - first) * np.float32(scale)
+    rows, known = min(len(exact), _CROSSED), min(len(exact), len(quantized), _CROSSED)
+    first, second = _scores(exact[:rows]), _scores(quantized[:known])
+    apart = (second - first[:known]) * np.float32(scale)
     best = first.argmax(axis=1)
     # A class that is further behind the best than any noise could bring it forward need not be looked at.
     with np.errstate(invalid="ignore"):  # what is not finite leaves no class out
@@ -107,8 +119,8 @@ def changes(
         flips += int((now != best[row]).sum())
         if labels is not None:
             still = int((now == labels[row]).sum())
-            lost, won = (lost + rows - still, won) if best[row] == labels[row] else (lost, won + still)
-    trials = rows**2
+            lost, won = (lost + known - still, won) if best[row] == labels[row] else (lost, won + still)
+    trials = rows * known
     return Changes(rows, flips / trials, *((lost / trials, won / trials) if labels is not None else ()))
 
 

@@ -26,19 +26,22 @@ _FEWEST: Final = 4096
 _POSITIONS: Final = 8192
 _LEAST_PER_COLUMN: Final = 4
 _HOLD: Final = 10.0  # of the mean power of an input, where there are as many positions as columns
+_SINGLE: Final = 1e-5  # of what is summed up
 _PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
     """Of a layer's patches x in floating point and q in the quantized model: means [groups, columns], `wanted` the
-    sum of (W x) q^T [groups, rows, columns], `gram` of q q^T, both without the means where the layer has a bias."""
+    sum of (W x) q^T [groups, rows, columns], `gram` of q q^T, both without the means where the layer has a bias. `off`
+    [groups] is by how much the sums of gram may be off: they are taken in single precision, with the means."""
 
     count: int
     exact: np.ndarray
     quantized: np.ndarray
     wanted: np.ndarray
     gram: np.ndarray
+    off: np.ndarray
 
 
 def with_biases(model: Any) -> None:
@@ -101,7 +104,7 @@ def aim(weights: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """
     import numpy as np
 
-    gram = damped(moments.gram)
+    gram = damped(moments.gram, moments.off)
     size = gram.shape[-1]
     ridge = _HOLD * np.einsum("gcc->gc", gram).mean(axis=1) * min(1.0, size / moments.count)
     held = gram + ridge[:, None, None] * np.eye(size)
@@ -153,14 +156,17 @@ class _Sums:
             self.wanted += self.weights @ (np.swapaxes(one, 1, 2) @ other)
 
     def moments(self, *, centred: bool) -> Moments:
+        import numpy as np
+
         if self.pieces:
             self._take()
         exact, quantized = (total / max(1, self.count) for total in (self.exact, self.quantized))
         gram, wanted = self.gram, self.wanted
+        off = _SINGLE * np.trace(gram, axis1=1, axis2=2) / gram.shape[-1]
         if centred:
             gram = gram - self.count * quantized[:, :, None] * quantized[:, None, :]
             wanted = wanted - self.count * (self.weights @ exact[:, :, None]) * quantized[:, None, :]
-        return Moments(self.count, exact, quantized, wanted, gram)
+        return Moments(self.count, exact, quantized, wanted, gram, off)
 
 
 def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.repair.layers import Layer, layers_of
-from mlopt.repair.moments import Moments, aim, corrected, moments_of, walks
+from mlopt.repair.moments import aim, corrected, moments_of, walks
 from mlopt.repair.pairs import MOST, alone, heaviest, scales
-from mlopt.repair.rounding import Grid, rounded
+from mlopt.repair.rounding import Grid, Problem, rounded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,7 @@ def repair(model: Any, quantized: Any, feeds: Feeds, *, paired: bool = False) ->
     `model`; `paired`, that sums of two of its products must fit into 16 bits (`pairs.py`). Returns the grids by the
     names of the weights.
     """
+    import numpy as np
     from onnx import numpy_helper
 
     layers = layers_of(model.graph)
@@ -47,53 +49,69 @@ def repair(model: Any, quantized: Any, feeds: Feeds, *, paired: bool = False) ->
         exact, copy = walks(model, quantized, feeds, Path(scratch), samples=_SAMPLES)
         copied = {node.name: node for node in quantized.graph.node}
         dequantizers = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
-        for layer in layers:
-            node = copied.get(layer.name)
-            stored = dequantizers.get(node.input[1]) if node is not None else None
-            if node is None or stored is None or stored.input[0] not in copy.constants:
-                continue
-            weights = layer.matrix(exact.constants[layer.weight].astype("float64"))
-            pairs = zip(exact.reach(layer.input), copy.reach(node.input[0]), strict=True)
-            moments = moments_of(layer, weights, pairs, exact.samples)
+        for together in _together(layers, copied, dequantizers, copy.constants):
+            matrices = [layer.matrix(exact.constants[layer.weight].astype("float64")) for layer in together]
+            weights, first = np.concatenate(matrices, axis=1), together[0]
+            pairs = zip(exact.reach(first.input), copy.reach(copied[first.name].input[0]), strict=True)
+            moments = moments_of(first, weights, pairs, exact.samples)
             if not moments.count:  # nothing ever came here
                 continue
-            grid = _grid(layer, copy.constants, stored)
-            bias = exact.constants.get(layer.bias)
-            values, grid, bias = _repaired(layer, weights, bias, moments, grid, paired=paired)
-            grids[layer.weight] = _as_stored(layer, grid, copy.constants[stored.input[1]].ndim)
-            changed[layer.weight] = layer.tensor(values).astype("float32")
-            copy.constants[node.input[1]] = changed[layer.weight]
-            if bias is not None:
-                changed[layer.bias] = copy.constants[node.input[2]] = bias.astype("float32")
+            problem, row = Problem.of(*aim(weights, moments)), 0
+            for layer, matrix in zip(together, matrices, strict=True):
+                node = copied[layer.name]
+                stored = dequantizers[node.input[1]]
+                rows = slice(row, row := row + matrix.shape[1])
+                codes, grid = _rounded(layer, problem.rows(rows), _grid(layer, copy.constants, stored), paired=paired)
+                values = grid.values(codes)
+                grids[layer.weight] = _as_stored(layer, grid, copy.constants[stored.input[1]].ndim)
+                changed[layer.weight] = layer.tensor(values).astype("float32")
+                copy.constants[node.input[1]] = changed[layer.weight]
+                if layer.bias:
+                    bias = corrected(exact.constants[layer.bias], matrix, values, moments)
+                    changed[layer.bias] = copy.constants[node.input[2]] = bias.astype("float32")
     for tensor in model.graph.initializer:
         if tensor.name in changed:
             tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
     return grids
 
 
-def _repaired(
-    layer: Layer, weights: np.ndarray, bias: np.ndarray | None, moments: Moments, grid: Grid, *, paired: bool
-) -> tuple[np.ndarray, Grid, np.ndarray | None]:
-    """Values on a grid, the grid, and the bias."""
-    wanted, gram = aim(weights, moments)
+def _together(
+    layers: Iterable[Layer], copied: Mapping[str, Any], dequantizers: Mapping[str, Any], constants: Container[str]
+) -> Iterator[list[Layer]]:
+    """The layers that are quantized, in order; neighbours that take the same from the same tensor (queries, keys and
+    values of attention) together: one set of moments holds for all of them."""
+
+    def kind(layer: Layer) -> tuple[object, ...]:
+        window = layer.shape[1:] if layer.operator == "Conv" else layer.channels_in
+        reads = (layer.input, copied[layer.name].input[0], bool(layer.bias))
+        return (*reads, layer.operator == "Conv", layer.groups, window, layer.padding, layer.strides, layer.dilations)
+
+    def quantized(layer: Layer) -> bool:
+        stored = dequantizers.get(copied[layer.name].input[1]) if layer.name in copied else None
+        return stored is not None and stored.input[0] in constants
+
+    for _, together in itertools.groupby(filter(quantized, layers), kind):
+        yield list(together)
+
+
+def _rounded(layer: Layer, problem: Problem, grid: Grid, *, paired: bool) -> tuple[np.ndarray, Grid]:
+    """Codes, and the grid they are on."""
     paired = paired and not alone(layer.operator, layer.shape, layer.groups)
-    codes, grid = _in_pairs(layer, wanted, gram, grid) if paired else rounded(wanted, gram, grid)
-    values = grid.values(codes)
-    return values, grid, None if bias is None else corrected(bias, weights, values, moments)
+    return _in_pairs(layer, problem, grid) if paired else rounded(problem, grid)
 
 
-def _in_pairs(layer: Layer, wanted: np.ndarray, gram: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+def _in_pairs(layer: Layer, problem: Problem, grid: Grid) -> tuple[np.ndarray, Grid]:
     """`rounded`, on a grid that is as wide as neighbours need to fit into 16 bits together."""
     import numpy as np
 
     for _ in range(_STRETCHES):
-        codes, made = rounded(wanted, gram, grid, shrink=False)
+        codes, made = rounded(problem, grid, shrink=False)
         over = heaviest(layer, layer.tensor(codes))
         if over.max() <= MOST:
             return codes, made
         wider = np.where(over > MOST, over / (MOST - 2), 1.0)
         grid = replace(grid, scale=grid.scale * (wider.max() if grid.shared else wider[..., None]))
-    return rounded(wanted, gram, replace(grid, low=-MOST // 2, high=MOST // 2))
+    return rounded(problem, replace(grid, low=-MOST // 2, high=MOST // 2))
 
 
 def _grid(layer: Layer, constants: Mapping[str, np.ndarray], stored: Any) -> Grid:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class OnnxRuntimeRunner:
     """Loads with all graph optimisations, or the graph `as_written` with none; `threads` is the intra-operator pool,
-    operators run in sequence.
+    operators run in sequence. `lent` are weights by name that the file has no values of (`precision/lent.py`).
 
     Raises `UnsupportedModel` when the runtime has no kernel for a node or the graph is invalid.
     """
@@ -34,6 +34,7 @@ class OnnxRuntimeRunner:
     model: Path
     threads: int = field(kw_only=True)
     as_written: bool = field(default=False, kw_only=True)
+    lent: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     _session: Any = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
@@ -74,6 +75,8 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 3
         if self.as_written:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self.lent:
+            options.add_external_initializers(list(self.lent), list(self.lent.values()))
         # A pool that spins between queries steals the core from whoever is measured next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported, which stays: to look for garbage in it takes a twentieth of the start
+
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import uvicorn
 from starlette.applications import Starlette
 
 from mlopt.serve.app import make_app
-from mlopt.serve.connection import connection_class
-from mlopt.serve.first_start import Builds
+from mlopt.serve.asgi import Config, Server
+from mlopt.serve.connection import KEEP_ALIVE, connection_class
 from mlopt.serve.keys import read_keys
 from mlopt.serve.model import NotServable
 from mlopt.serve.observe import log_to_stdout
@@ -24,7 +29,11 @@ from mlopt.serve.repository import find_models
 from mlopt.serve.settings import PREFIX, Settings, read_settings
 from mlopt.serve.told import limits_of, settled
 
+if TYPE_CHECKING:
+    from mlopt.serve.first_start import Builds
+
 _LOG: Final = logging.getLogger("mlopt.serve")
+_OTHER_FILES: Final = 100  # what is open beside connections
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,9 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
+    _allow_files(2 * settings.connections + _OTHER_FILES)
     server = _Server(config)
     # While it runs uvicorn handles the signal; afterwards it raises it again, and a graceful stop must end with 0.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    gc.freeze()
+    gc.enable()
     try:
         server.run()
     except SystemExit:
@@ -69,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn's, which tells the app of its stop when it has waited for the last request over HTTP. It is told before,
     so that gRPC ends in the same time and not after it."""
 
@@ -78,16 +90,26 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _allow_files(count: int) -> None:
+    """As many as connections can be, where the system lets us: else the last of them would wait without an answer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _builds(settings: Settings) -> Builds | None:
     if settings.device_dir is None:
         return None
+    from mlopt.serve.first_start import Builds
+
     engines = settings.engines or settings.device_dir / "engines"
     return Builds(settings.device_dir, engines, settings.engine, settings.engine_python)
 
 
-def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
+def _config(app: Starlette, settings: Settings) -> Config:
     """Raises `NotServable` when certificate and key cannot be used."""
-    config = uvicorn.Config(
+    config = Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -98,6 +120,8 @@ def _config(app: Starlette, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.grace,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,23 +18,21 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from mlopt.serve import tensorflow, torchserve
+from mlopt.serve import tensorflow
 from mlopt.serve.call import Call
-from mlopt.serve.classify import read_picture
-from mlopt.serve.first_start import Builds
 from mlopt.serve.intake import SMALL, Intake
 from mlopt.serve.keys import Keyed
 from mlopt.serve.metrics import CONTENT_TYPE, Metrics, ModelMetrics
 from mlopt.serve.model import NotServable, Serving
 from mlopt.serve.observe import SERVED, Observed, request_id
-from mlopt.serve.page import page, security_headers
 from mlopt.serve.protocol import EXTENSIONS, HEADER_LENGTH, SERVER_VERSION, json_object, read_infer
 from mlopt.serve.repository import Repository, find_models
 from mlopt.serve.served import Served
 from mlopt.serve.settings import Door, Limits
 from mlopt.serve.tensors import Rejected
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what only some requests need is imported by the first of them
+    from mlopt.serve.first_start import Builds
     from mlopt.serve.rpc import RpcServer
 
 _LOG: Final = logging.getLogger("mlopt.serve")
@@ -147,6 +146,8 @@ class _Server:
                 if self._withdrawn:  # told to stop: nobody waits for the others
                     return
                 await served.load()
+            if any(served.serving.classifies_pictures for served in self._models.all):
+                await asyncio.to_thread(import_module, "mlopt.serve.classify")  # so that no client waits for Pillow
         except NotServable as error:
             self._failed(str(error))
         except Exception as error:
@@ -163,10 +164,12 @@ class _Server:
             self._rpc.drain()
 
     async def _page(self, request: Request) -> Response:
+        from mlopt.serve.page import page, security_headers
+
         return HTMLResponse(page(self._asked(request), self._models), headers=security_headers())
 
     async def _show_metrics(self, request: Request) -> Response:
-        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(self._metrics.text), media_type=CONTENT_TYPE)
 
     async def _server_metadata(self, request: Request) -> Response:
         return _json({"name": "mlopt", "version": SERVER_VERSION, "extensions": EXTENSIONS})
@@ -180,13 +183,12 @@ class _Server:
         return _json({"ready": True})
 
     async def _model_ready(self, request: Request) -> Response:
-        served = self._named(request)
-        served.check_ready()
+        (served := self._named(request)).check_ready()
         return _json({"name": served.serving.name, "ready": True})
 
     async def _ping(self, request: Request) -> Response:
-        ready = self._models.ready
-        return _json({"status": "Healthy" if ready else "Unhealthy"}, status=200 if ready else 503)
+        told, code = ("Healthy", 200) if self._models.ready else ("Unhealthy", 503)
+        return _json({"status": told}, status=code)
 
     async def _index(self, request: Request) -> Response:
         body = await self._intake.read(request, most=SMALL, metrics=self._models.all[0].metrics)
@@ -199,8 +201,7 @@ class _Server:
 
     async def _model_status(self, request: Request) -> Response:
         served = self._named(request)
-        one = "version" in request.path_params
-        asked = [served] if one else self._models.versions(served.serving.name)
+        asked = [served] if "version" in request.path_params else self._models.versions(served.serving.name)
         return _json(tensorflow.status({each.serving.version: each.ready for each in asked}))
 
     async def _infer(self, request: Request) -> Response:
@@ -208,6 +209,8 @@ class _Server:
         return await self._answer(request, served, lambda body: read_infer(body, header, served.serving))
 
     async def _classify(self, request: Request) -> Response:
+        from mlopt.serve.classify import read_picture
+
         served, top = self._asked(request), _whole(request.query_params.get("top", "5"), least=1, most=1000)
         if not served.serving.classifies_pictures:
             raise Rejected("this model does not declare how a picture becomes its input; use infer", status=404)
@@ -219,6 +222,8 @@ class _Server:
         return await self._answer(request, served, lambda body: tensorflow.read_predict(body, served.serving))
 
     async def _predictions(self, request: Request) -> Response:
+        from mlopt.serve import torchserve
+
         kind = request.headers.get("content-type", "")
         try:
             served = self._named(request)
@@ -232,8 +237,8 @@ class _Server:
     ) -> Response:
         """Through the line. A full one refuses before it takes the body."""
         line = served.line
-        line.check_room()
-        body = await self._intake.read(request, most=served.limits.body, metrics=served.metrics)
+        with line.arriving():
+            body = await self._intake.read(request, most=served.limits.body, metrics=served.metrics)
         try:
             answer = await line.answer(lambda: read(body), small=len(body) <= SMALL and not picture)
         finally:
@@ -246,7 +251,7 @@ class _Server:
 
     def _asked(self, request: Request) -> Served:
         """What the query asks for, and without a name the first that knows pictures, for such routes."""
-        name, version = request.query_params.get("model"), request.query_params.get("version")
+        name, version = (request.query_params.get(what) for what in ("model", "version"))
         if name is None:
             first = next((one for one in self._models.all if one.serving.classifies_pictures), self._models.all[0])
             name, version = first.serving.name, version or first.serving.version

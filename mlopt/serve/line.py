@@ -22,6 +22,8 @@ from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
 
 _QUICK: Final = 5e-4  # seconds for which the event loop may be held up
+_ARRIVING: Final = 64  # bodies under way beyond those that there is room for
+_SLOW: Final = 5.0  # seconds; who takes longer to send one takes no place from others
 _FORGET: Final = 0.9  # the slowest of late counts, and fades
 
 
@@ -64,6 +66,7 @@ class Line:
         self._gathering = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._busy = 0
+        self._arriving: dict[object, float] = {}
         self._slowest = 1.0
         metrics.in_flight.set_function(lambda: self._busy)
         self._threads = [
@@ -88,8 +91,23 @@ class Line:
     def check_room(self) -> None:
         """Raise `Rejected` (503) when no more may wait: before a body is read for nothing, too."""
         if not self.has_room:
-            self._metrics.refused.inc()
-            raise Rejected("too many requests wait already", status=503, retry_after=1, busy=True)
+            raise self._refused()
+
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[None]:
+        """While a body is read: of a crowd that comes at once only so many bodies are. Raises `Rejected` (503)."""
+        self.check_room()
+        now, places = self._loop.time(), self._arriving
+        while places and next(iter(places.values())) < now - _SLOW:
+            del places[next(iter(places))]
+        if self._busy + len(places) >= self._most + _ARRIVING:
+            raise self._refused()
+        place = object()
+        places[place] = now
+        try:
+            yield
+        finally:
+            places.pop(place, None)
 
     async def answer(self, read: Callable[[], Call], *, small: bool) -> Answer:
         """The answer to a request that `read` reads. Raises `Rejected`, also when too many or too long wait.
@@ -110,6 +128,10 @@ class Line:
             return await job.answered
         finally:
             self._busy -= 1
+
+    def _refused(self) -> Rejected:
+        self._metrics.refused.inc()
+        return Rejected("too many requests wait already", status=503, retry_after=1, busy=True)
 
     def _work(self) -> None:
         while jobs := self._gather():

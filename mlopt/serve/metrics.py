@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
-
-disable_created_metrics()  # type: ignore[no-untyped-call]
+from mlopt.serve.counting import Families, Family, Gauge
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MODEL: Final = ("model", "version")
@@ -41,47 +31,39 @@ _SECONDS: Final = (
 
 
 class Metrics:
-    """The server's counters, in a registry of their own so that two servers in one process do not mix."""
+    """The server's counters, of their own so that two servers in one process do not mix."""
 
     def __init__(self) -> None:
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self.registry = registry
+        self._families = made = Families()
         # A request that names no model that is served has empty labels for it.
-        self.requests = Counter("mlopt_requests", "Requests answered.", ("route", "code", *MODEL), registry=registry)
-        self.latency = Histogram(
-            "mlopt_request_seconds", "From request to answer.", ("route", *MODEL), buckets=_SECONDS, registry=registry
+        self.requests = made.counter("mlopt_requests", "Requests answered.", ("route", "code", *MODEL))
+        self.latency = made.histogram(
+            "mlopt_request_seconds", "From request to answer.", ("route", *MODEL), bounds=_SECONDS
         )
-        self.stages = Histogram(
-            "mlopt_stage_seconds",
-            "Time by stage of an inference.",
-            ("stage", *MODEL),
-            buckets=_SECONDS,
-            registry=registry,
+        self.stages = made.histogram(
+            "mlopt_stage_seconds", "Time by stage of an inference.", ("stage", *MODEL), bounds=_SECONDS
         )
-        self.batch = Histogram("mlopt_batch_rows", "Rows of an inference.", MODEL, buckets=_ROWS, registry=registry)
-        waiting = "Inferences running or waiting for a thread."
-        self.in_flight = Gauge("mlopt_in_flight", waiting, MODEL, registry=registry)
-        many = "Requests refused: too many wait, or too long."
-        self.refused = Counter("mlopt_refused", many, MODEL, registry=registry)
-        self.ready = Gauge("mlopt_ready", "1 when the model is loaded and warm.", MODEL, registry=registry)
-        self.info = Gauge("mlopt_model_info", "The models that are served.", MODEL, registry=registry)
+        self.batch = made.histogram("mlopt_batch_rows", "Rows of an inference.", MODEL, bounds=_ROWS)
+        self.in_flight = made.gauge("mlopt_in_flight", "Inferences running or waiting for a thread.", MODEL)
+        self.refused = made.counter("mlopt_refused", "Requests refused: too many wait, or too long.", MODEL)
+        self.ready = made.gauge("mlopt_ready", "1 when the model is loaded and warm.", MODEL)
+        self.info = made.gauge("mlopt_model_info", "The models that are served.", MODEL)
         asked = "Inferences that were looked up in the cache of answers: hit or miss."
-        self.cache = Counter("mlopt_cache_requests", asked, ("result", *MODEL), registry=registry)
-        self.cached = Gauge("mlopt_cache_bytes", "What the kept answers take.", MODEL, registry=registry)
-        self._engine: Gauge | None = None
+        self.cache = made.counter("mlopt_cache_requests", asked, ("result", *MODEL))
+        self.cached = made.gauge("mlopt_cache_bytes", "What the kept answers take.", MODEL)
+        self._engine: Family[Gauge] | None = None
 
     @property
-    def engine(self) -> Gauge:
+    def engine(self) -> Family[Gauge]:
         """Who answers, where an engine is built at the first start."""
         if self._engine is None:
             what = "1 for who answers: the engine, or the fallback (while building, or for good)."
-            self._engine = Gauge("mlopt_engine_status", what, ("status", *MODEL), registry=self.registry)
+            self._engine = self._families.gauge("mlopt_engine_status", what, ("status", *MODEL))
         return self._engine
 
     def text(self) -> bytes:
         """The exposition text."""
-        return generate_latest(self.registry)
+        return self._families.text()
 
 
 class ModelMetrics:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
 import orjson
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlopt.serve.counting import Counter, Histogram
 from mlopt.serve.metrics import Metrics
 
 _LOG: Final = logging.getLogger("mlopt.serve")
@@ -102,6 +102,9 @@ class JsonLines(logging.Formatter):
 
 def log_to_stdout(level: str) -> None:
     """Send the server's and uvicorn's lines to standard output as JSON."""
+    # What no line holds is not looked up for it (as the handbook of logging has it): a third of what a line costs.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.captureWarnings(True)  # of decoders, about what is no picture: lines like all others

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from mlopt.serve.litert import TfliteModel
-from mlopt.serve.openvino import Network
 from mlopt.serve.session import opened
+
+if TYPE_CHECKING:
+    from mlopt.serve.litert import TfliteModel
+    from mlopt.serve.openvino import Network
 
 
 class Run(Protocol):
@@ -39,10 +41,14 @@ def _onnxruntime(model: Path, *, threads: int) -> Run:
 
 
 def _openvino(model: Path, *, threads: int) -> Run:
+    from mlopt.serve.openvino import Network
+
     return _picking(Network(model, threads=threads))
 
 
 def _litert(model: Path, *, threads: int) -> Run:
+    from mlopt.serve.litert import TfliteModel
+
     return _picking(TfliteModel(model.with_suffix(".tflite"), threads=threads))
 
 

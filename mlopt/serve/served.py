@@ -8,17 +8,19 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.serve.batching import Batching, why_not
 from mlopt.serve.cache import Cache, digest_of
-from mlopt.serve.first_start import STAGES, Builds, FirstStart
 from mlopt.serve.line import Line
 from mlopt.serve.memory import container_limit, mib, resident, size_of
 from mlopt.serve.metrics import ModelMetrics
 from mlopt.serve.model import Model, NotServable, Serving, give_back_memory
 from mlopt.serve.settings import Limits
 from mlopt.serve.tensors import Rejected
+
+if TYPE_CHECKING:
+    from mlopt.serve.first_start import Builds, FirstStart
 
 _LOG: Final = logging.getLogger("mlopt.serve")
 
@@ -32,7 +34,7 @@ class Served:
         """Raises `NotServable` when the folder of `builds` is unusable."""
         self.serving, self.limits, self.metrics = serving, limits, metrics
         self._folder = folder
-        self._first_start = FirstStart(builds, self._note) if builds else None
+        self._first_start = _first_start(builds, self._note) if builds else None
         self._line: Line | None = None
         self._cache: Cache | None = None
 
@@ -106,6 +108,8 @@ class Served:
     def _note(self) -> None:
         """Who answers may be another now; called from the thread that builds, too."""
         if self._first_start is not None:
+            from mlopt.serve.first_start import STAGES
+
             self.metrics.stage(self._first_start.status.stage, STAGES)
             if self._cache is not None:
                 self._cache.renew(self._first_start.status.stage)
@@ -150,3 +154,9 @@ class Served:
             _LOG.warning("no batching", extra={"model": self.serving.name, "reason": reason})
             return None
         return Batching(largest, delay)
+
+
+def _first_start(builds: Builds, changed: Callable[[], None]) -> FirstStart:
+    from mlopt.serve.first_start import FirstStart  # nobody else pays for it
+
+    return FirstStart(builds, changed)

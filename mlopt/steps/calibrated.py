@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlopt.steps.qdq import Qdq, Scheme
 from mlopt.steps.ranges import Calibration, Calibrator
@@ -42,3 +43,8 @@ class Calibrated:
     def how(self) -> Calibration:
         """How what is observed becomes a range."""
         return Calibration(self.calibrator, self.percentile, self.averaging_constant, self.bins, self.quantized_bins)
+
+
+def common(options: Calibrated) -> dict[str, Any]:
+    """Those of a step that all such steps take, by name."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(Calibrated)}

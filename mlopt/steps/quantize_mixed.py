@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import BudgetInfeasible, UnsupportedModel
-from mlopt.intervals import Allowed, Changes
-from mlopt.precision.bf16 import rounded
-from mlopt.precision.groups import Group
-from mlopt.precision.noise import Noise, answers, changes, noise
-from mlopt.precision.search import Mix, Search, Sensitivity
+from mlopt.intervals import Allowed
+from mlopt.precision.groups import Group, names_of
+from mlopt.precision.noise import Noise, power
+from mlopt.precision.search import Mix, Search
+from mlopt.step import Make
 from mlopt.steps.calibrated import Calibrated
-from mlopt.steps.histogram import Range
-from mlopt.steps.qdq import Qdq
-from mlopt.steps.quantizer import prepared, saved
-from mlopt.steps.repairing import Weights, mended
-from mlopt.steps.sensitivity import groups_to_decide, sensitivities
+from mlopt.steps.observe_ranges import observed
+from mlopt.steps.quantizer import prepared, saved, unshared
+from mlopt.steps.repair_weights import wholly_mended
+from mlopt.steps.repairing import Weights, but
+from mlopt.steps.sensitivity import groups_to_decide
 from mlopt.steps.set_precision import NARROW
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from mlopt.samples.samples import Samples
+from mlopt.steps.tries import Known, Tries
 
 _NAMED: Final = 6
+_HOPE: Final = 0.7  # of the noise that a few samples show: with less all samples would hardly be
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +36,26 @@ class QuantizeMixed(Calibrated):
     `allowed` is what the answers may lose, which a plan takes from the profile's budgets and the number of evaluation
     samples. First all int8 is tried: where that stays inside, the bytes are those of `quantize-static` with the same
     options. With `repair`, weights and biases are then made good for the errors before them, and tried. Only where that
-    is too much still, every group (`precision/groups.py`) is quantized alone and run on the first `samples` of
-    `calibration`, and what has to stay is searched: at most `evaluations` mixes are tried. All of it sees calibration
-    samples alone, so that those that judge the result are new to it. Raises `BudgetInfeasible` when not even one group
-    can be quantized inside the budget.
+    is too much still, every group (`precision/groups.py`) is quantized alone and run on the first `probes` of
+    `calibration`, and what has to stay is searched: at most `glances` mixes are looked at on the first `samples`, and
+    the one that will do on all. All of it sees calibration samples alone, so that those that judge the result are new
+    to it. Raises `BudgetInfeasible` when not even one group can be quantized inside the budget.
 
     `rest` is the type in which OpenVINO is told to compute what is not int8. The search counts with what bf16 does to
     the answers; where bf16 alone would be too much, it is f32 after all.
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
     allowed: Allowed = field(kw_only=True)
-    evaluations: int = 8
+    glances: int = 8
     repair: bool = True
     samples: int = 16
+    probes: int = 4
     rest: Literal["f32", "bf16"] = "f32"
 
     def __post_init__(self) -> None:
@@ -68,22 +65,20 @@ class QuantizeMixed(Calibrated):
             raise ValueError(f"rest is {self.rest!r}, and there are 'f32' and 'bf16'")
 
     def run(self, source: Artifact, into: Path) -> None:
+        with unshared() as make:
+            self.compose(source, into, make)
+
+    def compose(self, source: Artifact, into: Path, make: Make) -> None:
         result = into / "model.onnx"
         with prepared(source, optimize=True) as model, tempfile.TemporaryDirectory(prefix="mlopt-mixed-") as scratch:
             groups = groups_to_decide(model.graph, self.qdq)
             if not groups:
                 raise UnsupportedModel("The model has no operator with an int8 kernel.", where=str(source.main))
-            ranges = self.qdq.observe(model, self.calibration, into, self.how)
-            tries = _Tries.of(self.qdq, model, ranges, self.calibration, Path(scratch) / "model.onnx")
+            ranges = observed(self, source, make)
+            tries = Tries.of(self.qdq, model, ranges, self.calibration, Path(scratch) / "model.onnx", few=self.samples)
             if self.rest == "bf16":
                 tries.narrow(self.allowed)
-            plain = Weights(model, {})
-            full = tries.answers((), plain)
-            everything = tries.noise_of(full)
-            if everything.within(self.allowed):
-                mix, weights = Mix((), everything, 0), plain
-            else:
-                mix, weights = self._searched(tries, groups, full, source)
+            mix, weights, everything = self._searched(tries, groups, source, make)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
             if tries.narrowed and mix.kept:
@@ -91,32 +86,46 @@ class QuantizeMixed(Calibrated):
         saved(result, notes=notes, properties=tries.properties)
 
     def _searched(
-        self, tries: _Tries, groups: tuple[Group, ...], full: list[np.ndarray], source: Artifact
-    ) -> tuple[Mix, Weights]:
-        """First all int8, repaired; then the fewest groups to keep as they are; then fewer of them, repaired. `full`
-        is what all int8 answers."""
-        plain, everything = Weights(tries.model, {}), tries.noise_of(full)
-        repaired = everything
-        if self.repair and (weights := tries.mended(())).grids:
-            repaired = min(everything, tries.noise((), weights), key=lambda one: one.power)
-            if repaired.within(self.allowed):
-                return Mix((), repaired, tries.evaluations), weights
+        self, tries: Tries, groups: tuple[Group, ...], source: Artifact, make: Make
+    ) -> tuple[Mix, Weights, Noise]:
+        """First all int8; then all of it repaired; then the fewest groups to keep of that, the rest repaired anew. With
+        what all int8 brings without repair."""
+        weights = Weights(tries.model, {})
+        few, full = tries.glance((), weights), None
+        plain = tries.noise_of(few)
+        if tries.noise_of(few, scale=_HOPE).within(self.allowed) or not self.repair:
+            full = tries.completed(few)
+            plain = tries.noise_of(full)
+            if plain.within(self.allowed):
+                return Mix((), plain), weights, plain
+        repaired = wholly_mended(self, source, make) if self.repair else weights
+        if repaired.grids:
+            answered = tries.answers((), repaired)
+            if power(tries.exact, tries.few_of(answered)) < power(tries.exact, few):
+                weights, full = repaired, answered
+        full = full or tries.answers((), weights)
+        everything, known = tries.noise_of(full), Known(tries, full)
+        if everything.within(self.allowed):
+            return Mix((), everything), weights, plain
+        each = tuple(tries.sensitivities(groups, self.probes))
+        made: dict[tuple[Group, ...], Weights] = {}
 
-        def changes_at(power: float) -> Changes | None:
-            scale = math.sqrt(power / everything.power) if everything.power else 0.0
-            return changes(tries.exact[0], full[0], self.calibration.labels, scale=scale)
+        def evaluate(kept: tuple[Group, ...]) -> Noise:
+            made[kept] = tries.mended(kept) if weights.grids else weights
+            return tries.noise_of(tries.answers(kept, made[kept]))
 
-        each = tuple(tries.sensitivities(groups, self.samples))
-        search = Search(each, self.allowed, lambda kept: tries.noise(kept, plain), changes_at, self.evaluations)
-        mix = search.run(everything)
-        if repaired is not everything and (kept := search.fewer(mix, repaired)) is not None:
-            weights = tries.mended(kept)
-            seen = tries.noise(kept, weights)
-            if seen.within(self.allowed):
-                return Mix(kept, seen, tries.evaluations), weights
+        def searched(start: Weights, noise: Noise) -> Mix | None:
+            def glance(kept: tuple[Group, ...]) -> Noise:
+                return known.noise_of(tries.glance(kept, but(start, tries.model, names_of(kept))))
+
+            return Search(each, self.allowed, glance, evaluate, known.changes_at, self.glances).run(noise)
+
+        mix = searched(weights, everything)
+        if mix is None and weights.grids:  # which were made good for errors that a mix may not have
+            mix = searched(Weights(tries.model, {}), known.noise_of(few))
         if mix is None:
-            raise self._infeasible(repaired, source, tries.evaluations)
-        return mix, plain
+            raise self._infeasible(everything, source, tries.evaluations)
+        return mix, made[mix.kept], plain
 
     def _infeasible(self, nearest: Noise, source: Artifact, evaluations: int) -> BudgetInfeasible:
         """`nearest` is what all int8 brings at best."""
@@ -134,75 +143,6 @@ class QuantizeMixed(Calibrated):
             where=str(source.main),
             next=f"all int8 would likely keep {' and '.join(would)}; or give more samples" if would else "",
         )
-
-
-@dataclass(slots=True)
-class _Tries:
-    """Mixes of one model, written to `trial` and run on `calibration`; `exact` is what the model itself answers.
-    `evaluations` counts the passes over all of `calibration`, the model's own among them, and those over a few samples
-    by their share."""
-
-    qdq: Qdq
-    model: Any
-    ranges: Mapping[str, Range]
-    calibration: Samples
-    exact: list[np.ndarray]
-    trial: Path
-    evaluations: int = 1
-    narrowed: bool = False
-
-    @classmethod
-    def of(cls, qdq: Qdq, model: Any, ranges: Mapping[str, Range], calibration: Samples, trial: Path) -> _Tries:
-        import onnx
-
-        onnx.save(model, str(trial))
-        return cls(qdq, model, ranges, calibration, answers(trial, calibration.feeds(batch=1)), trial)
-
-    def write(self, kept: tuple[Group, ...], weights: Weights, path: Path) -> None:
-        self.qdq.write(weights.model, self.ranges, path, keep=_names(kept), grids=weights.grids)
-
-    def narrow(self, allowed: Allowed) -> None:
-        """From now on what is not int8 computes in bfloat16, if that alone stays inside what is allowed."""
-        import onnx
-
-        onnx.save(rounded(self.model), str(self.trial))
-        self.evaluations += 1
-        self.narrowed = self.noise_of(answers(self.trial, self.calibration.feeds(batch=1))).within(allowed)
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """What the file says to who runs it."""
-        from mlopt.serve.openvino import PRECISION
-
-        return {PRECISION: "bf16"} if self.narrowed else {}
-
-    def answers(self, kept: tuple[Group, ...], weights: Weights) -> list[np.ndarray]:
-        import onnx
-
-        self.write(kept, weights, self.trial)
-        if self.narrowed:
-            onnx.save(rounded(onnx.load(str(self.trial))), str(self.trial))
-        self.evaluations += 1
-        return answers(self.trial, self.calibration.feeds(batch=1))
-
-    def noise(self, kept: tuple[Group, ...], weights: Weights) -> Noise:
-        return self.noise_of(self.answers(kept, weights))
-
-    def noise_of(self, answered: list[np.ndarray]) -> Noise:
-        return noise(self.exact, answered, self.calibration.labels)
-
-    def mended(self, kept: tuple[Group, ...]) -> Weights:
-        return mended(self.qdq, self.model, self.ranges, self.calibration, keep=_names(kept))
-
-    def sensitivities(self, groups: tuple[Group, ...], samples: int) -> Iterator[Sensitivity]:
-        """On the first few samples."""
-        feeds = list(itertools.islice(self.calibration.feeds(batch=1), samples))
-        self.evaluations += math.ceil(len(groups) * len(feeds) / len(self.calibration))
-        return sensitivities(self.qdq, self.model, self.ranges, groups, self.exact, feeds, self.trial)
-
-
-def _names(kept: tuple[Group, ...]) -> list[str]:
-    return [name for group in kept for name in group.nodes]
 
 
 def _notes(mix: Mix, weights: Weights, groups: tuple[Group, ...], everything: Noise, evaluations: int) -> Iterator[str]:

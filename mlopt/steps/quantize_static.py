@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from mlopt.artifact import ONNX, Artifact, Format
+from mlopt.step import Make
 from mlopt.steps.calibrated import Calibrated
-from mlopt.steps.quantizer import prepared, saved
-from mlopt.steps.repairing import Weights, repaired
+from mlopt.steps.observe_ranges import observed
+from mlopt.steps.quantizer import prepared, saved, unshared
+from mlopt.steps.repair_weights import wholly_mended
+from mlopt.steps.repairing import Weights, nearer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,14 @@ class QuantizeStatic(Calibrated):
     repair: bool = False
 
     def run(self, source: Artifact, into: Path) -> None:
+        with unshared() as make:
+            self.compose(source, into, make)
+
+    def compose(self, source: Artifact, into: Path, make: Make) -> None:
         with prepared(source, optimize=True) as model:
-            ranges = self.qdq.observe(model, self.calibration, into, self.how)
+            ranges, weights = observed(self, source, make), Weights(model, {})
             result = into / "model.onnx"
-            weights = repaired(self.qdq, model, ranges, self.calibration) if self.repair else Weights(model, {})
+            if self.repair:
+                weights = nearer(self.qdq, ranges, self.calibration, weights, wholly_mended(self, source, make))
             self.qdq.write(weights.model, ranges, result, grids=weights.grids)
             saved(result, notes=self.qdq.notes(model.graph))

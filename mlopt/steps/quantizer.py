@@ -11,11 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mlopt.artifact import Artifact
+from mlopt.artifact import Artifact, digest_of
 from mlopt.errors import MloptError, UnsupportedModel
 from mlopt.onnx_file import note
 from mlopt.precision.groups import name_nodes
 from mlopt.precision.rewrites import pool_means
+from mlopt.step import Composed, Make, Step
 
 _SAID = 300  # characters of a tool's own words
 _FLOATS = (1, 10, 11, 16)  # float, float16, double, bfloat16 in onnx.TensorProto
@@ -48,6 +49,22 @@ def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
                 inferred = onnx.shape_inference.infer_shapes(inferred)
             add_infer_metadata(inferred)
             yield inferred
+
+
+@contextmanager
+def unshared() -> Iterator[Make]:
+    """What makes the parts of a step that runs by itself, outside of a store: each anew, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="mlopt-parts-") as scratch:
+
+        def make(step: Step, source: Artifact) -> Artifact:
+            into = Path(tempfile.mkdtemp(dir=scratch))
+            if isinstance(step, Composed):
+                step.compose(source, into, make)
+            else:
+                step.run(source, into)
+            return Artifact(step.produces, digest_of(into), into)
+
+        yield make
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from mlopt.parallel import mapped
 from mlopt.steps.calibrators import entropy, least_squares, percentile
 from mlopt.steps.histogram import Histogram, Range
 from mlopt.steps.watched import Watched
@@ -90,13 +91,18 @@ def observe(
         return {name: seen.range for name, seen in averages.items()}
     if how.calibrator in ("percentile", "mse"):
         counted = watched.collect(feeds(), lambda name: Histogram(_BINS))
-        return {name: _clipped(seen, how, symmetric, whole=name in whole) for name, seen in counted.items()}
+        return _ranges(counted, lambda name, seen: _clipped(seen, how, symmetric, whole=name in whole))
     extremes = {name: seen.range for name, seen in watched.collect(feeds(), lambda name: _Extremes()).items()}
     if how.calibrator == "min-max":
         return extremes
     reach = {name: max(-seen.low, seen.high) for name, seen in extremes.items()}
     counted = watched.collect(feeds(), lambda name: Histogram(how.bins, reach=reach[name]))
-    return {name: _clipped(seen, how, symmetric, whole=name in whole) for name, seen in counted.items()}
+    return _ranges(counted, lambda name, seen: _clipped(seen, how, symmetric, whole=name in whole))
+
+
+def _ranges(counted: Mapping[str, Histogram], range_of: Callable[[str, Histogram], Range]) -> dict[str, Range]:
+    found = mapped(lambda name: range_of(name, counted[name]), counted)
+    return dict(zip(counted, found, strict=True))
 
 
 def _clipped(seen: Histogram, how: Calibration, symmetric: bool, *, whole: bool) -> Range:

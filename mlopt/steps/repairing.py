@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.precision.noise import answers, noise
+from mlopt.precision.noise import answers, power
 from mlopt.repair.moments import with_biases
 from mlopt.repair.repair import WeightGrid, repair
 from mlopt.steps.histogram import Range
@@ -29,22 +29,20 @@ class Weights:
     grids: Mapping[str, WeightGrid]
 
 
-def repaired(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples) -> Weights:
-    """`mended`, but the weights of `model`, on no grids, where the copy with the mended ones is no nearer to what
-    `model` answers on the first few samples."""
+def nearer(qdq: Qdq, ranges: Mapping[str, Range], samples: Samples, plain: Weights, better: Weights) -> Weights:
+    """`better`, but `plain` where the quantized copy with the better ones is no nearer to what the model with the plain
+    ones answers on the first few samples."""
     import onnx
 
     feeds = list(itertools.islice(samples.feeds(batch=1), _COMPARED))
-    better = mended(qdq, model, ranges, samples)
-    plain = Weights(model, {})
     with tempfile.TemporaryDirectory(prefix="mlopt-repair-") as scratch:
         path = Path(scratch) / "model.onnx"
-        onnx.save(model, str(path))
+        onnx.save(plain.model, str(path))
         exact = answers(path, feeds)
         powers = []
         for weights in (plain, better):
             qdq.write(weights.model, ranges, path, grids=weights.grids)
-            powers.append(noise(exact, answers(path, feeds)).power)
+            powers.append(power(exact, answers(path, feeds)))
     return better if powers[1] < powers[0] else plain
 
 
@@ -61,3 +59,21 @@ def mended(qdq: Qdq, model: Any, ranges: Mapping[str, Range], samples: Samples, 
         qdq.write(better, ranges, path, keep=keep)
         quantized = onnx.load(str(path))
     return Weights(better, repair(better, quantized, samples.feeds(batch=1), paired=qdq.paired))
+
+
+def but(weights: Weights, model: Any, keep: Collection[str]) -> Weights:
+    """`weights`, with those of the nodes named in `keep` as they are in `model`, which was not repaired."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(weights.model)
+    nodes = [node for node in copy.graph.node if node.name in keep]
+    read = {name for node in nodes for name in node.input}
+    original = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in copy.graph.initializer:
+        if tensor.name in read:  # a bias that was not there was added as zeros
+            none = numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name)
+            tensor.CopyFrom(original.get(tensor.name, none))
+    return Weights(copy, {name: grid for name, grid in weights.grids.items() if name not in read})

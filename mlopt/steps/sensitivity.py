@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlopt.precision.groups import Group, groups_of
+from mlopt.precision.lent import Lent
 from mlopt.precision.noise import answers, noise
 from mlopt.precision.search import Sensitivity
 from mlopt.steps.histogram import Range
@@ -38,7 +39,8 @@ def sensitivities(
 ) -> Iterator[Sensitivity]:
     """Each group quantized alone, as `qdq` would, written to `trial` and run on `feeds`, to which the model itself
     answers `exact`; noise is taken at the outputs."""
-    every = {name for group in groups for name in group.nodes}
+    every, light = {name for group in groups for name in group.nodes}, Lent(model)
     for group in groups:
-        qdq.write(model, ranges, trial, keep=every.difference(group.nodes))
-        yield Sensitivity(group, noise(exact, answers(trial, feeds)).power)
+        copy, lent = light.holding(group.nodes)
+        qdq.write(copy, ranges, trial, keep=every.difference(group.nodes))
+        yield Sensitivity(group, noise(exact, answers(trial, feeds, lent=lent)).power)

@@ -116,7 +116,7 @@ def test_every_licence_is_in_it(image: Image, inputs: Inputs) -> None:
     found = files(image.path, "linux/arm64")
     for name in ("libc6", "libssl3", "libpython3.11-stdlib", "zlib1g", "gcc-12-base"):
         assert f"usr/share/doc/{name}/copyright" in found or f"usr/share/doc/{name}" in found, name
-    for name in ("numpy", "pillow", "starlette", "uvicorn", "h11", "anyio", "click", "idna", "orjson"):
+    for name in ("numpy", "pillow", "starlette", "uvicorn", "h11", "httptools", "anyio", "click", "idna", "orjson"):
         licences = [path for path in found if f"/{name}-" in path and ".dist-info/" in path and "licen" in path.lower()]
         assert licences, name
 

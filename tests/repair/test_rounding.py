@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlopt.repair.rounding import Grid, cost, damped, rounded
+from mlopt.repair.rounding import Grid, Problem, cost, damped, rounded
 
 
 def problem(groups: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def test_less_is_lost_than_by_rounding_to_the_nearest(
 ) -> None:
     wanted, gram = problem(groups, rows, columns)
     start = grid(wanted, shared=shared, low=low, high=high)
-    codes, found = rounded(wanted, gram, start)
+    codes, found = rounded(Problem.of(wanted, gram), start)
     assert np.array_equal(codes, np.rint(codes))
     assert codes.min() >= low
     assert codes.max() <= high
@@ -37,7 +37,7 @@ def test_less_is_lost_than_by_rounding_to_the_nearest(
     assert len(np.unique(found.scale)) == (1 if shared else groups * rows)
     nearest = cost(start.values(start.codes(wanted)), wanted, gram).sum()
     assert cost(found.values(codes), wanted, gram).sum() < 0.5 * nearest
-    again, _ = rounded(wanted, gram, start)
+    again, _ = rounded(Problem.of(wanted, gram), start)
     assert np.array_equal(codes, again)
 
 
@@ -45,6 +45,6 @@ def test_inputs_that_were_always_zero_do_no_harm() -> None:
     wanted, gram = problem(1, 4, 8)
     for nothing in (np.zeros_like(gram), gram * (np.arange(8) != 3) * (np.arange(8) != 3)[:, None]):
         start = grid(wanted, shared=False, low=-127, high=127)
-        codes, found = rounded(wanted, damped(nothing), start)
+        codes, found = rounded(Problem.of(wanted, damped(nothing)), start)
         assert np.isfinite(found.values(codes)).all()
         assert np.abs(found.values(codes) - wanted).max() < 2 * start.scale.max()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlopt.repair.moments import _Sums
+from mlopt.repair.moments import _Sums, aim
+from mlopt.repair.rounding import Problem
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (1, 16, 8), (6, 1, 9)])
@@ -27,3 +28,20 @@ def test_how_patches_lie_changes_no_bit(shape: tuple[int, int, int]) -> None:
 def _fields(sums: _Sums) -> list[np.ndarray]:
     found = sums.moments(centred=False)
     return [found.exact, found.quantized, found.wanted, found.gram]
+
+
+def test_inputs_that_hardly_vary_can_be_inverted() -> None:
+    """Without its mean, what is left of such a tensor is rounding in single precision: no matrix of any sums."""
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((1, 4, 32))
+    sums = _Sums(weights)
+    means = generator.uniform(1, 1000, 32)
+    for _ in range(5):
+        patches = (means + 1e-3 * generator.standard_normal((1, 40, 32))).astype(np.float32)
+        sums.add(patches, patches)
+    wanted, gram = aim(weights, sums.moments(centred=True))
+    assert np.linalg.eigvalsh(gram).min() < 0, "which is what this is about"
+    problem = Problem.of(wanted, gram)
+    assert np.allclose(
+        problem.root @ problem.gram[:, problem.order][:, :, problem.order] @ problem.root.swapaxes(1, 2), np.eye(32)
+    )

@@ -155,6 +155,7 @@ def test_who_is_too_slow_is_cut_off(strict: int, sent: bytes) -> None:
 def test_a_head_that_trickles_in_is_cut_off(strict: int) -> None:
     with socket.create_connection(("127.0.0.1", strict), timeout=10) as client:
         began = time.monotonic()
+        client.sendall(b"GET / HTTP/1.1\r\nX: ")
         client.settimeout(0.05)
         answer = b""
         for _ in range(200):

@@ -68,6 +68,15 @@ def test_what_is_not_finished_in_time_is_dropped(model_folder: Path) -> None:
         assert 0.5 < time.monotonic() - began < 10
 
 
+def test_it_starts_without_what_only_some_requests_need() -> None:
+    """Starting is importing: Pillow comes with a picture, prometheus-client with /metrics, and the others never."""
+    asked = "import sys, mlopt.serve.__main__; print(*sys.modules)"
+    loaded = set(subprocess.run([*PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.split())
+    assert {"numpy", "uvicorn.server", "starlette.applications"} <= loaded
+    late = {"PIL", "prometheus_client", "mlopt.serve.first_start", "mlopt.serve.torchserve", "mlopt.serve.page"}
+    assert not loaded & {*late, "grpc", "click", "multiprocessing", "uvicorn.main", "h11", "http.server"}
+
+
 def test_a_damaged_model_ends_it_with_a_reason(broken_folder: Path) -> None:
     with process(broken_folder, port=free_port()) as running:
         said, _ = running.communicate(timeout=30)
