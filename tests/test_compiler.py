@@ -151,7 +151,7 @@ def test_a_search_that_keeps_nothing_is_not_timed_twice(place: Path, tmp_path: P
 def test_what_waits_is_made_and_timed_beside_its_rivals_or_left_out_with_the_reason(
     place: Path, tmp_path: Path
 ) -> None:
-    given = ("compile", "net.onnx", "--samples", "samples.npz", "-p", "./fast.toml")
+    given = ("compile", "net.onnx", "--samples", "samples.npz", "-p", "./fast.toml", "--no-image")
     planned = json.loads(run(place, *given, "--dry-run", "--json").stdout)
     waits_for = {one["name"]: one["waits_for"] for one in planned["candidates"] if one["waits_for"]}
     assert (waits_for["int8-mixed"], waits_for["int8-repaired"]) == ("int8-repaired", "int8-static")
