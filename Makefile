@@ -12,7 +12,8 @@ AT_ONCE ?= 2
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help demo test check format lint fast-test test-engine test-emulation test-registry bench head-to-head budgets
-.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-server overload hostile generate dist clean
+.PHONY: instruction-sets bench-engines bench-gpu bench-gate bench-images bench-runtimes bench-server overload
+.PHONY: hostile generate dist clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -93,6 +94,9 @@ instruction-sets: $(VENV)/.all  ## int8 models on AVX2, VNNI and Arm; Arm needs 
 
 bench-engines: $(VENV)/.all  ## engines for NVIDIA cards built here: model, precision, GPU, size, time, digests
 	$(BIN)/python benchmarks/engines.py
+
+bench-runtimes: $(VENV)/.all  ## small nets in ONNX Runtime, OpenVINO and LiteRT: answers, clocks, memory
+	$(BIN)/python benchmarks/runtimes.py
 
 # Needs PyTorch for CUDA, which .venv does not have: any python that does, as PYTHON=….
 bench-gpu:  ## what an NVIDIA GPU makes of precisions, widths, sparsity and runtimes; skipped where there is none

@@ -1,6 +1,8 @@
 """Small convolutional nets in every runtime: what int8 and fp32 answer there, and how fast, side by side in one run.
 
-python benchmarks/runtimes.py [--models resnet8 …]     writes reports/published/runtimes.json and runtimes.md
+    make bench-runtimes     (or: python benchmarks/runtimes.py [--models resnet8 …])
+
+Writes reports/published/runtimes.json and runtimes.md.
 """
 
 from __future__ import annotations
