@@ -32,7 +32,7 @@ def test_the_shipped_locks_are_whole_and_name_no_host(name: str, tmp_path: Path)
     assert names[0] == names[1]
     versions = [{package.name: package.version for package in lock.of(platform)} for platform in PLATFORMS]
     assert versions[0] == versions[1], "one architecture has older packages than the other"
-    assert not re.search(r"://|https?|\bwww\b", path.read_text())
+    assert not re.search(r"://|\bhttps?\b|\bwww\b", path.read_text())
     write_lock(lock, tmp_path / name)
     assert (tmp_path / name).read_bytes() == path.read_bytes()
 
