@@ -43,7 +43,7 @@ def test_the_bundle_builds_on_the_device_by_what_its_readme_says(tmp_path: Path)
         assert f"Preflight of {name}: memory: weights" in said
     assert "jetson alone means jetson-orin-nano-8gb." in said
     assert "NVIDIA's licence of TensorRT applies to its engines, and to every image that holds one" in said
-    assert "as that of deploy/first-start" in said
+    assert "that of deploy/first-start" in said
     manifest = json.loads((bundle / "bundle.json").read_text())
     assert manifest["status"] == "needs-device-build"
     assert manifest["device-builds"] == ["tensorrt-fp32", "tensorrt-int8"]

@@ -46,7 +46,7 @@ def licence(built: Built) -> str:
     """Whose licence applies; empty where nothing here is made by TensorRT, or to be."""
     if not built.engines and not built.device_builds:
         return ""
-    first_start = ", as that of deploy/first-start," if built.device_builds else ""
+    first_start = " (that of deploy/first-start does)" if built.device_builds else ""
     return (
         "NVIDIA's licence of TensorRT applies to its engines, and to every image that holds one or TensorRT itself"
         f"{first_start}: read it before you pass one on. mlopt's own image holds neither."
