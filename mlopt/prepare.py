@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 # As many as it takes to prove 97 % agreement when all agree: what the strictest common profile asks.
 _GENERATED = 128
 _PARITY_SAMPLES = 4
-# What exporters write best; newer opsets bring operators that quantizers and older runtimes do not know.
 
 
 @dataclass(frozen=True, slots=True)

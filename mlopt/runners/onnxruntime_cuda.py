@@ -17,6 +17,7 @@ from mlopt.nvml import NvmlError, card_of, cuda_identity
 from mlopt.onnx_file import context_files, load_graph
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 from mlopt.runners.runner import RanOn
+from mlopt.serve.session import opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,7 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
             options.profile_file_prefix = str(Path(self._folder.name) / "nodes")
         providers = [(name, dict(self.settings.get(name, {}))) for name in self.chain]
         try:  # without its fallback, by which a provider that fails, now or in any query, becomes the CPU
-            session = ort.InferenceSession(str(self.model), options, providers=providers, enable_fallback=0)
+            session = opened(self.model, options, providers=providers, enable_fallback=0)
         except Exception as error:
             raise RuntimeError(why(str(error))) from error
         if session.get_providers()[0] != first:
