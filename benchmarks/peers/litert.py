@@ -18,7 +18,7 @@ def quantise(given: Given) -> dict[str, Any]:
         converter.representative_dataset = lambda: _samples(given)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     (given.out / "model.tflite").write_bytes(converter.convert())
-    return {"file": "model.tflite", "runtime": "litert", "precision": given.variant}
+    return {"file": "model.tflite", "runtime": "tensorflow-lite", "precision": given.variant}
 
 
 def _samples(given: Given) -> Iterator[list[np.ndarray]]:

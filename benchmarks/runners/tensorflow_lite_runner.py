@@ -1,7 +1,8 @@
-"""LiteRT as a runtime of mlopt's, by the door of plug-ins: the folder beside this file is what an installation leaves.
+"""Files of TensorFlow's converter as a runtime of mlopt's, by the door of plug-ins: the folder beside this file is what an
+installation leaves.
 
-It is here and not in mlopt, which does not ship LiteRT files; the benchmark puts this folder on PYTHONPATH, so that
-the same workers time it in the same rounds.
+It is here and not in mlopt, whose own `litert` runs what mlopt wrote, with the names of the ONNX file; the benchmark puts
+this folder on PYTHONPATH, so that the same workers time it in the same rounds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class LiteRtRunner:
+class TensorflowLiteRunner:
     """Models of one input; a batch of another size resizes it."""
 
-    name: ClassVar[str] = "litert"
+    name: ClassVar[str] = "tensorflow-lite"
     distributions: ClassVar[tuple[str, ...]] = ("tensorflow",)
 
     model: Path
