@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -24,9 +23,8 @@ from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from headtohead.cases import CASES, prepare, split_of
+from headtohead.cases import CASES, exported, prepare, split_of
 
-from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.emulate.compare import on_each
 from mlopt.emulate.sets import SETS, find_sets, way_for
 from mlopt.errors import MissingDependency
@@ -87,17 +85,13 @@ def main() -> None:
 
 def artifacts(home: Path) -> Iterator[tuple[str, Path, str]]:
     """What is made for x86 and for Arm, and what would be made for x86 if VNNI were taken for granted."""
-    source = home / "source"
-    if not source.is_dir():
-        source.mkdir()
-        shutil.copyfile(home / "model.onnx", source / "model.onnx")
-    exported, split, store = Artifact(ONNX, digest_of(source), source), split_of(home), Store(default_root())
+    model, split, store = exported(home), split_of(home), Store(default_root())
     budget = allowed(find_profile("balanced").budgets, len(split.evaluation), labelled=True)
     recipes = [find_recipe(name) for name in RECIPES]
     for target, scheme, suffix in ((HERE, "", ""), (HERE, "u8s8", " plain"), ("rpi5", "", " for Arm")):
-        made = plan(signature(exported), find_target(target), recipes, split.calibration, split.calibration, budget)
+        made = plan(signature(model), find_target(target), recipes, split.calibration, split.calibration, budget)
         for candidate in made.candidates[1:]:
-            artifact = exported
+            artifact = model
             for step in candidate.steps:
                 if scheme and hasattr(step, "scheme"):
                     step = dataclasses.replace(step, scheme=scheme)  # type: ignore[type-var]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headtohead.cases import CASES, prepare, split_of
+from headtohead.cases import CASES, exported, prepare, split_of
 
-from mlopt.artifact import ONNX, Artifact, digest_of
+from mlopt.artifact import Artifact
 from mlopt.check.accuracy import compare
 from mlopt.emulate.sets import SETS, way_for
 from mlopt.errors import MissingDependency, UnsupportedModel
@@ -75,16 +74,12 @@ def main() -> None:
 
 def judged(home: Path) -> dict[str, Any]:
     """By recipe: how it answers and how fast it is, against fp32 in ONNX Runtime; or why it is not there."""
-    source = home / "source"
-    if not source.is_dir():
-        source.mkdir()
-        shutil.copyfile(home / "model.onnx", source / "model.onnx")
-    exported, split, store = Artifact(ONNX, digest_of(source), source), split_of(home), Store(default_root())
+    model, split, store = exported(home), split_of(home), Store(default_root())
     budget = allowed(find_profile("balanced").budgets, len(split.evaluation), labelled=True)
     recipes = [find_recipe(name) for name in RECIPES]
-    made = plan(signature(exported), find_target("host"), recipes, split.calibration, split.calibration, budget)
+    made = plan(signature(model), find_target("host"), recipes, split.calibration, split.calibration, budget)
     rows: dict[str, Any] = {one.name: {"left out": one.reason} for one in made.left_out}
-    artifacts = built(made, exported, store, rows)
+    artifacts = built(made, model, store, rows)
     outcomes = {}
     for name, (artifact, runtime) in artifacts.items():
         step = Evaluate(split.evaluation, runtime, "this machine", threads=1)

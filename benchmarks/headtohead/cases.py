@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from headtohead.imbalanced import imbalance
+from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.project import PreprocessSpec
 from mlopt.samples.open import Asked, Split, open_samples
 from mlopt.signature import signature_of
@@ -107,6 +109,15 @@ def prepare(case: Case, folder: Path) -> str:
     facts = {"calibration": len(split.calibration), "evaluation": len(split.evaluation)}
     (folder / "ready.json").write_text(json.dumps(facts))
     return ""
+
+
+def exported(folder: Path) -> Artifact:
+    """The model of a prepared case, in a folder that holds nothing else."""
+    source = folder / "source"
+    if not source.is_dir():
+        source.mkdir()
+        shutil.copyfile(folder / "model.onnx", source / "model.onnx")
+    return Artifact(ONNX, digest_of(source), source)
 
 
 def split_of(folder: Path) -> Split:

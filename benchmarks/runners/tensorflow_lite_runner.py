@@ -1,8 +1,8 @@
-"""Files of TensorFlow's converter as a runtime of mlopt's, by the door of plug-ins: the folder beside this file is what an
-installation leaves.
+"""Files of TensorFlow's converter as a runtime of mlopt's, by the door of plug-ins: the folder beside this file is what
+an installation leaves.
 
-It is here and not in mlopt, whose own `litert` runs what mlopt wrote, with the names of the ONNX file; the benchmark puts
-this folder on PYTHONPATH, so that the same workers time it in the same rounds.
+It is here and not in mlopt, whose own `litert` runs what mlopt wrote, with the names of the ONNX file. The benchmark
+puts this folder on PYTHONPATH, so that the same workers time it in the same rounds.
 """
 
 from __future__ import annotations

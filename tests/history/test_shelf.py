@@ -9,6 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,20 @@ from history.histories import made
 from mlopt.errors import ConfigInvalid, MloptError, NoSpaceLeft, StoreUnusable
 from mlopt.history.entry import Number, line_of, read_line
 from mlopt.history.shelf import History
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system that holds no more than that."""
+    small = folder / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        yield small
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_what_goes_in_comes_out_once_and_in_order_of_time(tmp_path: Path) -> None:
@@ -144,14 +160,9 @@ def test_a_damaged_history_is_said_to_be_damaged(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can be mounted by root only")
-    try:
+    kept = made(5)
+    with small_disk(tmp_path, "256k") as small:
         path = small / "h.db"
-        kept = made(5)
         with History(path, create=True) as history:
             history.add(kept)
         many = [entry for seed in range(1, 40) for entry in made(10, seed=seed)]
@@ -160,21 +171,15 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
         assert "untouched" in caught.value.what
         with History(path) as history:
             assert {one.key for one in kept} == {one.key for one in history.entries()}
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_disk_too_full_for_a_new_history_is_told_as_full(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can be mounted by root only")
-    try:
-        with pytest.raises(NoSpaceLeft), History(small / "h.db", create=True) as history:
-            history.add(made(1))
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    with (
+        small_disk(tmp_path, "16k") as small,
+        pytest.raises(NoSpaceLeft),
+        History(small / "h.db", create=True) as history,
+    ):
+        history.add(made(1))
 
 
 def test_nothing_of_an_import_stays_when_a_part_fails(tmp_path: Path) -> None:
