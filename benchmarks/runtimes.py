@@ -136,10 +136,10 @@ def hidden() -> Iterator[tuple[str, Limits]]:
             yield name, Limits(python=(sys.executable, "-m", "mlopt.emulate.hiding", ",".join(way.hidden)))
 
 
-def built(made: Plan, exported: Artifact, store: Store, rows: dict[str, Any]) -> dict[str, tuple[Artifact, str]]:
+def built(made: Plan, model: Artifact, store: Store, rows: dict[str, Any]) -> dict[str, tuple[Artifact, str]]:
     artifacts = {}
     for candidate in made.candidates:
-        artifact = exported
+        artifact = model
         try:
             for step in candidate.steps:
                 artifact = store.run(step, artifact)
