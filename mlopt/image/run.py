@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal
@@ -175,6 +175,8 @@ def _contained(layout: Path, port: int, platform: str, engine: Engine, seconds: 
             yield Served(f"http://127.0.0.1:{port}", engine, time.monotonic() - began, None)
         finally:
             subprocess.run([engine, "stop", "--time", "20", name], capture_output=True, check=False)
+            with suppress(subprocess.TimeoutExpired):  # `run --rm` removes the container: not to be cut off in that
+                process.wait(_STOP_SECONDS)
             _stop(process)
 
 
