@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import nets
 import numpy as np
 
 from mlopt.image.fetch import Inputs
@@ -65,3 +68,25 @@ def borrow_inputs(inputs: Inputs, store: Path) -> None:
     for part in ("inputs", "interpreters"):
         if (inputs.root / part).is_dir():
             (store / part).symlink_to(inputs.root / part)
+
+
+def small_place(folder: Path) -> Path:
+    """The folder with a net, samples that it labels itself and quick profiles; its store serves all that `run` does."""
+    model = nets.save(nets.conv_net(width=64), folder / "net.onnx")
+    labelled(folder / "samples.npz", model)
+    profile(folder)
+    profile(folder, 'max-drop = "20%"', name="small", minimize="size")
+    return folder
+
+
+def run(place: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`mlopt …` in a place."""
+    return mlopt(*arguments, cwd=place, env={"MLOPT_CACHE_DIR": str(place / "store")})
+
+
+def compiled(place: Path, *arguments: str | Path, out: Path) -> tuple[dict[str, Any], Path]:
+    """The report that --json gives, and the bundle's folder, of a compile without image that ends well."""
+    ended = run(place, "compile", "net.onnx", "-p", "./fast.toml", "--no-image", "--json", "-o", out, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    report: dict[str, Any] = json.loads(ended.stdout)
+    return report, out / "net" / report["target"]["name"]
