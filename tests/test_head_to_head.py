@@ -41,7 +41,7 @@ def row(tool: str, variant: str, *, drop: float, speedup: float | None, **more: 
 @pytest.fixture
 def facts() -> dict[str, Any]:
     model = {
-        "taken": "2026-11-26", "machine": "a machine", "trained": True, "flatters": "",
+        "taken": "2026-11-26", "machine": "a machine", "trained": True, "attention": False, "flatters": "",
         "calibration": 128, "evaluation": 828, "best_peer": "ort.min-max",
         "int8": "mlopt.ships", "int8_against_best_peer": interval(0.002, -0.01, 0.014),
         "openvino": {"original": interval(1.1, 1.0, 1.2)},
@@ -108,8 +108,14 @@ def test_a_goal_is_reached_only_by_its_figures(facts: dict[str, Any]) -> None:
     assert found["resnet50-shape ≥ 3.8× and SQNR ≥ 25 dB"] is None
     behind = "never behind the fastest peer that keeps accuracy (1 point, or 25 dB) by more than 3 %"
     assert found[behind] is True
+    unsampled = "no calibration data: ≥ 1.6× CNN, ≥ 1.9× transformer"
+    assert found[unsampled] is None
     worse = copy.deepcopy(facts)
     model = worse["models"]["net"]
+    model["rows"].append(row("mlopt", "no-samples", drop=0.0, speedup=1.7, chosen="fp16"))
+    assert {goal.line: goal.reached for goal in goals(worse)}[unsampled] is True
+    model["attention"] = True
+    assert {goal.line: goal.reached for goal in goals(worse)}[unsampled] is False
     model["int8_against_best_peer"] = interval(0.03, 0.01, 0.05)
     model["rows"][0] |= {"drop": interval(0.02, 0.0, 0.04), "speedup": interval(0.9, 0.85, 0.95)}
     model["rows"][3]["seconds"] = 12.0

@@ -70,6 +70,7 @@ def _model(case: Case, home: Path, found: list[Kept]) -> dict[str, Any]:
         "taken": date.fromtimestamp(max(_moment(one) for one in found)).isoformat(),
         "machine": machine(),
         "trained": case.trained,
+        "attention": case.attention,
         "flatters": case.flatters,
         **json.loads((home / "ready.json").read_text()),
         "rows": rows,

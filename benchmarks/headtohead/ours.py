@@ -1,5 +1,5 @@
-"""mlopt's rows: what `mlopt compile` ships with its default recipes, each int8 candidate of that walk, and what it
-ships of `int8-mixed` for the budget that NNCF's accuracy control gets."""
+"""mlopt's rows: what `mlopt compile` ships with its default recipes, each int8 candidate of that walk, what it ships of
+`int8-mixed` for the budget that NNCF's accuracy control gets, and what it ships when it is given no samples."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from headtohead.tools import MAX_DROP, Kept, failure_of, keep, kept, say
 
 _NOISE: Final = Path(__file__).with_name("noise.toml")
 BUDGET: Final = "mlopt.budget"
+NO_SAMPLES: Final = "mlopt.no-samples"
 
 
 def mlopt_variants(case: Case, home: Path) -> list[Kept]:
-    _walk(home, SHIPS, [] if case.trained else ["--profile", str(_NOISE)], candidates=True)
+    ready = json.loads((home / "ready.json").read_text())
+    given = ["--samples", str(home / "samples.npz"), "--calibration", str(ready["calibration"])]
+    _walk(home, SHIPS, given if case.trained else [*given, "--profile", str(_NOISE)], candidates=True)
     if case.trained:
-        _walk(home, BUDGET, ["--recipe", "int8-mixed", "--max-drop", f"{MAX_DROP:.0%}"], candidates=False)
+        budget = ["--recipe", "int8-mixed", "--max-drop", f"{MAX_DROP:.0%}"]
+        _walk(home, BUDGET, [*given, *budget], candidates=False)
+    _walk(home, NO_SAMPLES, [], candidates=False)
     found = [one for one in map(kept, sorted(home.glob("mlopt.*"))) if one]
     for one in found:
         say(one)
@@ -37,11 +42,9 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
     if kept(folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    ready = json.loads((home / "ready.json").read_text())
-    given = ["--samples", str(home / "samples.npz"), "--calibration", str(ready["calibration"])]
     flags = ["--no-image", "--no-inside", "-q", "--json"]  # no peer packs what it makes, or explains it
     flags += ["--cache-dir", str(folder / "store"), "--out", str(folder / "out")]
-    ended = watch([sys.executable, "-m", "mlopt", "compile", str(home / "model.onnx"), *given, *options, *flags])
+    ended = watch([sys.executable, "-m", "mlopt", "compile", str(home / "model.onnx"), *options, *flags])
     facts: dict[str, Any] = {"tool": "mlopt", "variant": name.partition(".")[2]}
     facts |= {"seconds": ended.seconds, "peak_memory": ended.peak_memory, "load": ended.load}
     if not ended.stdout.strip():

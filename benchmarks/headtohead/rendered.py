@@ -9,6 +9,7 @@ from headtohead.goals import goals, noise, points
 from headtohead.tools import TOOLS
 
 SHOWN: Final[Mapping[str, str]] = {"mlopt": "**mlopt**", **{tool.name: tool.shown for tool in TOOLS.values()}}
+_FIRST: Final = ("mlopt.ships", "mlopt.budget", "mlopt.no-samples")
 _MARK: Final = {True: "reached", False: "**not reached**", None: "not measured here"}
 
 
@@ -63,7 +64,8 @@ def _model(name: str, model: Mapping[str, Any]) -> Iterator[str]:
 
 def _order(row: Mapping[str, Any]) -> tuple[object, ...]:
     """mlopt first, and of it what ships; the rest by name."""
-    return (row["tool"] != "mlopt", row["name"] != "mlopt.ships", row["name"] != "mlopt.budget", row["name"])
+    name = row["name"]
+    return (row["tool"] != "mlopt", _FIRST.index(name) if name in _FIRST else len(_FIRST), name)
 
 
 def _cells(row: Mapping[str, Any], trained: bool) -> list[str]:
