@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ PROTOBUF_LIMIT: Final = 2**31 - 1
 # A protobuf message ends there; the margin leaves room for the graph itself.
 _ONE_FILE: Final = 1_800_000_000
 _NOTES: Final = "mlopt.notes"
+_NAMED: Final = 6
 _HALF: Final = {"INT4", "UINT4", "FLOAT4E2M1"}  # two elements share a byte
 
 
@@ -36,6 +37,11 @@ def note(model: Any, notes: Iterable[str]) -> None:
     del model.metadata_props[:]
     if said := list(notes):
         model.metadata_props.add(key=_NOTES, value=json.dumps(said))
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Nodes as a note names them."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def notes_in(path: Path) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import SamplesInvalid, UnsupportedModel
+from mlopt.onnx_file import first_few
 from mlopt.prune.importance import NotFinite
 from mlopt.prune.pruner import OutOfReach, Pruned, Pruner
 from mlopt.steps import watched
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mlopt.samples.samples import Samples
     from mlopt.steps.histogram import Range
 
-_NAMED: Final = 6
 _HELD: Final = 1 << 28  # bytes of samples
 
 
@@ -127,16 +127,11 @@ class _Nothing:
 def _because(stays: Mapping[str, str]) -> str:
     if not stays:
         return ""
-    return f" What must stay whole: {listed([f'{name} because of {why}' for name, why in stays.items()])}."
+    return f" What must stay whole: {first_few([f'{name} because of {why}' for name, why in stays.items()])}."
 
 
 def _notes(made: Pruned) -> Iterator[str]:
     gone = 1 - made.work_after / made.work_before
     yield f"{gone:.1%} of the multiply-accumulates are gone ({made.work_before:.4g} to {made.work_after:.4g})"
     narrow = [f"{one.name} {one.before} to {one.after}" for one in made.widths if one.after < one.before]
-    yield f"channels of {listed(narrow)}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    yield f"channels of {first_few(narrow)}"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import UnsupportedModel
+from mlopt.onnx_file import first_few
 from mlopt.prune.importance import NotFinite
 from mlopt.prune.two_of_four import Sparse, sparsify
-from mlopt.steps.prune_channels import broken, listed
+from mlopt.steps.prune_channels import broken
 from mlopt.steps.quantizer import prepared, saved
 
 if TYPE_CHECKING:
@@ -77,11 +78,11 @@ class PruneTwoOfFour:
 
 
 def _because(made: Sparse) -> str:
-    return f": {listed([f'{name}, {why}' for name, why in made.whole.items()])}" if made.whole else ""
+    return f": {first_few([f'{name}, {why}' for name, why in made.whole.items()])}" if made.whole else ""
 
 
 def _notes(made: Sparse) -> Iterator[str]:
     count = len(made.layers)
     yield f"two of each four weights are zero in {count} of {count + len(made.whole)} layers"
     if made.whole:
-        yield f"left whole: {listed([f'{name} ({why})' for name, why in made.whole.items()])}"
+        yield f"left whole: {first_few([f'{name} ({why})' for name, why in made.whole.items()])}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
+from mlopt.onnx_file import first_few
 from mlopt.precision.activations import idle_joints, inputs, scores, summed, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
@@ -26,7 +27,6 @@ Scheme = Literal["u8s8", "u8s8-paired", "s8s8", "u8u8", "s8s8-tensorrt"]
 # inputs of these is quantized; zero-points are 0, and biases stay in floating point.
 _TENSORRT: Final = ("Add", "Conv", "Gemm", "MatMul")
 
-_NAMED: Final = 6
 # Where the shorter side of zero is at least that part of the longer, 128 steps for each make a step at most a seventh
 # longer, and zero-point 0, which OpenVINO's kernels need not make good for.
 _EVEN: Final = 0.75
@@ -76,10 +76,10 @@ class Qdq:
         if kept:
             said.append(
                 f"{len(kept)} convolutions at the input stay in floating point, where int8 is slower (dot products of "
-                f"less than {self.shortest_dot} terms): {_listed(kept)}"
+                f"less than {self.shortest_dot} terms): {first_few(kept)}"
             )
         if products:
-            said.append(f"{len(products)} products of two activations stay in floating point: {_listed(products)}")
+            said.append(f"{len(products)} products of two activations stay in floating point: {first_few(products)}")
         return tuple(said)
 
     @property
@@ -232,10 +232,6 @@ def blamed(samples: Samples) -> Iterator[None]:
             where=samples.source.where,
             next="remove the broken samples, or look at the model with mlopt inspect",
         ) from error
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
 
 
 def overrides(grids: Mapping[str, WeightGrid]) -> dict[str, list[dict[str, Any]]]:

@@ -12,6 +12,7 @@ from typing import ClassVar, Final, Literal
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import BudgetInfeasible, UnsupportedModel
 from mlopt.intervals import Allowed
+from mlopt.onnx_file import first_few
 from mlopt.precision.groups import Group, names_of
 from mlopt.precision.noise import Noise, power
 from mlopt.precision.search import Mix, Search
@@ -25,7 +26,6 @@ from mlopt.steps.sensitivity import groups_to_decide
 from mlopt.steps.set_precision import NARROW
 from mlopt.steps.tries import Known, Tries
 
-_NAMED: Final = 6
 _HOPE: Final = 0.7  # of the noise that a few samples show: with less all samples would hardly be
 
 
@@ -153,11 +153,11 @@ def _notes(mix: Mix, weights: Weights, groups: tuple[Group, ...], everything: No
     if not mix.kept:
         return
     names = [group.name for group in mix.kept]
-    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     work = sum(group.work for group in groups)
     share = sum(group.work for group in mix.kept) / max(1, work)
     part = f"{share:.0%}" if share < 0.995 else "over 99%"
-    yield f"{len(names)} of {len(groups)} groups of nodes stay in floating point ({part} of the work): {shown}"
+    many = f"{len(names)} of {len(groups)} groups of nodes"
+    yield f"{many} stay in floating point ({part} of the work): {first_few(names)}"
     yield f"{_seen(mix.noise)}, where all int8 gives {_seen(everything)} {count}"
 
 

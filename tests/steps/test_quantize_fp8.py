@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 from mlopt.artifact import ONNX, Artifact
 from mlopt.engines import ShapeRange
 from mlopt.errors import UnsupportedModel
+from mlopt.onnx_file import notes_in
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 from mlopt.samples.generated import GeneratedSamples
 from mlopt.signature import signature_of
@@ -33,7 +34,7 @@ def made(model: onnx.ModelProto, folder: Path, *more: Step) -> tuple[Artifact, G
 
 
 def test_pairs_are_e4m3_and_scales_reach_its_largest_number(tmp_path: Path) -> None:
-    graph = onnx.load(str(made(nets.conv_net(), tmp_path)[0].main)).graph
+    graph = onnx.load(str(made(nets.conv_net(channels=24, width=32), tmp_path)[0].main)).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert {constants[node.input[2]].data_type for node in pairs} == {TensorProto.FLOAT8E4M3FN}
@@ -46,6 +47,19 @@ def test_pairs_are_e4m3_and_scales_reach_its_largest_number(tmp_path: Path) -> N
     made_by = {name: node for node in graph.node for name in node.output}
     relu = next(node for node in graph.node if node.op_type == "Relu")
     assert made_by[relu.input[0]].op_type == "Conv"  # nothing stands between, so that the two are one kernel
+
+
+def test_narrow_and_depthwise_convolutions_stay_and_are_named(tmp_path: Path) -> None:
+    """The first has three channels; the second of each block is depthwise."""
+    artifact, _ = made(nets.depthwise_net(width=32), tmp_path)
+    graph = onnx.load(str(artifact.main)).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    paired = [node.name for node in convs if made_by.get(node.input[0]) == "DequantizeLinear"]
+    assert paired == ["point1", "point2", "point3"]
+    (note,) = notes_in(artifact.main)
+    assert note.startswith("4 convolutions stay in floating point (depthwise, narrow or large")
+    assert note.endswith("stem, depth1, depth2, depth3")
 
 
 def test_products_of_activations_and_normalisations_stay_in_floating_point(tmp_path: Path) -> None:
