@@ -58,6 +58,7 @@ def main() -> None:
             f"{platform.python_version()}",
             "onnxruntime": metadata.version("onnxruntime"),
             **times(place, said.rounds),
+            "runtimes": runtimes(place / "cache-0"),
             "rebuilds": rebuilds(place, said.rebuilds),
         }
     publish(found, said.publish)
@@ -132,6 +133,22 @@ def times(place: Path, rounds: int) -> dict[str, Any]:
     return {"taken": taken, "platforms": sizes}
 
 
+def runtimes(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """The runtime layer of the image of each runtime, for both architectures."""
+    from mlopt.image.assemble import kitchen_of
+    from mlopt.image.fetch import Inputs
+    from mlopt.image.layers import runtime_layer
+
+    kitchen, found = kitchen_of(Inputs(root)), dict[str, list[dict[str, Any]]]()
+    for name in kitchen.wanted.runtimes:
+        layers = {one: runtime_layer(kitchen, platform=one, runtime=name) for one in kitchen.runtime.packages}
+        found[name] = [
+            {"platform": one, "compressed_bytes": layer.size, "unpacked_bytes": layer.unpacked}
+            for one, layer in layers.items()
+        ]
+    return found
+
+
 def rebuilds(place: Path, count: int) -> dict[str, Any]:
     """How many of `count` builds of one model have the digest of the first."""
     model = write_model(place / "model-same", 42)
@@ -181,6 +198,11 @@ def publish(found: dict[str, Any], folder: Path) -> None:
         cells = [f"{one['compressed_bytes'] / 1e6:.2f} / {one['unpacked_bytes'] / 1e6:.2f}" for one in below]
         sums = [sum(one[f"{kind}_bytes"] for one in below) / 1e6 for kind in ("compressed", "unpacked")]
         lines.append(f"| {image['platform']} | {' | '.join(cells)} | **{sums[0]:.1f} / {sums[1]:.1f}** |")
+    lines += ["", "| the runtime layer of | " + " | ".join(one["platform"] for one in found["platforms"]) + " |"]
+    lines.append("| --- |" + " --- |" * len(found["platforms"]))
+    for name, layers in found["runtimes"].items():
+        cells = [f"{one['compressed_bytes'] / 1e6:.2f} / {one['unpacked_bytes'] / 1e6:.2f}" for one in layers]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     rows = {
         "both architectures, every layer packed anew": "both_architectures",
         "a new model": "new_model",

@@ -18,7 +18,7 @@ from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Accuracy, Measurement
 from mlopt.onnx_file import work_of
 from mlopt.packing import image_size
-from mlopt.plan import BASELINE, IN_NO_IMAGE
+from mlopt.plan import BASELINE
 from mlopt.progress import Progress
 from mlopt.rounding import rounds_alone
 from mlopt.steps.evaluate import Evaluate
@@ -166,11 +166,7 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
         return {}
     try:
         with progress.phase("image sizes", f"{len(artifacts)} candidates"):
-            return {
-                name: image_size(prepared, name, artifact)
-                for name, artifact in artifacts.items()
-                if prepared.runtimes[name] not in IN_NO_IMAGE
-            }
+            return {name: image_size(prepared, name, artifact) for name, artifact in artifacts.items()}
     except ImageFailed:
         return {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import Artifact
 from mlopt.onnx_file import load_graph
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mlopt.image.fetch import Inputs
     from mlopt.prepare import Prepared
 
+# These answer the same on every architecture, as long as sums of products are inside what every processor holds.
+_SAME_EVERYWHERE: Final = frozenset({"onnxruntime", "litert"})
+
 
 def image_spec(prepared: Prepared, name: str, artifact: Artifact) -> ImageSpec:
     """The image of candidate `name`, whose model is `artifact`."""
@@ -21,9 +24,8 @@ def image_spec(prepared: Prepared, name: str, artifact: Artifact) -> ImageSpec:
     from mlopt.image.inputs import PLATFORMS
 
     candidate = next(found for found in prepared.plan.candidates if found.name == name)
-    # The baseline's runtime answers the same everywhere, if sums of products are inside what every processor holds;
-    # what another runtime gains is known for the target alone.
-    anywhere = candidate.runtime == prepared.plan.baseline.runtime and not overflowing(
+    # What another runtime answers is known for the target alone.
+    anywhere = candidate.runtime in _SAME_EVERYWHERE and not overflowing(
         load_graph(artifact.main).graph, artifact.main.parent
     )
     platforms = PLATFORMS if anywhere else ("/".join(prepared.target.platform.split("/")[:2]),)

@@ -40,8 +40,6 @@ _RUNTIME_PLATFORMS: Final = {
     "openvino": ("linux/amd64", "linux/arm64"),
     "litert": ("linux/amd64", "linux/arm64"),
 }
-# Those that `mlopt serve` runs and no image holds.
-IN_NO_IMAGE: Final = frozenset({"litert"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +95,19 @@ def plan(
     inputs: Mapping[str, InputSpec] = MappingProxyType({}),
     asked: Collection[str] = (),
     server: Server = "python",
-    image: bool = False,
 ) -> Plan:
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
     model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
     of a variant may lose, for steps that search inside it; `inputs` what mlopt.toml says of them. `asked` are the
-    recipes that somebody named, `server` is what will serve the winner, in an `image` or not.
+    recipes that somebody named, `server` is what will serve the winner.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
     for recipe in recipes:
         reason = _no_engine(recipe, signature, target, inputs) or _illegal(recipe, signature, target, calibration)
-        reason = reason or _unserved(recipe, server, image=image and recipe.name not in asked)
+        reason = reason or _unserved(recipe, server)
         reason = reason or (hopeless(allowed) if _searches(recipe) else "")
         if not reason and recipe.on_request and recipe.name not in asked:
             reason = f"it takes long to make; ask for it with --recipe {recipe.name}"
@@ -153,11 +150,9 @@ def _begun_as(steps: tuple[Step, ...], others: tuple[Step, ...]) -> tuple[Step, 
     )
 
 
-def _unserved(recipe: Recipe, server: Server, *, image: bool) -> str:
+def _unserved(recipe: Recipe, server: Server) -> str:
     if server == "native" and recipe.runtime != "onnxruntime":
         return f"the native server has no {recipe.runtime}; serve it with --server python"
-    if image and recipe.runtime in IN_NO_IMAGE:
-        return f"no image holds {recipe.runtime}: compile with --no-image, or name it with --recipe {recipe.name}"
     return ""
 
 

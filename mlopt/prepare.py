@@ -125,7 +125,6 @@ def prepare(request: Request, progress: Progress) -> Prepared:
         inputs=project.inputs,
         asked=_asked(request, project, recipes),
         server=server,
-        image=request.image,
     )
     _check_ship(request, candidates, may_lose)
     machine = detect()

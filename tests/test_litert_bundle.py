@@ -1,22 +1,27 @@
-"""A model for LiteRT, from ONNX to a bundle that is measured, gated and served; no image, and why."""
+"""A model for LiteRT, from ONNX to a bundle that is measured, gated and served, and its image."""
 
 from __future__ import annotations
 
 import json
+import urllib.request
 from pathlib import Path
 
 import nets
 import pytest
 import walks
 
+from mlopt.image.fetch import Inputs
+from mlopt.image.inputs import PLATFORMS
+from mlopt.image.run import serve_image
 from mlopt.serve.model import Model, read_serving
 
 pytestmark = [pytest.mark.litert, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, image_inputs: Inputs) -> Path:
     folder = tmp_path_factory.mktemp("litert")
+    walks.borrow_inputs(image_inputs, folder / "store")
     model = nets.save(nets.depthwise_net(side=32), folder / "net.onnx")
     walks.labelled(folder / "samples.npz", model, count=96)
     walks.profile(folder)
@@ -32,7 +37,7 @@ def said(place: Path, *arguments: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def bundle(place: Path) -> Path:
-    asked = ("compile", "net.onnx", "-p", "./fast.toml", "--samples", "samples.npz", "--no-image", "-o", "out")
+    asked = ("compile", "net.onnx", "-p", "./fast.toml", "--samples", "samples.npz", "-o", "out")
     told = said(place, *asked, "-r", "litert-fp32", "-r", "litert-int8", "--ship", "litert-int8")
     assert "litert-int8 ships for this machine" in told
     return place / "out" / "net" / "host"
@@ -67,11 +72,29 @@ def test_the_server_runs_it(bundle: Path) -> None:
     assert model.infer({"image": np.zeros((2, 3, 32, 32), np.float32)})["logits"].shape == (2, 10)
 
 
-def test_with_an_image_its_recipes_are_left_out_with_the_reason(place: Path) -> None:
-    told = " ".join(said(place, "compile", "net.onnx", "--samples", "samples.npz", "--dry-run").split())
-    assert "no image holds litert: compile with --no-image, or name it with --recipe litert-int8" in told
-    named = said(place, "compile", "net.onnx", "--samples", "samples.npz", "--dry-run", "-r", "litert-int8")
-    assert "no image holds" not in named
+def test_its_image_is_for_both_architectures_and_answers_the_same(bundle: Path, place: Path) -> None:
+    import numpy as np
+
+    told = said(place, "verify", str(bundle))
+    assert "sbom             spdx of linux/amd64, linux/arm64; cyclonedx of linux/amd64, linux/arm64" in told
+    report = json.loads((bundle / "report.json").read_text())
+    assert set(report["image"]["platforms"]) == set(PLATFORMS)
+    assert "The image holds litert, in which litert-int8 was judged." in report["notes"]
+    for asked in (("sbom",), ("sbom", "--format", "cyclonedx"), ("provenance",)):
+        assert "pkg:pypi/ai-edge-litert@" in said(place, "image", *asked, str(bundle))
+    picture = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    here = Model(bundle / "model", read_serving(bundle / "model")).infer({"image": picture})["logits"]
+    tensor = {"name": "image", "shape": picture.shape, "datatype": "FP32", "data": picture.ravel().tolist()}
+    with serve_image(bundle / "image", engine="none", root=place / "store") as served:
+        body = json.dumps({"inputs": [tensor]}).encode()
+        with urllib.request.urlopen(f"{served.url}/v2/models/net/infer", data=body, timeout=30) as reply:
+            answers = json.load(reply)["outputs"][0]["data"]
+    assert np.float32(answers).tolist() == here.ravel().tolist()
+
+
+def test_with_an_image_too_its_recipes_are_tried(place: Path) -> None:
+    told = said(place, "compile", "net.onnx", "--samples", "samples.npz", "--dry-run", "--json")
+    assert {"litert-fp32", "litert-int8"} <= {one["name"] for one in json.loads(told)["candidates"]}
 
 
 def test_a_model_that_litert_cannot_hold_loses_the_candidate_alone(place: Path) -> None:

@@ -173,7 +173,10 @@ def _buildable(target: Target) -> list[tuple[str, str]]:
 
     architecture = target.platform.removeprefix("linux/")
     facts = [
-        ("image", f"here, without the machine: a server with ONNX Runtime or OpenVINO on its {architecture} CPU"),
+        (
+            "image",
+            f"here, without the machine: a server with ONNX Runtime, OpenVINO or LiteRT on its {architecture} CPU",
+        ),
         ("opset", f"{target.opset} at most: {_opset_reason(target)}"),
         ("int8 on the CPU", _int8_reason(target)),
         ("pruned widths", f"multiples of {target.channel_multiple} channels"),

@@ -276,7 +276,7 @@ def _found(spec: ImageSpec) -> dict[str, str]:
     return {
         **base,
         "io.mlopt.model-digest": model_digest(spec.model),
-        "io.mlopt.runtime-version": versions[spec.runtime],
+        "io.mlopt.runtime-version": versions[read_wanted(docker_folder()).distribution(spec.runtime)],
     }
 
 

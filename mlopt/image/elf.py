@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch, fnmatchcase
-from struct import unpack_from
+from struct import pack_into, unpack_from
 from typing import Final
 
+_MAGIC: Final = b"\x7fELF\x02\x01"
 _DYNAMIC: Final = 6
 _DYNSYM: Final = 11
 _VERNEED: Final = 0x6FFFFFFE
@@ -35,7 +36,7 @@ class Rebinding:
 
 def rebind(data: bytes, rules: Sequence[Rebinding]) -> bytes:
     """The library after those rules that are about it. Raises `ValueError` where that cannot be done."""
-    if not data.startswith(b"\x7fELF\x02\x01"):
+    if not data.startswith(_MAGIC):
         return data
     elf = _Elf(bytearray(data))
     for rule in rules:
@@ -44,6 +45,19 @@ def rebind(data: bytes, rules: Sequence[Rebinding]) -> bytes:
                 elf.write(place, rule.by)
                 elf.rename(rule)
     return bytes(elf.data)
+
+
+def strip(data: bytes) -> bytes:
+    """The library up to the last byte that a loader reads. Behind it lie symbols for debuggers, and the table of
+    sections, which only tools read."""
+    if not data.startswith(_MAGIC):
+        return data
+    offset, size, count = unpack_from("<Q", data, 32)[0], *unpack_from("<HH", data, 54)
+    segments = (unpack_from("<IIQQQQ", data, offset + number * size) for number in range(count))
+    kept = bytearray(data[: max(place + length for _, _, place, _, _, length in segments)])
+    pack_into("<Q", kept, 40, 0)  # no table of sections,
+    pack_into("<HHH", kept, 58, 0, 0, 0)  # nothing in it, and no names of its own
+    return bytes(kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,15 @@ class Lock:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One table of docker/python.toml. `libraries` are Debian packages whose libraries lie in a folder beside the
-    wheels' own; `rebound` says what libraries ask for instead of what they were built with."""
+    wheels' own; `rebound` says what libraries ask for instead of what they were built with; those that match a glob of
+    `stripped` lose their symbols for debuggers."""
 
     packages: tuple[str, ...]
     without: tuple[str, ...]
     left_out: tuple[str, ...]
     libraries: Mapping[str, str] = field(default_factory=dict)
     rebound: tuple[Rebinding, ...] = ()
+    stripped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Recorded:
         """What the image of a model in `runtime` holds, with these extras. Raises `ImageFailed` where there is none."""
         if runtime not in self.runtimes:
             raise ImageFailed(
-                f"No image holds the runtime {runtime}: there are {' and '.join(self.runtimes)}.",
+                f"No image holds the runtime {runtime}: there are {', '.join(self.runtimes)}.",
                 next="serve it yourself, and compile with --no-image",
             )
         parts = (self.runtime, self.runtimes[runtime], *(self.extras[name] for name in extras))
@@ -109,7 +111,12 @@ class Recorded:
             left_out=tuple(pattern for part in parts for pattern in part.left_out),
             libraries={name: value for part in parts for name, value in part.libraries.items()},
             rebound=tuple(one for part in parts for one in part.rebound),
+            stripped=tuple(pattern for part in parts for pattern in part.stripped),
         )
+
+    def distribution(self, runtime: str) -> str:
+        """What PyPI calls a runtime that there is an image of."""
+        return self.runtimes[runtime].packages[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,7 @@ def _wanted(table: Mapping[str, Any]) -> Wanted:
         left_out=tuple(table.get("left-out", ())),
         libraries=dict(table.get("libraries", {})),
         rebound=tuple(Rebinding(**{**rule, "absent": tuple(rule["absent"])}) for rule in table.get("rebound", ())),
+        stripped=tuple(table.get("stripped", ())),
     )
 
 

@@ -19,7 +19,7 @@ from mlopt.image.compression import LEVELS, MEDIA_TYPES, MODEL_LEVELS, decides_b
 from mlopt.image.disk import unfinished, writing
 from mlopt.image.fetch import Inputs
 from mlopt.image.inputs import Lock, Native, Package, Recorded, Wanted, host_platform
-from mlopt.image.libraries import library_tree, rebound
+from mlopt.image.libraries import library_tree, rebound, stripped
 from mlopt.image.tree import Entry, Tree, file_bytes, pack, without
 from mlopt.image.unpack import unpack_deb, unpack_wheel
 from mlopt.request import Compression, Server
@@ -157,7 +157,7 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str, extras: tupl
         "runtime",
         key=[
             digests((*packages, *libraries)),
-            [wanted.left_out, dict(wanted.libraries), list(map(asdict, wanted.rebound))],
+            [wanted.left_out, dict(wanted.libraries), list(map(asdict, wanted.rebound)), wanted.stripped],
             python,
             compiler is not None,
         ],
@@ -248,7 +248,7 @@ def _runtime_tree(wanted: Wanted, python: str, wheels: Iterable[Path]) -> Tree:
         tree |= unpack_wheel(wheel)
     below = PYTHON_PATH.format(python=python)
     return {
-        f"{below}/{path}": rebound(path, entry, wanted.rebound)
+        f"{below}/{path}": stripped(path, rebound(path, entry, wanted.rebound), wanted.stripped)
         for path, entry in without(tree, wanted.left_out).items()
     }
 

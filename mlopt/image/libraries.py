@@ -1,13 +1,14 @@
-"""Shared libraries of an image that ask for others than they were built with, and those of Debian among the wheels."""
+"""Shared libraries of an image: stripped, bound to others than they were built with, and Debian's among the wheels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 from mlopt.errors import ImageFailed
-from mlopt.image.elf import Rebinding, rebind
+from mlopt.image.elf import Rebinding, rebind, strip
 from mlopt.image.tree import Entry, Tree
 
 
@@ -29,3 +30,10 @@ def rebound(path: str, entry: Entry, rules: Sequence[Rebinding]) -> Entry:
             f"The library {path} cannot be bound to what is in the image: {error}.",
             next="correct rebound in docker/python.toml",
         ) from error
+
+
+def stripped(path: str, entry: Entry, patterns: Iterable[str]) -> Entry:
+    """A file of a wheel without what only debuggers read, if a glob is about it."""
+    if not isinstance(entry.content, bytes) or not any(fnmatch(path, pattern) for pattern in patterns):
+        return entry
+    return replace(entry, content=strip(entry.content))

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from mlopt.prepare import Prepared
 
 _TOOLS = (
-    *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "onnxconverter-common", "tensorrt-rtx", "pillow"),
-    *("torch", "tensorflow", "tf2onnx"),
+    *("mlopt", "numpy", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "onnxconverter-common", "tensorrt-rtx"),
+    *("pillow", "torch", "tensorflow", "tf2onnx"),
 )
 
 
@@ -216,8 +216,9 @@ def _notes(prepared: Prepared, built: Built, choice: Choice, image: Image | None
         notes.append(said)
     runtime = prepared.runtimes[choice.winner]
     if image and runtime != prepared.plan.baseline.runtime:
-        platforms = " and ".join(found.platform for found in image.platforms)
-        notes.append(f"The image holds {runtime}, in which {choice.winner} was judged, and is for {platforms} alone.")
+        (first, *others) = (found.platform for found in image.platforms)
+        where = "" if others else f", and is for {first} alone"
+        notes.append(f"The image holds {runtime}, in which {choice.winner} was judged{where}.")
     if (
         sparsity := sparsity_of(onnx.load(str(prepared.exported.main), load_external_data=False))
     ).share >= WORTH_SAYING:

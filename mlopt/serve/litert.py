@@ -7,7 +7,6 @@ import os
 import signal
 import struct
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -72,9 +71,9 @@ class TfliteModel:
 @contextmanager
 def _without_news() -> Iterator[None]:
     """LiteRT tells whoever reads the standard error, from C++ and with no way to ask for less, that it has kernels.
-    What it says of any other weight is handed on."""
+    What it says of any other weight is handed on. A file in memory: an image's server may write none on disk."""
     sys.stderr.flush()
-    with _OPENING, tempfile.TemporaryFile() as said:
+    with _OPENING, open(os.memfd_create("said"), "w+b") as said:
         own = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:

@@ -1,4 +1,4 @@
-"""The runtimes that the server can run a model in. An image holds one of them; none holds LiteRT yet."""
+"""The runtimes that the server can run a model in. An image holds one of them."""
 
 from __future__ import annotations
 

@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ShippedModel:
-    """The model in the image. `digest` is the artifact's; `files` are those of its folder, with their sha256."""
+    """The model in the image. `digest` is the artifact's; `files` are those of its folder, with their sha256;
+    `distribution` is what PyPI calls its runtime."""
 
     name: str
     digest: str
     files: Mapping[str, str]
     precision: str
     runtime: str
+    distribution: str
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
     figures: tuple[Figure, ...]
@@ -119,6 +121,7 @@ def about(
             _digests(model),
             shipped.precision,
             shipped.runtime,
+            kitchen.wanted.distribution(shipped.runtime),
             report.model.inputs,
             report.model.outputs,
             figures_of(shipped),

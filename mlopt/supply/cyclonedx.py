@@ -115,7 +115,7 @@ def _tensor(tensor: Any) -> str:
 
 
 def _dependencies(about: About, components: tuple[Component, ...]) -> list[dict[str, Any]]:
-    runtime = [one.purl for one in components if one.kind == "pypi" and one.name == about.model.runtime]
+    runtime = [one.purl for one in components if one.kind == "pypi" and one.name == about.model.distribution]
     held = ["model", "server", *(component.purl for component in components)]
     return [{"ref": "image", "dependsOn": held}, {"ref": "model", "dependsOn": runtime}]
 

@@ -120,7 +120,7 @@ def _relationships(about: About, components: tuple[Component, ...]) -> Iterator[
     for identifier in (_MODEL, _SERVER, *map(_id, components)):
         yield _relation(_IMAGE, "CONTAINS", identifier)
     for component in components:
-        if component.kind == "pypi" and component.name == about.model.runtime:
+        if component.kind == "pypi" and component.name == about.model.distribution:
             yield _relation(_MODEL, "DEPENDS_ON", _id(component))
 
 

@@ -24,6 +24,7 @@ from mlopt.samples.generated import GeneratedSamples
 from mlopt.signature import signature_of
 from mlopt.steps.qdq import Scheme
 from mlopt.steps.quantize_static import QuantizeStatic
+from mlopt.tflite.wrapper import save_wrapped
 
 X86 = ("avx2", "avx512", "avx-vnni", "avx512-vnni")
 ARM = ("armv8.0", "armv8.2-dotprod", "armv8.4-i8mm")
@@ -129,6 +130,21 @@ def test_arm_is_exact_whatever_the_weights(tmp_path: Path, image_inputs: Inputs)
     found = each(full(tmp_path / "model.onnx", 127), ARM, image_inputs)
     assert {name: one.outcome for name, one in found.items()} == dict.fromkeys(ARM, "same")
     assert all(one.largest == 0 for one in found.values())
+
+
+@pytest.mark.emulation
+@pytest.mark.litert
+@pytest.mark.slow
+def test_integers_in_litert_are_the_same_on_arm(tmp_path: Path, image_inputs: Inputs) -> None:
+    """In its image's own files: weights that overflow on AVX2 in ONNX Runtime among them."""
+    try:
+        way_for(SETS["armv8.0"])
+    except MissingDependency as error:
+        pytest.skip(f"tier emulation: {error.what}")
+    (tmp_path / "made").mkdir()
+    save_wrapped(full(tmp_path / "model.onnx", 127), tmp_path / "made")
+    found = each(tmp_path / "made" / "model.onnx", ARM, image_inputs, runtime="litert")
+    assert {name: one.largest for name, one in found.items()} == dict.fromkeys(ARM, 0)
 
 
 def test_what_cannot_be_run_here_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

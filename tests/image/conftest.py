@@ -16,6 +16,7 @@ from mlopt.image.fetch import Inputs
 from mlopt.image.serving import describe_serving
 from mlopt.request import Server
 from mlopt.serve.preprocess import Preprocess
+from mlopt.tflite.wrapper import save_wrapped
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +53,11 @@ def make_spec(tmp_path: Path) -> Callable[..., ImageSpec]:
         folder.mkdir()
         path = folder / "model.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        if runtime == "litert":
+            save_wrapped(path, folder)  # beside it, so that the whole folder ships
         serving = describe_serving(path, name=name, preprocess=Preprocess().as_json(), task="classify", runtime=runtime)
-        return ImageSpec(name, path, serving, server, annotations={"io.mlopt.target": "host"})
+        model = folder if runtime == "litert" else path
+        return ImageSpec(name, model, serving, server, annotations={"io.mlopt.target": "host"})
 
     return make
 
@@ -62,6 +66,12 @@ def make_spec(tmp_path: Path) -> Callable[..., ImageSpec]:
 def openvino_image(inputs: Inputs, make_spec: Callable[..., ImageSpec], tmp_path: Path) -> Image:
     """A real image whose model runs in OpenVINO, of both platforms."""
     return assemble(make_spec(runtime="openvino"), tmp_path / "openvino-image", inputs=inputs)
+
+
+@pytest.fixture
+def litert_image(inputs: Inputs, make_spec: Callable[..., ImageSpec], tmp_path: Path) -> Image:
+    """A real image whose model runs in LiteRT, of both platforms."""
+    return assemble(make_spec(runtime="litert"), tmp_path / "litert-image", inputs=inputs)
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ def test_every_licence_is_in_it(image: Image, inputs: Inputs) -> None:
         assert licences, name
 
 
-@pytest.mark.parametrize("made", ["image", "openvino_image", "native_image"])
+@pytest.mark.parametrize(
+    "made", ["image", "openvino_image", pytest.param("litert_image", marks=pytest.mark.litert), "native_image"]
+)
 def test_every_shared_library_finds_what_it_needs(made: str, request: pytest.FixtureRequest) -> None:
     """For both architectures, without running either: each NEEDED name is a file of the image."""
     image: Image = request.getfixturevalue(made)

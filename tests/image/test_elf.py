@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from struct import pack_into, unpack_from
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlopt.errors import ImageFailed
-from mlopt.image.elf import Rebinding, rebind
-from mlopt.image.libraries import library_tree, rebound
+from mlopt.image.elf import Rebinding, rebind, strip
+from mlopt.image.libraries import library_tree, rebound, stripped
 from mlopt.image.tree import Entry
 
 RULE = Rebinding("libscipy_openblas64_*", "libblas64.so.3", "scipy_", "64_", ("?gesv_",))
@@ -89,6 +90,30 @@ def test_a_rule_that_cannot_be_followed_is_said(library: bytes) -> None:
     with pytest.raises(ImageFailed, match=r"numpy/x\.so cannot be bound .* is longer than"):
         rebound("numpy/x.so", entry, [Rebinding(RULE.needed, 60 * "x")])
     assert rebound("numpy/x.py", entry, [RULE]) == entry
+
+
+def test_a_stripped_library_is_loaded_and_no_loaded_byte_is_another(library: bytes, tmp_path: Path) -> None:
+    path = next((Path(np.__file__).parents[1]).glob("numpy.libs/libscipy_openblas*.so"))
+    data = path.read_bytes()
+    found = strip(data)
+    assert 0 < len(data) - len(found) < len(data) / 4
+    changed = [place for place, (one, other) in enumerate(zip(found, data, strict=False)) if one != other]
+    assert changed
+    assert set(changed) <= {*range(40, 48), *range(58, 64)}, "the table of sections, in the header"
+    assert strip(found) == found
+    (tmp_path / "lib.so").write_bytes(found)
+    product = ctypes.CDLL(str(tmp_path / "lib.so")).scipy_cblas_ddot64_
+    product.restype = ctypes.c_double
+    pair = (ctypes.c_double * 2)(3, 4)
+    assert product(ctypes.c_int64(2), pair, ctypes.c_int64(1), pair, ctypes.c_int64(1)) == 25
+
+
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", b"\x7fELF\x01\x01 32 bit"])
+def test_only_a_library_is_stripped_and_only_where_that_is_asked_for(data: bytes, library: bytes) -> None:
+    entry = Entry("file", 0o644, library)
+    assert stripped("numpy/x.so", entry, ["other/*.so"]) == entry
+    assert len(stripped("numpy/x.so", entry, ["numpy/*.so"]).content) < len(library)  # type: ignore[arg-type]
+    assert stripped("x.so", Entry("file", 0o644, data), ["*.so"]).content == data
 
 
 def test_of_a_package_its_libraries_and_its_licence() -> None:

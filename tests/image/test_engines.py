@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -23,7 +24,7 @@ from mlopt.deploy.context import write_context
 from mlopt.image.assemble import Image
 from mlopt.image.inputs import host_platform
 from mlopt.image.layout import read_blob
-from mlopt.image.load import manifest_of
+from mlopt.image.load import Engine, load_image, manifest_of
 from mlopt.image.rootfs import unpack_rootfs
 from mlopt.image.run import engine_runs, serve_image
 
@@ -35,6 +36,8 @@ default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
 cgroup_manager="cgroupfs"
 events_logger="file"
 """
+
+IMAGES = ["image", pytest.param("litert_image", marks=pytest.mark.litert), "native_image"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def inspect(engine: str) -> dict[str, Any]:
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.parametrize("made", ["image", "native_image"])
+@pytest.mark.parametrize("made", IMAGES)
 @pytest.mark.parametrize("engine", ["podman", "docker"])
 def test_it_answers_in_an_engine_read_only_as_nobody(made: str, engine: Any, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(engine)
@@ -133,6 +136,41 @@ def test_it_answers_in_an_engine_read_only_as_nobody(made: str, engine: Any, req
         assert re.search(r"^CapEff:\s+0+$", status, re.M)
     left = subprocess.run([engine, "ps", "-a", "--filter", "name=mlopt-", "-q"], capture_output=True, text=True)
     assert left.stdout.strip() == ""
+
+
+_STACKS = """
+import ctypes
+from mlopt.serve import litert
+libc = ctypes.CDLL(None)
+def size():
+    stack = litert._Stack()
+    assert libc.sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.size
+before = size()
+with litert._without_tiles():
+    inside = size()
+print(before, inside, size(), libc.syscall(158, 0x1022, ctypes.byref(ctypes.c_ulong())))
+"""
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.litert
+@pytest.mark.skipif(host_platform() != "linux/amd64", reason="tiles are of amd64's processors")
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_an_engine_lets_the_server_keep_tiles_from_litert(
+    engine: Engine, litert_image: Image, request: pytest.FixtureRequest
+) -> None:
+    """Its filter of system calls hinders neither the small signal stack nor a question for the registers."""
+    request.getfixturevalue(engine)
+    name = load_image(litert_image.path, engine=engine, platform=host_platform())
+    kept = ["--network", "host", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    limits = ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
+    start = [engine, "run", "--rm", *kept, *limits, "--entrypoint", "/usr/bin/python3.11", name, "-c", _STACKS]
+    here = subprocess.run([sys.executable, "-c", _STACKS], capture_output=True, text=True, check=True)
+    there = subprocess.run(start, capture_output=True, text=True, check=False)
+    assert there.stdout == here.stdout, there.stderr
+    assert here.stdout.startswith("0 2048 0 ")
 
 
 @pytest.mark.engine
@@ -186,7 +224,7 @@ def emulator() -> str:
 @pytest.mark.emulation
 @pytest.mark.slow
 @pytest.mark.skipif(host_platform() != "linux/amd64", reason="tier emulation: this machine is not amd64")
-@pytest.mark.parametrize("made", ["image", "native_image"])
+@pytest.mark.parametrize("made", IMAGES)
 def test_the_arm64_image_starts_and_answers(made: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     image: Image = request.getfixturevalue(made)
     with serve_image(

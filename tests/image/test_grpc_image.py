@@ -32,10 +32,11 @@ def config_of(layout: Path) -> Any:
     return blob(manifest["config"]["digest"])["config"]
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("litert", marks=pytest.mark.litert)])
 def test_an_image_serves_grpc_where_its_model_says_so(
-    inputs: Inputs, make_spec: Callable[..., ImageSpec], tmp_path: Path
+    inputs: Inputs, make_spec: Callable[..., ImageSpec], tmp_path: Path, runtime: str
 ) -> None:
-    plain, port = make_spec(seed=1), free_port()
+    plain, port = make_spec(seed=1, runtime=runtime), free_port()
     spec = dataclasses.replace(plain, serving={**plain.serving, "server": {"grpc-port": port}})
     image = assemble(spec, tmp_path / "image", inputs=inputs)
     without = assemble(plain, tmp_path / "plain", inputs=inputs)

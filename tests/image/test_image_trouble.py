@@ -22,21 +22,22 @@ from mlopt.onnx_file import PROTOBUF_LIMIT, load_graph
 Make = Callable[..., ImageSpec]
 
 
+@pytest.mark.parametrize(("runtime", "wheel"), [("openvino", "openvino"), ("litert", "ai-edge-litert")])
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_a_runtime_without_a_wheel_for_the_platform(inputs: Inputs, platform: str) -> None:
+def test_a_runtime_without_a_wheel_for_the_platform(inputs: Inputs, platform: str, runtime: str, wheel: str) -> None:
     """Never an image that lacks what it runs on."""
     kitchen = kitchen_of(inputs)
     locked = {
-        name: tuple(one for one in rows if (name, one.name) != (platform, "openvino"))
+        name: tuple(one for one in rows if (name, one.name) != (platform, wheel))
         for name, rows in kitchen.runtime.packages.items()
     }
     kitchen = dataclasses.replace(kitchen, runtime=Lock(locked))
-    with pytest.raises(ImageFailed, match=f"no locked wheel of openvino for {platform}") as caught:
-        kitchen.wheels(platform, "openvino", "python")
+    with pytest.raises(ImageFailed, match=f"no locked wheel of {wheel} for {platform}") as caught:
+        kitchen.wheels(platform, runtime, "python")
     assert "--ship NAME" in caught.value.next
     assert kitchen.wheels(platform, "onnxruntime", "python")
     (other,) = set(PLATFORMS) - {platform}
-    assert kitchen.wheels(other, "openvino", "python")
+    assert kitchen.wheels(other, runtime, "python")
 
 
 @pytest.mark.slow

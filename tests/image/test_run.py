@@ -28,7 +28,7 @@ def post(url: str, body: bytes) -> Any:
         return json.load(reply)
 
 
-@pytest.mark.parametrize("made", ["image", "openvino_image"])
+@pytest.mark.parametrize("made", ["image", "openvino_image", pytest.param("litert_image", marks=pytest.mark.litert)])
 def test_it_runs_the_images_own_files_and_stops(made: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     image: Image = request.getfixturevalue(made)
     with serve_image(image.path, engine="none", root=tmp_path / "cache") as served:
@@ -42,6 +42,7 @@ def test_it_runs_the_images_own_files_and_stops(made: str, request: pytest.Fixtu
         strangers = {path for path in libraries if not path.startswith(str(tmp_path))}
         assert strangers == set(), "the server took files of the host"
         assert any("libopenvino_intel_cpu" in path for path in libraries) == (made == "openvino_image")
+        assert any("libpywrap_litert_common" in path for path in libraries) == (made == "litert_image")
         assert any("onnxruntime" in path for path in libraries) == (made == "image")
     assert not Path(f"/proc/{served.pid}").exists()
     with pytest.raises(OSError, match=r"."):

@@ -30,8 +30,6 @@ ROOMS = {
 BROUGHT = {"keras", "h5py", "flatbuffers", "protobuf", "ml-dtypes", "onnx-ir", "tensorrt-rtx-cu13"}
 # The programs that build and serve on a device use what that one has: they are never imported here.
 ON_THE_DEVICE = {"tensorrt"}
-# A runtime that `mlopt serve` has and no image holds.
-IN_NO_IMAGE = {"ai_edge_litert"}
 # Loads mlopt/pytest_plugin.py itself: who has no pytest never imports that.
 LOADS_US = {"pytest"}
 # No released wheel for every platform, or only with a card: never part of the tested set.
@@ -104,17 +102,20 @@ def test_nothing_anywhere_is_imported_that_nobody_declares(project: dict[str, An
 def test_the_image_holds_all_that_its_server_imports() -> None:
     """All but the runtimes that its model does not need: those are imported by name, from serving.json."""
     wanted = read_wanted(ROOT / "docker")
-    runtimes = {"onnxruntime", "openvino"}
-    assert set(wanted.runtimes) == runtimes
-    needed = imported(ROOT / "mlopt" / "serve") - IN_NO_IMAGE
-    assert runtimes <= needed
-    for runtime in runtimes:
+    runtimes = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
+    assert set(wanted.runtimes) == set(runtimes)
+    modules = set(runtimes.values())
+    needed = imported(ROOT / "mlopt" / "serve")
+    assert modules <= needed
+    for runtime, module in runtimes.items():
         held = {plain(name) for name in wanted.running(runtime).packages}
-        needed_here = needed - runtimes - ON_THE_DEVICE | {runtime}
+        needed_here = needed - modules - ON_THE_DEVICE | {module}
         assert undeclared(needed_here, held) == {"google"}, "protobuf, for gRPC alone"
         with_grpc = {plain(name) for name in wanted.running(runtime, ("grpc",)).packages}
         assert not undeclared(needed_here | {"grpc"}, with_grpc)
-        assert not held & (runtimes - {runtime}), "an image holds one runtime"
+        others = {plain(name) for name in modules - {module}}
+        assert not held & others, "an image holds one runtime"
+        assert plain(wanted.distribution(runtime)) == plain(module)
 
 
 def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:
