@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
-    _allow_files(2 * settings.connections + _OTHER_FILES)
+    _allow_files((3 if settings.grpc_port else 2) * settings.connections + _OTHER_FILES)
     server = _Server(config)
     # While it runs uvicorn handles the signal; afterwards it raises it again, and a graceful stop must end with 0.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
