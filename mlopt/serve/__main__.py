@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import gc
 
+from mlopt.serve.lean import imported
+
 if __name__ == "__main__":
     gc.disable()  # until all is imported, which stays: to look for garbage in it takes a twentieth of the start
+    # Its documentation and its types for annotations take as much again.
+    documentation = ("numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars")
+    imported("numpy", without=(*documentation, "numpy._typing"), NDArray=list)
 
 import logging
 import os
