@@ -2,8 +2,9 @@
 
     make bench-server     (or: python benchmarks/server.py [--seconds 1] [--rounds 3])
 
-Each server is on one core, with one thread of ONNX Runtime; the client has the other cores. Loads of 1 to 32 clients
-take turns over all servers. Peers live in environments of their own, made under out/peers/ and kept.
+Each server is on one core, with one thread of ONNX Runtime; the client has the other cores. mlopt's runs in this
+Python, as the peers do, and from its images' files. Loads of 1 to 32 clients take turns over all servers. Peers live in
+environments of their own, made under out/peers/ and kept.
 Writes reports/published/server.json, and the .md from it.
 """
 

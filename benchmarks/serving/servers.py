@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from headtohead.environments import environment
 
@@ -43,13 +43,18 @@ def _mlopt(*options: str) -> Callable[[Path, Path, int], list[str]]:
     ]  # fmt: skip
 
 
-def _native(python: Path, model: Path, port: int) -> list[str]:
-    """The server of the native image, from the image's own files."""
-    layout, platform = model.parent / "image", host_platform()
-    serving = json.loads((model.parent / "serving.json").read_bytes())
-    assemble(ImageSpec("model", model, serving, "native", platforms=(platform,)), layout)
-    files = unpack_rootfs(layout, platform=platform, root=default_root())
-    return list(server_command(layout, files, platform=platform, arguments=("--port", str(port))).arguments)
+def _image(kind: Literal["python", "native"]) -> Callable[[Path, Path, int], list[str]]:
+    """The server of an image, from the image's own files and with its own Python."""
+
+    def command(python: Path, model: Path, port: int) -> list[str]:
+        layout, platform = model.parent / f"image-{kind}", host_platform()
+        serving = json.loads((model.parent / "serving.json").read_bytes())
+        assemble(ImageSpec("model", model, serving, kind, platforms=(platform,)), layout)
+        files = unpack_rootfs(layout, platform=platform, root=default_root())
+        found = server_command(layout, files, platform=platform, arguments=("--port", str(port)))
+        return ["/usr/bin/env", *(f"{name}={value}" for name, value in found.environment.items()), *found.arguments]
+
+    return command
 
 
 def _flask(python: Path, model: Path, port: int) -> list[str]:
@@ -82,7 +87,8 @@ _V2 = ("/v2/models/model/infer", "/v2/health/ready")
 SERVERS = (
     Server("mlopt", None, *_V2, _mlopt()),
     Server("mlopt, batches of 16", None, *_V2, _mlopt("--max-batch", "16", "--batch-delay-us", "0")),
-    Server("mlopt, native image", None, *_V2, _native),
+    Server("mlopt, Python image", None, *_V2, _image("python")),
+    Server("mlopt, native image", None, *_V2, _image("native")),
     Server("MLServer", "server_mlserver", "/v2/models/model/infer", "/v2/models/model/ready", _mlserver),
     Server("KServe", "server_kserve", "/v2/models/model/infer", "/v2/models/model/ready", _kserve),
     Server("BentoML", "server_bentoml", "/infer", "/readyz", _bentoml),

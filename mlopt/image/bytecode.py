@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,11 +37,15 @@ class Compiler:
     base: Callable[[], Tree]
     home: Path
 
-    def without_sources(self, tree: Mapping[str, Entry]) -> Tree:
-        """The tree with bytecode in the place of every .py. A file that does not compile raises `ImageFailed`."""
-        compiled = self._compiled(tree)
-        return {path: entry for path, entry in tree.items() if path not in compiled} | {
-            f"{path}c": Entry("file", 0o644, data) for path, data in compiled.items()
+    def without_sources(self, tree: Mapping[str, Entry], *, but: Iterable[str] = ()) -> Tree:
+        """The tree with bytecode in the place of every .py, `but` of these paths, where it lies beside the source. A
+        file that does not compile raises `ImageFailed`."""
+        kept = {path: tree[path] for path in but if path in tree}
+        compiled = self._compiled({path: entry for path, entry in tree.items() if path not in kept})
+        return {
+            **{path: entry for path, entry in tree.items() if path not in compiled},
+            **{f"{path}c": Entry("file", 0o644, data) for path, data in compiled.items()},
+            **self.beside_sources(kept),
         }
 
     def beside_sources(self, tree: Mapping[str, Entry]) -> Tree:

@@ -58,13 +58,14 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One table of docker/python.toml. `libraries` are Debian packages whose libraries lie in a folder beside the
-    wheels' own; `rebound` says what libraries ask for instead of what they were built with; those that match a glob of
-    `stripped` lose their symbols for debuggers."""
+    """One table of docker/python.toml. `sources` stay beside their bytecode; `libraries` are Debian packages whose
+    libraries lie in a folder beside the wheels' own; `rebound` says what libraries ask for instead of what they were
+    built with; those that match a glob of `stripped` lose their symbols for debuggers."""
 
     packages: tuple[str, ...]
     without: tuple[str, ...]
     left_out: tuple[str, ...]
+    sources: tuple[str, ...] = ()
     libraries: Mapping[str, str] = field(default_factory=dict)
     rebound: tuple[Rebinding, ...] = ()
     stripped: tuple[str, ...] = ()
@@ -109,6 +110,7 @@ class Recorded:
             packages=tuple(name for part in parts for name in part.packages),
             without=tuple(name for part in parts for name in part.without),
             left_out=tuple(pattern for part in parts for pattern in part.left_out),
+            sources=tuple(path for part in parts for path in part.sources),
             libraries={name: value for part in parts for name, value in part.libraries.items()},
             rebound=tuple(one for part in parts for one in part.rebound),
             stripped=tuple(pattern for part in parts for pattern in part.stripped),
@@ -203,6 +205,7 @@ def _wanted(table: Mapping[str, Any]) -> Wanted:
         packages=tuple(table["packages"]),
         without=tuple(table.get("without", ())),
         left_out=tuple(table.get("left-out", ())),
+        sources=tuple(table.get("sources", ())),
         libraries=dict(table.get("libraries", {})),
         rebound=tuple(Rebinding(**{**rule, "absent": tuple(rule["absent"])}) for rule in table.get("rebound", ())),
         stripped=tuple(table.get("stripped", ())),

@@ -151,13 +151,15 @@ def runtime_layer(kitchen: Kitchen, *, platform: str, runtime: str, extras: tupl
             files |= library_tree(
                 unpack_deb(deb), f"{PYTHON_PATH.format(python=python)}/{wanted.libraries[package.name]}"
             )
-        return compiler.without_sources(files) if compiler else files
+        sources = [f"{PYTHON_PATH.format(python=python)}/{path}" for path in wanted.sources]
+        return compiler.without_sources(files, but=sources) if compiler else files
 
     return kitchen.cache.layer(
         "runtime",
         key=[
             digests((*packages, *libraries)),
-            [wanted.left_out, dict(wanted.libraries), list(map(asdict, wanted.rebound)), wanted.stripped],
+            [wanted.left_out, wanted.sources, wanted.stripped],
+            [dict(wanted.libraries), list(map(asdict, wanted.rebound))],
             python,
             compiler is not None,
         ],

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import gc
 
+from mlopt.serve.lean import imported
+
 if __name__ == "__main__":
     gc.disable()  # until all is imported, which stays: to look for garbage in it takes a twentieth of the start
+    # Its documentation and its types for annotations take as much again.
+    documentation = ("numpy._core._add_newdocs", "numpy._core._add_newdocs_scalars")
+    imported("numpy", without=(*documentation, "numpy._typing"), NDArray=list)
 
 import logging
 import os
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotServable as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
-    _allow_files(2 * settings.connections + _OTHER_FILES)
+    _allow_files((3 if settings.grpc_port else 2) * settings.connections + _OTHER_FILES)
     server = _Server(config)
     # While it runs uvicorn handles the signal; afterwards it raises it again, and a graceful stop must end with 0.
     signal.signal(signal.SIGTERM, lambda number, frame: None)

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+from mlopt.serve.lean import imported
 
-_NAME = "uvicorn.main"
-
-if "uvicorn" not in sys.modules:
-    # For as long as the package is imported a module with the same names stands in for it.
-    stand_in = ModuleType(_NAME)
-    stand_in.__dict__.update(Server=None, main=None, run=None)
-    sys.modules[_NAME] = stand_in
-    try:
-        import uvicorn  # noqa: F401
-    except ImportError:  # another uvicorn, which takes more from there
-        pass
-    finally:
-        del sys.modules[_NAME]
+imported("uvicorn", without=("uvicorn.main",), Server=None, main=None, run=None)
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import time
@@ -14,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlopt.serve.call import Answer, Call
+from mlopt.serve.connection import KEEP_ALIVE
 from mlopt.serve.intake import SMALL, Intake
 from mlopt.serve.keys import Keys
 from mlopt.serve.metrics import Metrics
@@ -32,7 +34,6 @@ _LOG: Final = logging.getLogger("mlopt.serve")
 _OPEN: Final = ("ServerLive", "ServerReady", "HealthCheck")  # what probes ask: without a key
 _MORE: Final = 64 + WATCHING  # calls beside those that wait in the lines: probes, metadata, bodies under way
 _LARGEST_HEAD: Final = 16 << 10
-_IDLE_MS: Final = 300_000
 _ALIVE_MS: Final = 60_000
 # Where REST says a status; 503 is of back-pressure where the client shall come again, else of a server that cannot.
 _CODES: Final[Mapping[int, str]] = {
@@ -108,7 +109,11 @@ class RpcServer:
             ("grpc.max_receive_message_length", max(one.limits.body for one in self._models.all)),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _LARGEST_HEAD),
-            ("grpc.max_connection_idle_ms", _IDLE_MS),
+            # One more is closed as it is accepted. Who is silent loses the place: without TLS and HTTP/2 begun within
+            # the time of a body, or without a call for as long as over HTTP.
+            ("grpc.max_allowed_incoming_connections", self._door.connections),
+            ("grpc.server_handshake_timeout_ms", math.ceil(1e3 * self._limits.arrival)),
+            ("grpc.max_connection_idle_ms", 1000 * KEEP_ALIVE),
             ("grpc.keepalive_time_ms", _ALIVE_MS),  # else who watches and vanishes would watch for ever
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a port shared with another server
         ]

@@ -40,13 +40,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where gRPC is served, and for whom: `tls` are the files of certificate and key, `grace` seconds to finish."""
+    """Where gRPC is served, and for whom: `tls` are the files of certificate and key, `grace` seconds to finish, and
+    `connections` how many may be open, besides those of HTTP."""
 
     host: str
     port: int
     keys: tuple[str, ...]
     tls: tuple[Path, Path] | None
     grace: int
+    connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Settings:
         if self.grpc_port is None:
             return None
         tls = (self.tls_cert, self.tls_key) if self.tls_cert and self.tls_key else None
-        return Door(self.host, self.grpc_port, keys, tls, self.grace)
+        return Door(self.host, self.grpc_port, keys, tls, self.grace, self.connections)
 
 
 def variable(option: str) -> str:
@@ -134,7 +136,7 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
         "time for a head, and for a body, to arrive",
         "SECONDS",
     )
-    option("--max-connections", _whole(1), 1000, "open connections; more get 503")
+    option("--max-connections", _whole(1), 1000, "open connections, over gRPC as many again; more get 503")
     option("--api-keys-file", Path, None, f"one key a line; or {PREFIX}API_KEYS, with commas")
     option("--tls-cert", Path, None, "certificate chain, PEM")
     option("--tls-key", Path, None, "its private key, PEM")

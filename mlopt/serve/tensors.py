@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -28,6 +29,7 @@ NUMPY_OF: Final[Mapping[str, str]] = {
 
 # What numpy makes of the JSON values (its dtype.kind) that each kind of tensor accepts.
 _ACCEPTED: Final[Mapping[str, str]] = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}
+_TOGETHER: Final = 1 << 16  # numbers that become an argument each
 _LENGTH: Final = 4  # bytes before each element of a BYTES tensor
 _LONGEST: Final = 600  # of a sentence: gRPC's clients take 8 KiB of head, and a sign may be 12 bytes there
 
@@ -147,13 +149,15 @@ def _typed(flat: list[Any], wanted: Tensor) -> np.ndarray:
         return _texts_of(flat, wanted)
     try:
         # Only numbers can be added up: numpy would make room for the longest of any texts in every element. And with
-        # one float among them the sum is one, which spares numpy a look at each.
-        total = sum(flat)
-        array = np.array(flat, dtype=np.float64 if type(total) is float else None)
-        if dtype == np.uint64 and array.dtype.kind == "f" and type(total) is int:
-            # No float was among them: numpy finds no other type for small numbers beside those of 2**63 and more.
-            array = np.array(flat, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
+        # one float among them the sum is one.
+        if type(flat[0]) is float or type(sum(flat)) is float:
+            array = _doubles(flat)
+        else:
+            array = np.array(flat)
+            if dtype == np.uint64 and array.dtype.kind == "f":
+                # No float was among them: numpy finds no other type for small numbers beside those of 2**63 and more.
+                array = np.array(flat, dtype=dtype)
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
         raise Rejected(wrong + wanted.datatype) from error
     if array.dtype.kind not in _ACCEPTED[dtype.kind]:
         raise Rejected(wrong + wanted.datatype)
@@ -163,6 +167,15 @@ def _typed(flat: list[Any], wanted: Tensor) -> np.ndarray:
             raise Rejected(f"the data of input {wanted.name!r} do not fit into {wanted.datatype}")
     with np.errstate(over="ignore"):
         return array.astype(dtype)
+
+
+def _doubles(flat: list[Any]) -> np.ndarray:
+    """What numpy makes of numbers, in a third of the time. Raises `struct.error` where one is none."""
+    array = np.empty(len(flat))
+    for start in range(0, len(flat), _TOGETHER):
+        part = flat[start : start + _TOGETHER]
+        struct.pack_into(f"{len(part)}d", array.data, start * array.itemsize, *part)
+    return array
 
 
 def _strings(raw: memoryview, wanted: Tensor, count: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -37,3 +38,22 @@ def test_large_beside_small_numbers_do_not_fit_into_others(datatype: str) -> Non
     with pytest.raises(Rejected, match="input 'x'"):
         read(f"[{2**63}, 1]", datatype)
     assert read(f"[{2**63}, 1]", "FP64") == [2.0**63, 1.0]
+
+
+@pytest.mark.parametrize("text", ["[0.1, 2, true]", "[1, 0.1]", "[true, 0.1]", "[1e300, 18446744073709551615]", "[7]"])
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_floats_are_what_numpy_makes_of_them(text: str, datatype: str) -> None:
+    with np.errstate(over="ignore"):
+        assert read(text, datatype) == np.array(orjson.loads(text), np.float64).astype(NUMPY_OF[datatype]).tolist()
+
+
+@pytest.mark.parametrize("odd", ['"1.5"', "null", "[1.5]", "{}"])
+@pytest.mark.parametrize("text", ["[0.5, {}]", "[{}, 0.5]", "[1, 0.5, {}]"])
+def test_what_is_no_number_among_floats_is_refused(text: str, odd: str) -> None:
+    with pytest.raises(Rejected, match=r"not all FP32|not a regular array"):
+        read(text.replace("{}", odd), "FP32")
+
+
+def test_a_long_tensor_is_whole() -> None:
+    """Longer than what is taken at once, and not by a whole number of times."""
+    assert read(str([place / 8 for place in range(200_000)]), "FP64") == [place / 8 for place in range(200_000)]
