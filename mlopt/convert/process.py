@@ -144,8 +144,8 @@ _QUIET: Final = {
     "PYTHONWARNINGS": "ignore",
 }
 # What makes a program's answer the same bytes every time. TensorRT for RTX numbers what it makes up in the order of
-# addresses, so blocks must come back in the order they were freed in, from every C library that has such a cache; and
-# its pool has as many threads as half of the machine's, all at once. The second variable is what NVIDIA itself sets.
+# addresses. That is the program's own order where the C library keeps every small block that was freed for the thread
+# that freed it, and where no second thread takes part: docs/decisions/49-same-engine-twice.md.
 _ALIKE: Final[Mapping[Program, Mapping[str, str]]] = {
     "tensorrt_rtx": {
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=65535",
