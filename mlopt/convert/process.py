@@ -112,7 +112,7 @@ def _take_along(program: Program, folder: Path) -> None:
 
 def _run(python: Path, program: Program, folder: Path, limits: Limits) -> int:
     """The exit code of the program; its whole process group is gone when this returns."""
-    environment = {**os.environ, **_QUIET}
+    environment = {**os.environ, **_QUIET, **_ALIKE.get(program, {})}
     if program in _ELSEWHERE:
         _take_along(program, folder)
         environment = alone(environment, folder)
@@ -142,6 +142,15 @@ _QUIET: Final = {
     "CUDA_VISIBLE_DEVICES": "",
     "PYTHONHASHSEED": "0",
     "PYTHONWARNINGS": "ignore",
+}
+# What makes a program's answer the same bytes every time. TensorRT for RTX numbers what it makes up in the order of
+# addresses. That is the program's own order where the C library keeps every small block that was freed for the thread
+# that freed it, and where no second thread takes part: docs/decisions/49-same-engine-twice.md.
+_ALIKE: Final[Mapping[Program, Mapping[str, str]]] = {
+    "tensorrt_rtx": {
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=65535",
+        "__LUNOWUD": "-thread_pool_size=1 -thread_pool_serialize=on",
+    },
 }
 
 

@@ -33,6 +33,8 @@ _AT_ANOTHER_TIME: Final = (
     "baseline's model"
 )
 
+_GPU_MEMORY: Final = "nothing here judges what a model holds of the card; mlopt bench tells it of both"
+
 
 def gate(asked: Asked, progress: Progress) -> GateResult:
     """The verdict. Raises what reading models, samples and git raises, `LabelsMismatch`, and `WorkerFailed` for a
@@ -155,6 +157,8 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None, int | None]
     with walk.progress.phase("watch", "two copies of candidate and baseline"):
         timings = timed.time_both(candidate, baseline, feeds, method, margins, seed=seed, bounded=bounded)
     walk.checks += timed.checks_of(timings, margins)
+    if timings.watches:
+        walk.left.append(NotCompared("gpu-memory", _GPU_MEMORY))
     if margins.arena_peak is not None:
         walk.note(compare.arena(margins.arena_peak, mine, _arena(margins, baseline, given)))
     if margins.instructions is not None:

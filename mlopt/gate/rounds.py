@@ -7,12 +7,13 @@ import random
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from mlopt.measure.gpu import Watch
 from mlopt.measure.interleave import Subject
 from mlopt.measure.limits import quietest
 from mlopt.measure.process import Worker, write_feeds
@@ -49,7 +50,8 @@ class SideBySide:
     and were all the same model, which two of them are slower in a pair would be nothing but that draw. They are loaded
     in mirrored order too, since the first of several processes was seen to stay slower than the last (1.5 %), and an
     odd `seed` begins with the other model. All share the same cores, as many as they have threads: left to itself the
-    scheduler keeps each where it was, and the one beside a stranger's work is slower all the time.
+    scheduler keeps each where it was, and the one beside a stranger's work is slower all the time. `watch` reads the
+    card after each pair, where one of the two models runs on a GPU.
 
     Raises `WorkerFailed`, which names the one that crashed or hung.
     """
@@ -63,6 +65,7 @@ class SideBySide:
     limit: float = _LIMIT
     facts: dict[Role, dict[str, Any]] = field(default_factory=dict)
     queries: int = _FEWEST
+    watch: Watch | None = None
     _workers: dict[Role, Worker] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -86,6 +89,7 @@ class SideBySide:
                     single=str(single),
                     offline=str(offline),
                 )
+            self.watch = next((Watch.of(facts["gpu"]) for facts in self.facts.values() if facts["gpu"]), None)
             self._warm_up()
             self._stack = stack.pop_all()
         return self
@@ -100,7 +104,8 @@ class SideBySide:
         draw = random.Random(self.seed)  # noqa: S311 - statistics, not secrets
         while True:
             order = draw.sample(ROLES, len(ROLES))
-            visits = [(role, self._ask(role, "query", count=self.queries)) for role in (*order, *order[::-1])]
+            with self.watch.round() if self.watch else nullcontext():
+                visits = [(role, self._ask(role, "query", count=self.queries)) for role in (*order, *order[::-1])]
             yield Pair(_both(visits, "seconds"), _both(visits, "cpu"))
 
     def peak_memory(self, role: Role) -> int:

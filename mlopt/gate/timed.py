@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from mlopt.gate.result import Check, Timing
 from mlopt.gate.rounds import ROLES, Role, SideBySide
 from mlopt.intervals import median_high
 from mlopt.measure.alone import Fresh, Given
+from mlopt.measure.gpu import Watch
 from mlopt.measure.interleave import Subject
 from mlopt.measure.percentiles import percentile, tail_high
 from mlopt.measurement import Interval, Latency, Measurement
@@ -39,6 +41,7 @@ class Timed:
     """All that the runs found."""
 
     runs: list[Run] = field(default_factory=list)
+    watches: list[Watch] = field(default_factory=list)
     processes: Processes = field(default_factory=Processes)
     facts: dict[str, Any] = field(default_factory=dict)
     offline: float = 0.0
@@ -69,6 +72,8 @@ def time_both(
             found.runs.append(
                 watch(side_by_side.pairs(), clock_margins(margins), seconds=margins.seconds, doubted=doubted)
             )
+            if side_by_side.watch:
+                found.watches.append(side_by_side.watch)
             faults = side_by_side.major_faults("candidate") - faults
             offline = {role: side_by_side.batch(role) for role in ROLES}
             for role in ROLES:
@@ -114,7 +119,7 @@ def checks_of(found: Timed, margins: Margins) -> Iterator[Check]:
             shown.change,
             clock.margin,
             shown.change.method if shown.change else "",
-            _note(first, again, clock.metric),
+            "; ".join(filter(None, (_note(first, again, clock.metric), _held_back(found.watches)))),
         )
     if margins.peak_memory is not None:
         yield found.processes.check(margins.peak_memory)
@@ -210,6 +215,14 @@ def _note(first: Run, again: Run | None, metric: str) -> str:
     if first.verdict(metric) == again.verdict(metric):
         return "a second run in fresh processes says the same"
     return "a second run in fresh processes does not say the same"
+
+
+def _held_back(watches: Sequence[Watch]) -> str:
+    """What kept the clocks of the card down, for both models alike: they take turns on it."""
+    counted = sum((watch.held_back for watch in watches), Counter[str]())
+    reasons = ", ".join(f"{reason} in {count}" for reason, count in sorted(counted.items()))
+    pairs = sum(watch.rounds for watch in watches)
+    return f"the GPU's clocks were held back ({reasons} of {pairs} pairs of rounds)" if reasons else ""
 
 
 def _holds(margin: float | None) -> str:

@@ -16,13 +16,13 @@ from mlopt.engines import RTX_CAPABILITIES, ShapeRange
 @dataclass(frozen=True, slots=True)
 class BuildTensorrtRtx:
     """Types are those of the ONNX model; several compute capabilities share one engine. The compiler runs in a process
-    of its own. Nothing loads the result here: an engine is native code. Its bytes may differ between two builds, by
-    names that the compiler makes up: what was built once is what the store keeps. With `fp4`, weights in blocks that
-    `quantize-weight-blocks` wrote as fp4 reach the compiler as that.
+    of its own, whose environment makes its bytes the same every time (`convert/process.py`). Nothing loads the result
+    here: an engine is native code. With `fp4`, weights in blocks that `quantize-weight-blocks` wrote as fp4 reach the
+    compiler as that.
     """
 
     name: ClassVar[str] = "build-tensorrt-rtx"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ENGINE
     requires: ClassVar[tuple[str, ...]] = ("tensorrt-rtx",)

@@ -11,10 +11,13 @@ import pytest
 import typed_nets
 
 from mlopt.artifact import ENGINE, ONNX, Artifact
-from mlopt.engines import RTX_CAPABILITIES, ShapeRange
+from mlopt.engines import RTX_CAPABILITIES, ShapeRange, shape_ranges
 from mlopt.errors import ExportFailed, UnsupportedModel
+from mlopt.samples.generated import GeneratedSamples
+from mlopt.signature import signature
 from mlopt.step import installed
 from mlopt.steps.build_tensorrt_rtx import BuildTensorrtRtx
+from mlopt.steps.quantize_fp8 import QuantizeFp8
 from mlopt.store import Store
 from mlopt.target import Target, find_target, target_names
 
@@ -35,13 +38,32 @@ def test_an_engine_is_made_once_and_says_what_it_is(tmp_path: Path) -> None:
     step = BuildTensorrtRtx(("8.9",), shapes=PICTURES)
     first, second = (built(nets.conv_net(), step, tmp_path) for _ in range(2))
     assert first.format == ENGINE
-    assert first == second  # from the store: a second build might have other bytes
+    assert first == second
     assert first.main.stat().st_size > 100_000
     facts = json.loads((first.path / "engine.json").read_bytes())
     assert facts["state"] == "built, not run"
     assert facts["compute-capabilities"] == ["8.9"]
     assert facts["compiler"] == f"TensorRT for RTX {installed('tensorrt-rtx')}"
     assert facts["made-from"] == f"sha256:{adopted(nets.conv_net(), tmp_path).digest}"
+
+
+def test_an_engine_is_the_same_bytes_in_any_store_folder_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = adopted(nets.mobile_net(), tmp_path)
+    facts = signature(exported)
+    step = QuantizeFp8(calibration=GeneratedSamples(facts, 16, 0, {}, 8))
+    typed = Store(tmp_path / "typed").run(step, exported)
+    digests = []
+    for number in range(4):
+        place = tmp_path / ("x" * (1 + 60 * number))
+        place.mkdir()
+        monkeypatch.chdir(place)
+        monkeypatch.setenv("SOMETHING", "x" * 1000 * number)
+        monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.tcache_count={number}")
+        engine = Store(place / "store").run(BuildTensorrtRtx(("8.9",), shapes=shape_ranges(facts, {}, 8)), typed)
+        digests.append(engine.digest)
+    assert len(set(digests)) == 1
 
 
 def test_one_engine_for_several_gpus_is_hardly_larger_than_for_one(tmp_path: Path) -> None:

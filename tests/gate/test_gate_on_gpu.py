@@ -1,0 +1,53 @@
+"""A gate of two models on a GPU: real rounds and processes, on a driver that stands in for NVIDIA's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nets import conv_net, save
+from stand_in_gpu import StandIn, mlopt, stand_in_gpu
+
+
+@pytest.fixture
+def gpu(tmp_path: Path) -> StandIn:
+    return stand_in_gpu(tmp_path / "gpu")
+
+
+def gated(gpu: StandIn, folder: Path, runtime: str = "stand-in-gpu") -> dict[str, Any]:
+    candidate, baseline = (save(conv_net(width=width), folder / f"{width}.onnx") for width in (8, 16))
+    ran = mlopt(
+        gpu, "gate", str(candidate), "--baseline", str(baseline), "--runtime", runtime, "--seconds", "1", "--json"
+    )
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def clock(found: dict[str, Any]) -> str:
+    return next(str(check["note"]) for check in found["checks"] if check["metric"] == "latency-p50")
+
+
+def left(found: dict[str, Any]) -> list[str]:
+    return [one["metric"] for one in found["not_compared"]]
+
+
+def test_a_card_that_was_held_back_is_told_beside_the_clock(gpu: StandIn, tmp_path: Path) -> None:
+    gpu.answers(reasons="0x4")
+    found = gated(gpu, tmp_path)
+    pairs = found["timing"]["pairs"]
+    assert f"the GPU's clocks were held back (power cap in {pairs} of {pairs} pairs of rounds)" in clock(found)
+
+
+def test_of_a_card_that_nothing_holds_back_only_its_memory_is_said_to_be_left(gpu: StandIn, tmp_path: Path) -> None:
+    found = gated(gpu, tmp_path)
+    assert "held back" not in clock(found)
+    assert "gpu-memory" in left(found)
+
+
+def test_a_model_on_the_cpu_has_nothing_of_a_card(gpu: StandIn, tmp_path: Path) -> None:
+    gpu.answers(reasons="0x4")
+    found = gated(gpu, tmp_path, "onnxruntime")
+    assert "held back" not in clock(found)
+    assert "gpu-memory" not in left(found)
