@@ -177,7 +177,8 @@ def _no_samples(models: Mapping[str, Any]) -> Goal:
     ships = {name: one for name, model in models.items() if (one := row(model, "mlopt.no-samples")) and one["speedup"]}
     told = ", ".join(f"{name} {one['speedup']['value']:.2f}× ({one['chosen']})" for name, one in ships.items())
     kept = [one["speedup"]["value"] >= _NO_SAMPLES[models[name]["attention"]] for name, one in ships.items()]
-    return Goal(line, told or "not timed", all(kept) if kept else None)
+    kinds = {models[name]["attention"] for name in ships}
+    return Goal(line, told or "not timed", all(kept) if kinds == set(_NO_SAMPLES) else None)
 
 
 def _evaluations(models: Mapping[str, Any]) -> Goal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def _take_along(program: Program, folder: Path) -> None:
 
 def _run(python: Path, program: Program, folder: Path, limits: Limits) -> int:
     """The exit code of the program; its whole process group is gone when this returns."""
-    environment = {**os.environ, **_QUIET, **_ALIKE.get(program, {})}
+    environment = {**os.environ, **_QUIET, **_alike(program)}
     if program in _ELSEWHERE:
         _take_along(program, folder)
         environment = alone(environment, folder)
@@ -152,6 +153,13 @@ _ALIKE: Final[Mapping[Program, Mapping[str, str]]] = {
         "__LUNOWUD": "-thread_pool_size=1 -thread_pool_serialize=on",
     },
 }
+
+
+def _alike(program: Program) -> Mapping[str, str]:
+    """A C library before 2.30 counts blocks in a byte, which more of them would overflow."""
+    name, version = platform.libc_ver()
+    known = name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 30)
+    return {key: value for key, value in _ALIKE.get(program, {}).items() if known or key != "GLIBC_TUNABLES"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -222,6 +222,8 @@ def _held_back(watches: Sequence[Watch]) -> str:
     counted = sum((watch.held_back for watch in watches), Counter[str]())
     reasons = ", ".join(f"{reason} in {count}" for reason, count in sorted(counted.items()))
     pairs = sum(watch.rounds for watch in watches)
+    if unread := next((why for watch in watches for what, why in watch.unread.items() if "clocks" in what), ""):
+        return f"what holds the GPU's clocks back is not known: {unread}"
     return f"the GPU's clocks were held back ({reasons} of {pairs} pairs of rounds)" if reasons else ""
 
 

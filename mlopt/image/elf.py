@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch, fnmatchcase
+from struct import error as struct_error
 from struct import pack_into, unpack_from
 from typing import Final
 
@@ -49,12 +50,20 @@ def rebind(data: bytes, rules: Sequence[Rebinding]) -> bytes:
 
 def strip(data: bytes) -> bytes:
     """The library up to the last byte that a loader reads. Behind it lie symbols for debuggers, and the table of
-    sections, which only tools read."""
+    sections, which only tools read. Raises `ValueError` for what no loader takes."""
     if not data.startswith(_MAGIC):
         return data
+    try:
+        return _cut(data)
+    except struct_error as error:
+        raise ValueError(f"it ends early: {error}") from error
+
+
+def _cut(data: bytes) -> bytes:
     offset, size, count = unpack_from("<Q", data, 32)[0], *unpack_from("<HH", data, 54)
     segments = (unpack_from("<IIQQQQ", data, offset + number * size) for number in range(count))
-    kept = bytearray(data[: max(place + length for _, _, place, _, _, length in segments)])
+    ends = (place + length for _, _, place, _, _, length in segments)
+    kept = bytearray(data[: max(offset + size * count, *ends)])
     pack_into("<Q", kept, 40, 0)  # no table of sections,
     pack_into("<HHH", kept, 58, 0, 0, 0)  # nothing in it, and no names of its own
     return bytes(kept)

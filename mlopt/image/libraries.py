@@ -33,7 +33,12 @@ def rebound(path: str, entry: Entry, rules: Sequence[Rebinding]) -> Entry:
 
 
 def stripped(path: str, entry: Entry, patterns: Iterable[str]) -> Entry:
-    """A file of a wheel without what only debuggers read, if a glob is about it."""
+    """A file of a wheel without what only debuggers read, if a glob is about it. Raises `ImageFailed`."""
     if not isinstance(entry.content, bytes) or not any(fnmatch(path, pattern) for pattern in patterns):
         return entry
-    return replace(entry, content=strip(entry.content))
+    try:
+        return replace(entry, content=strip(entry.content))
+    except ValueError as error:
+        raise ImageFailed(
+            f"The library {path} cannot be stripped: {error}.", next="correct stripped in docker/python.toml"
+        ) from error

@@ -17,7 +17,9 @@ def imported(library: str, *, without: tuple[str, ...], **attributes: object) ->
     for name in without:
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__dict__.update(attributes)
-    with contextlib.suppress(ImportError, AttributeError):
-        import_module(library)
-    for name in without:
-        del sys.modules[name]
+    try:
+        with contextlib.suppress(Exception):  # what is really wrong is said by whoever imports it next
+            import_module(library)
+    finally:
+        for name in without:
+            sys.modules.pop(name, None)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -34,6 +35,7 @@ _LOG: Final = logging.getLogger("mlopt.serve")
 _OPEN: Final = ("ServerLive", "ServerReady", "HealthCheck")  # what probes ask: without a key
 _MORE: Final = 64 + WATCHING  # calls beside those that wait in the lines: probes, metadata, bodies under way
 _LARGEST_HEAD: Final = 16 << 10
+_INT: Final = 2**31 - 1  # the largest that an option of gRPC holds
 _ALIVE_MS: Final = 60_000
 # Where REST says a status; 503 is of back-pressure where the client shall come again, else of a server that cannot.
 _CODES: Final[Mapping[int, str]] = {
@@ -106,17 +108,24 @@ class RpcServer:
 
     def _options(self) -> list[tuple[str, int]]:
         return [
-            ("grpc.max_receive_message_length", max(one.limits.body for one in self._models.all)),
+            ("grpc.max_receive_message_length", min(_INT, max(one.limits.body for one in self._models.all))),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _LARGEST_HEAD),
             # One more is closed as it is accepted. Who is silent loses the place: without TLS and HTTP/2 begun within
             # the time of a body, or without a call for as long as over HTTP.
-            ("grpc.max_allowed_incoming_connections", self._door.connections),
+            ("grpc.max_allowed_incoming_connections", min(_INT, self._share())),
             ("grpc.server_handshake_timeout_ms", math.ceil(1e3 * self._limits.arrival)),
             ("grpc.max_connection_idle_ms", 1000 * KEEP_ALIVE),
             ("grpc.keepalive_time_ms", _ALIVE_MS),  # else who watches and vanishes would watch for ever
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a port shared with another server
         ]
+
+    def _share(self) -> int:
+        """Of the connections, those of each address that the host's name stands for: gRPC counts by address."""
+        with contextlib.suppress(OSError):  # a name that nobody knows is listened on next, and refused there
+            found = {one[4] for one in socket.getaddrinfo(self._door.host, self._door.port, type=socket.SOCK_STREAM)}
+            return max(1, self._door.connections // len(found))
+        return self._door.connections
 
     def _most(self) -> int:
         return sum(one.limits.concurrency + one.limits.waiting for one in self._models.all) + _MORE

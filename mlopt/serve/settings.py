@@ -136,7 +136,9 @@ def read_settings(arguments: list[str] | None, environment: Mapping[str, str] = 
         "time for a head, and for a body, to arrive",
         "SECONDS",
     )
-    option("--max-connections", _whole(1), 1000, "open connections, over gRPC as many again; more get 503")
+    option(
+        "--max-connections", _whole(1), 1000, "open connections; more get 503 (gRPC: as many again, more are closed)"
+    )
     option("--api-keys-file", Path, None, f"one key a line; or {PREFIX}API_KEYS, with commas")
     option("--tls-cert", Path, None, "certificate chain, PEM")
     option("--tls-key", Path, None, "its private key, PEM")

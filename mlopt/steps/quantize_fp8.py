@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.convert.finish import converted
+from mlopt.errors import UnsupportedModel
 from mlopt.onnx_file import drop_unread, first_few
 from mlopt.steps.calibrated import Calibrated
 from mlopt.steps.qdq import Scheme
@@ -50,9 +51,15 @@ class QuantizeFp8(Calibrated):
         with prepared(source, optimize=True) as model:
             opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
             model = model if opset >= _OPSET else converted(model, _OPSET)
+            keep = [node.name for node in _kept(model.graph)]
+            if all(node.name in keep for node in model.graph.node if node.op_type in _TYPES):
+                raise UnsupportedModel(
+                    f"Nothing gains by fp8: no product has constant weights, and no convolution more than {_NARROW} "
+                    f"channels in and out and a window of at most {_WINDOW}.",
+                    where=str(source.main),
+                )
             ranges = self.qdq.observe(model, self.calibration, into, self.how)
             result = into / "model.onnx"
-            keep = [node.name for node in _kept(model.graph)]
             self.qdq.write(model, ranges, result, keep=keep, weights=False)
             paired = onnx.load(str(result))
             _to_fp8(paired.graph)
@@ -67,25 +74,29 @@ def _kept(graph: Any) -> list[Any]:
     return [node for node in graph.node if node.op_type in _TYPES and not _pays(node, weights)]
 
 
-def _notes(graph: Any) -> Iterator[str]:
-    kept = _kept(graph)
-    if names := [node.name for node in kept if node.op_type == "Conv"]:
-        why = "depthwise, narrow or large, with no kernel of fp8 that is faster"
-        yield f"{len(names)} convolutions stay in floating point ({why}): {first_few(names)}"
-    if names := [node.name for node in kept if node.op_type != "Conv"]:
-        yield f"{len(names)} products of two activations stay in floating point: {first_few(names)}"
-
-
 def _pays(node: Any, weights: Mapping[str, Sequence[int]]) -> bool:
     """As nvidia-modelopt 0.47 draws the line for convolutions: more than sixteen channels in (of a group) and out, a
     window of at most 32 numbers. Depthwise ones so stay, whose few terms fp8 is too coarse for: MobileNet 0.25 lost 13
     points of top-1 with them in it."""
-    if node.op_type != "Conv":
-        return not weights.keys().isdisjoint(node.input[:2])
-    if node.input[1] not in weights:
+    if not _weighted(node, weights):
         return False
+    if node.op_type != "Conv":
+        return True
     out, of, *window = weights[node.input[1]]
     return min(out, of) > _NARROW and math.prod(window) <= _WINDOW
+
+
+def _weighted(node: Any, weights: Container[str]) -> bool:
+    return any(name in weights for name in (node.input[1:2] if node.op_type == "Conv" else node.input[:2]))
+
+
+def _notes(graph: Any) -> Iterator[str]:
+    kept, weights = _kept(graph), {tensor.name for tensor in graph.initializer}
+    if names := [node.name for node in kept if _weighted(node, weights)]:
+        why = "depthwise, narrow or large, with no kernel of fp8 that is faster"
+        yield f"{len(names)} convolutions stay in floating point ({why}): {first_few(names)}"
+    if names := [node.name for node in kept if not _weighted(node, weights)]:
+        yield f"{len(names)} products of two activations stay in floating point: {first_few(names)}"
 
 
 def _to_fp8(graph: Any) -> None:

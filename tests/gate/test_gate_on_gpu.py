@@ -10,6 +10,8 @@ import pytest
 from nets import conv_net, save
 from stand_in_gpu import StandIn, mlopt, stand_in_gpu
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def gpu(tmp_path: Path) -> StandIn:
@@ -44,6 +46,11 @@ def test_of_a_card_that_nothing_holds_back_only_its_memory_is_said_to_be_left(gp
     found = gated(gpu, tmp_path)
     assert "held back" not in clock(found)
     assert "gpu-memory" in left(found)
+
+
+def test_a_card_that_does_not_tell_is_no_card_that_nothing_holds_back(gpu: StandIn, tmp_path: Path) -> None:
+    gpu.answers(reasons=None)
+    assert "what holds the GPU's clocks back is not known: " in clock(gated(gpu, tmp_path))
 
 
 def test_a_model_on_the_cpu_has_nothing_of_a_card(gpu: StandIn, tmp_path: Path) -> None:

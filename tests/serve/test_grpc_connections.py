@@ -90,6 +90,12 @@ def test_connections_have_a_number_and_leave_room_when_they_end(model_folder: Pa
         assert live(rpc)
 
 
+def test_addresses_of_one_name_share_the_number(model_folder: Path) -> None:
+    addresses = {one[4] for one in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+    with server(model_folder, "--host", "localhost") as (rpc, _), ExitStack() as stack:
+        left_open(opened(stack, rpc, count=100), count=MOST // len(addresses))
+
+
 @pytest.mark.parametrize("said", [b"", b"PRI", PREFACE, PREFACE + SETTINGS], ids=["silent", "cut", "preface", "idle"])
 def test_who_says_nothing_loses_the_place(model_folder: Path, said: bytes) -> None:
     with server(model_folder, "--max-arrival", "0.5") as (rpc, _), ExitStack() as stack:

@@ -8,7 +8,7 @@ import nets
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mlopt.artifact import ONNX, Artifact
 from mlopt.engines import ShapeRange
@@ -95,6 +95,18 @@ def test_it_compiles_from_8_9_on_and_not_below(tmp_path: Path) -> None:
         assert engine.main.stat().st_size > 100_000
     with pytest.raises(UnsupportedModel, match="fp8_e4m3"):
         Store(tmp_path / "store").run(BuildTensorrtRtx(("8.6",), shapes=shapes), artifact)
+
+
+def test_a_net_that_gains_nothing_by_it_is_none_of_fp8(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="Nothing gains by fp8"):
+        made(narrow_net(), tmp_path)
+
+
+def narrow_net() -> onnx.ModelProto:
+    model = nets.depthwise_net()
+    del model.graph.node[-1], model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["N", 16]))
+    return model
 
 
 def test_another_scheme_is_refused(tmp_path: Path) -> None:
