@@ -24,6 +24,7 @@ from serving.cases import CASES, Case, raw_inference, write_model
 from serving.load import put, request
 from serving.rendered import render
 from serving.servers import SERVERS, Running, Server, running
+from watched import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published" / "server.json"
@@ -40,6 +41,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0) if len(os.sched_getaffinity(0)) > 1 else range(os.cpu_count() or 1))
     facts: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "processor": cpu(),
         "cores": len(cores),
         "seconds": said.seconds,
         "rounds": said.rounds,

@@ -105,7 +105,8 @@ def test_the_table_says_what_was_not_measured() -> None:
     ours, slow = row("mlopt", {"1": (100, 0.01), "8": (300, 0.02)}), row("Other", {"1": (100, 0.01)})
     case = {"name": "small", "what": "numbers", "limit": 0.02, "raw": {"median": 0.001, "p99": 0.002}}
     servers = [ours, slow, row("Never", {"1": (1, 9.0)}), {"name": "Absent", "skipped": "pip refuses"}]
-    facts = {"date": "d", "cores": 2, "seconds": 1.0, "rounds": 1, "load_before": 3.1, "load_after": 4.2}
+    facts = {"date": "d", "processor": "CPU", "cores": 2, "seconds": 1.0, "rounds": 1}
+    facts |= {"load_before": 3.1, "load_after": 4.2}
     text = render(facts | {"cases": [case | {"servers": servers}]})
     assert "| mlopt | 300 | 8 | 1.0× | 2.00 ms | 5.00 ms | 8.00 ms | 0.25 s | 40 MB |" in text
     assert "| Other | 100 | 1 | 3.0× |" in text

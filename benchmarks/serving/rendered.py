@@ -32,9 +32,10 @@ def render(facts: Mapping[str, Any]) -> str:
     lines = [
         "# Servers beside each other",
         "",
-        f"{facts['date']}, {facts['cores']} virtual cores: the server on one, the client on the rest. One process, one",
-        f"thread of ONNX Runtime. {rounds} rounds of {facts['seconds']:g} s for each number of clients (1 to 32),",
-        "servers taking turns; a client asks again as soon as it is answered, Open Inference Protocol as JSON.",
+        f"{facts['date']}, {facts['processor']}, {facts['cores']} virtual cores: the server on one, the client on the",
+        f"rest. One process, one thread of ONNX Runtime. {rounds} rounds of {facts['seconds']:g} s for each number of",
+        "clients (1 to 32), servers taking turns; a client asks again as soon as it is answered, as Open Inference",
+        "Protocol in JSON.",
         f"Load of the machine: {before:.1f} before, {after:.1f} after, its own among it.",
         *(_BUSY if before > facts["cores"] else ()),
         "*Processor* is the time of a core for an answer. Compare rows, not days. Made by `make bench-server`.",
