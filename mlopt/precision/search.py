@@ -12,7 +12,6 @@ from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
 
 _PART: Final = 0.25  # of the work: twice as fast, it makes all one eighth faster
-_LESS: Final = 0.05  # of the work, for which a mix that will do is not made once more
 
 Evaluate = Callable[[tuple[Group, ...]], Noise]
 Predict = Callable[[float], Changes | None]
@@ -44,9 +43,8 @@ class Search:
     Neighbours share the rounding of the tensor between them, so that many make less noise than their sum; a group
     alone makes its own. The fewer are left, the nearer the scale is taken to one. `glance` builds a mix and runs it
     on a few samples, `evaluate` on all; `changes_at` gives the expected changes at a noise power. At most `most` are
-    glanced at, and `sure` evaluated: one with fewer groups kept where the first has room, for what was repaired for
-    it makes less noise than what was glanced at. A mix that would be int8 in name alone is none: a part of the work, or
-    of the weights, must be quantized.
+    glanced at, and `sure` evaluated. A mix that would be int8 in name alone is none: a part of the work, or of the
+    weights, must be quantized.
     """
 
     sensitivities: Sequence[Sensitivity]
@@ -68,21 +66,15 @@ class Search:
         """`everything` is the noise with all quantized. None when too little may be quantized."""
         if everything.within(self.allowed):
             return Mix((), everything)
-        count, found = self._glanced(everything), None
+        count = self._glanced(everything)
         for _ in range(self.sure):
             if count >= self._end:
                 break
             seen = self.evaluate(self._kept(count))
             if seen.within(self.allowed):
-                found, fewer = Mix(self._kept(count), seen), self._predicted(seen, count)
-                if self._work(fewer, count) <= _LESS * self._work():
-                    break
-                count = fewer
-            elif found:
-                break
-            else:
-                count = max(count + 1, self._predicted(seen, count))
-        return found
+                return Mix(self._kept(count), seen)
+            count = max(count + 1, self._predicted(seen, count))
+        return None
 
     def _glanced(self, everything: Noise) -> int:
         """The fewest groups to keep by what a few samples show; `_end` where that is too many."""
@@ -103,9 +95,6 @@ class Search:
                 failing = wanted
             last, at = seen, wanted
         return passing
-
-    def _work(self, start: int = 0, stop: int | None = None) -> int:
-        return sum(one.group.work for one in self._order[start:stop])
 
     def _kept(self, count: int) -> tuple[Group, ...]:
         return tuple(one.group for one in self._order[:count])
