@@ -43,8 +43,8 @@ class Search:
     Neighbours share the rounding of the tensor between them, so that many make less noise than their sum; a group
     alone makes its own. The fewer are left, the nearer the scale is taken to one. `glance` builds a mix and runs it
     on a few samples, `evaluate` on all; `changes_at` gives the expected changes at a noise power. At most `most` are
-    glanced at, and `sure` evaluated. A mix that would be int8 in name alone is none: a part of the work, or of the
-    weights, must be quantized.
+    glanced at, and `sure` evaluated. `floor` is the power with everything kept, where what is kept rounds too (bf16).
+    A mix that would be int8 in name alone is none: a part of the work, or of the weights, must be quantized.
     """
 
     sensitivities: Sequence[Sensitivity]
@@ -54,6 +54,7 @@ class Search:
     changes_at: Predict
     most: int = 8
     sure: int = 2
+    floor: float = 0.0
     _order: list[Sensitivity] = field(init=False)
     _end: int = field(init=False)  # so many groups would be too many to keep
 
@@ -112,10 +113,10 @@ class Search:
     def _predicted(self, seen: Noise, at: int) -> int:
         """The fewest groups to keep, by the sum of sensitivities scaled to what was seen with `at` groups kept."""
         then = self._left(at)
-        scale = seen.power / then if then and math.isfinite(seen.power) else 1.0
+        scale = max(0.0, seen.power - self.floor) / then if then and math.isfinite(seen.power) else 1.0
         for count in range(len(self._order)):
             left = self._left(count)
-            power = left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
+            power = self.floor + left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
             if Noise(power, self.changes_at(power)).within(self.allowed):
                 return count
         return len(self._order)

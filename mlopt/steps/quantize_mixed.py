@@ -46,7 +46,7 @@ class QuantizeMixed(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 11
+    version: ClassVar[int] = 12
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -118,7 +118,8 @@ class QuantizeMixed(Calibrated):
             def glance(kept: tuple[Group, ...]) -> Noise:
                 return known.noise_of(tries.glance(kept, but(start, tries.model, names_of(kept))))
 
-            return Search(each, self.allowed, glance, evaluate, known.changes_at, self.glances).run(noise)
+            looks = (glance, evaluate, known.changes_at)
+            return Search(each, self.allowed, *looks, self.glances, floor=tries.floor).run(noise)
 
         mix = searched(weights, everything)
         if mix is None and weights.grids:  # which were made good for errors that a mix may not have

@@ -41,6 +41,7 @@ class Tries:
     few: int
     asked: int
     narrowed: bool = False
+    floor: float = 0.0  # noise power with nothing in int8
 
     @classmethod
     def of(
@@ -69,7 +70,9 @@ class Tries:
         import onnx
 
         onnx.save(rounded(self.model), str(self.trial))
-        self.narrowed = self.noise_of(self._run(0, None)).within(allowed)
+        alone = self.noise_of(self._run(0, None))
+        if alone.within(allowed):
+            self.narrowed, self.floor = True, alone.power
 
     def write(self, kept: tuple[Group, ...], weights: Weights, path: Path) -> None:
         self.qdq.write(weights.model, self.ranges, path, keep=names_of(kept), grids=weights.grids)

@@ -76,6 +76,27 @@ class Neighbours(World):
         return Noise(left * (1 + (self.together - 1) * share), None)
 
 
+@pytest.mark.parametrize(("seed", "sqnr"), [*itertools.product(range(4), (20.0, 25.0))])
+def test_what_is_kept_may_round_too(seed: int, sqnr: float) -> None:
+    """As bf16 does, at half of the noise that is allowed: each mix makes that, and what of it is int8 as much again."""
+    floor = 10 ** (-sqnr / 10) / 2
+    world = Rounding(seed, floor)
+    search = Search(world.groups, Allowed(400, sqnr=sqnr), world.glance, world.evaluate, lambda _: None, floor=floor)
+    mix = search.run(world.noise(()))
+    assert mix is not None
+    assert len(mix.kept) == fewest(world, sqnr)
+    assert len(world.glanced) <= 4
+
+
+class Rounding(World):
+    def __init__(self, seed: int, floor: float) -> None:
+        super().__init__(seed, together=0.3)
+        self.floor = floor
+
+    def noise(self, kept: tuple[Group, ...]) -> Noise:
+        return Noise(self.floor + super().noise(kept).power, None)
+
+
 def test_what_neighbours_share_is_known_beforehand() -> None:
     tries = []
     for seed, sqnr in itertools.product(range(8), (20.0, 25.0, 30.0, 35.0)):
