@@ -353,6 +353,28 @@ def words_net() -> onnx.ModelProto:
     return _checked(graph)
 
 
+def masked_net() -> onnx.ModelProto:
+    """Numbers from which fifty is taken where a mask of integers is 0, as attention does: mask [N, 4] of 64 bits
+    and x [N, 4] to [N, 4]."""
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["kept"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["one", "kept"], ["left"], name="left"),
+        helper.make_node("Mul", ["left", "far"], ["away"], name="away"),
+        helper.make_node("Add", ["x", "away"], ["y"], name="add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "masked",
+        [
+            helper.make_tensor_value_info("mask", TensorProto.INT64, ["N", 4]),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(np.float32(1), "one"), numpy_helper.from_array(np.float32(-50), "far")],
+    )
+    return _checked(graph)
+
+
 def _model(
     nodes: list[onnx.NodeProto],
     initializers: list[onnx.TensorProto],

@@ -33,7 +33,7 @@ class ConvertFp16:
     """
 
     name: ClassVar[str] = "convert-fp16"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxconverter-common", "onnxruntime")
@@ -59,11 +59,13 @@ class ConvertFp16:
             saved(into / "model.onnx", properties={AS_WRITTEN: "halves between integers"} if quantized else {})
 
     def _converted(self, model: Any, overflowing: list[str]) -> Any:
+        from onnx import TensorProto
         from onnxconverter_common import float16
 
         # Weights below half precision's smallest number become that number; the tool warns of each.
         warnings.filterwarnings("ignore", message="the float32 number", module="onnxconverter_common")
-        return float16.convert_float_to_float16(
+        casts = _casts_to_float(model.graph).keys() - set(overflowing)
+        converted = float16.convert_float_to_float16(
             model,
             keep_io_types=self.keep_io,
             op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *self.keep],
@@ -71,6 +73,10 @@ class ConvertFp16:
             min_positive_val=5.96e-08,
             max_finite_val=_LARGEST,
         )
+        for name, cast in _casts_to_float(converted.graph).items():
+            if name in casts:  # of a mask, say: the tool takes what it makes for half precision, and leaves it as it is
+                cast.i = TensorProto.FLOAT16
+        return converted
 
     def _overflowing(self, model: Any) -> list[str]:
         """Names of the nodes with a value beyond limit / margin, from weights and from real activations."""
@@ -78,6 +84,14 @@ class ConvertFp16:
         feeds = list(itertools.islice(self.probe.feeds(batch=1), _OBSERVED))
         large = {name for name, peak in _peaks(model, feeds).items() if not peak < limit}
         return [node.name for node in model.graph.node if large.intersection([*node.input, *node.output])]
+
+
+def _casts_to_float(graph: Any) -> dict[str, Any]:
+    """The attribute `to` of each, by the node's name."""
+    from onnx import TensorProto
+
+    casts = [(node.name, entry) for node in graph.node if node.op_type == "Cast" for entry in node.attribute]
+    return {name: entry for name, entry in casts if entry.name == "to" and entry.i == TensorProto.FLOAT}
 
 
 def _name_nodes(model: Any) -> None:

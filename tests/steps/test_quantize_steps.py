@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net, matmul_net
+from nets import conv_net, masked_net, matmul_net
 from trials import answers, calibration, probe, run, source, sqnr
 
 from mlopt.errors import SamplesInvalid, UnsupportedModel
@@ -133,6 +133,16 @@ def test_fp16_keeps_what_would_overflow(tmp_path: Path) -> None:
     plain = run(ConvertFp16(probe(conv_net())), source(tmp_path / "p", conv_net()), tmp_path / "hp")
     assert plain.bytes < 0.62 * source(tmp_path / "p2", conv_net()).bytes
     assert sqnr(answers(source(tmp_path / "p3", conv_net()), feed), answers(plain, feed)) > 45
+
+
+def test_fp16_of_what_is_cast_from_integers(tmp_path: Path) -> None:
+    base = source(tmp_path / "m", masked_net())
+    made = run(ConvertFp16(probe(masked_net())), base, tmp_path / "h")
+    x = np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)
+    feed = {"mask": np.array([[1, 1, 0, 0], [1, 0, 1, 0]]), "x": x}
+    np.testing.assert_allclose(answers(made, feed), answers(base, feed), rtol=2e-3)
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(str(made.main)).graph.initializer}
+    assert kinds == dict.fromkeys(("one", "far"), onnx.TensorProto.FLOAT16)
 
 
 def test_halves_between_integers_are_run_as_they_are_written(tmp_path: Path) -> None:
