@@ -62,7 +62,10 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
         "evaluations": _evaluations(by_name.get("int8-mixed")) if name == BUDGET else None,
         "why": report["why"],
         "measuring": sum(step["seconds"] for step in report["steps"] if step["step"] == "measure"),
-        "tried": [f"{one['name']}: {one['failure'] or one['why_not'] or 'ships'}" for one in by_name.values()],
+        "tried": [
+            f"{one['name']}: {one['failure'].replace(f'{home}/', '') or one['why_not'] or 'ships'}"
+            for one in by_name.values()
+        ],
         "versions": dict(report["tools"]),
     }
     shutil.rmtree(folder / "store", ignore_errors=True)
