@@ -340,17 +340,8 @@ def words_net() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["found", "axes"], ["sum"], name="sum", keepdims=0),
         helper.make_node("Add", ["sum", "x:0"], ["y"], name="add"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "words",
-        [
-            helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", 4]),
-            helper.make_tensor_value_info("x:0", TensorProto.FLOAT, ["N", 8]),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])],
-        [weights("table", 16, 8), numpy_helper.from_array(np.array([1]), "axes")],
-    )
-    return _checked(graph)
+    initializers = [weights("table", 16, 8), numpy_helper.from_array(np.array([1]), "axes")]
+    return _model(nodes, initializers, ("x:0", ["N", 8]), ("y", ["N", 8]), integers=("ids", ["N", 4]))
 
 
 def masked_net() -> onnx.ModelProto:
@@ -362,17 +353,8 @@ def masked_net() -> onnx.ModelProto:
         helper.make_node("Mul", ["left", "far"], ["away"], name="away"),
         helper.make_node("Add", ["x", "away"], ["y"], name="add"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "masked",
-        [
-            helper.make_tensor_value_info("mask", TensorProto.INT64, ["N", 4]),
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4]),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
-        [numpy_helper.from_array(np.float32(1), "one"), numpy_helper.from_array(np.float32(-50), "far")],
-    )
-    return _checked(graph)
+    initializers = [numpy_helper.from_array(np.float32(1), "one"), numpy_helper.from_array(np.float32(-50), "far")]
+    return _model(nodes, initializers, ("x", ["N", 4]), ("y", ["N", 4]), integers=("mask", ["N", 4]))
 
 
 def _model(
@@ -380,11 +362,15 @@ def _model(
     initializers: list[onnx.TensorProto],
     source: tuple[str, list[str | int]],
     result: tuple[str, list[str | int]],
+    *,
+    integers: tuple[str, list[str | int]] | None = None,
 ) -> onnx.ModelProto:
+    """`integers` are the name and the shape of an input of 64 bits before the other one."""
+    sources = [(integers, TensorProto.INT64)] if integers else []
     graph = helper.make_graph(
         nodes,
         "net",
-        [helper.make_tensor_value_info(source[0], TensorProto.FLOAT, source[1])],
+        [helper.make_tensor_value_info(one[0], kind, one[1]) for one, kind in [*sources, (source, TensorProto.FLOAT)]],
         [helper.make_tensor_value_info(result[0], TensorProto.FLOAT, result[1])],
         initializers,
     )

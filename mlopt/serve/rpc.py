@@ -122,7 +122,7 @@ class RpcServer:
 
     def _share(self) -> int:
         """Of the connections, those of each address that the host's name stands for: gRPC counts by address."""
-        with contextlib.suppress(OSError):  # a name that nobody knows is listened on next, and refused there
+        with contextlib.suppress(OSError, UnicodeError):  # a name that nobody knows: to listen on it is refused
             found = {one[4] for one in socket.getaddrinfo(self._door.host, self._door.port, type=socket.SOCK_STREAM)}
             return max(1, self._door.connections // len(found))
         return self._door.connections

@@ -107,13 +107,17 @@ def test_the_scheme_for_x86_answers_the_same_and_the_plain_one_does_not(tmp_path
     assert largest["u8s8-paired"] == 0
 
 
+def needs(name: str, *, qemu: bool = False) -> None:
+    try:
+        way_for(SETS[name], qemu=qemu)
+    except MissingDependency as error:
+        pytest.skip(f"tier emulation: {error.what}")
+
+
 @pytest.mark.emulation
 @pytest.mark.slow
 def test_qemu_agrees_with_the_processor_that_it_stands_for(tmp_path: Path) -> None:
-    try:
-        way_for(SETS["avx2"], qemu=True)
-    except MissingDependency as error:
-        pytest.skip(f"tier emulation: {error.what}")
+    needs("avx2", qemu=True)
     for heaviest in (64, 127):
         found = each(full(tmp_path / f"{heaviest}.onnx", heaviest), ["avx2"], qemu=True)
         assert (found["avx2"].largest > 0.4) == (heaviest == 127)
@@ -123,10 +127,7 @@ def test_qemu_agrees_with_the_processor_that_it_stands_for(tmp_path: Path) -> No
 @pytest.mark.emulation
 @pytest.mark.slow
 def test_arm_is_exact_whatever_the_weights(tmp_path: Path, image_inputs: Inputs) -> None:
-    try:
-        way_for(SETS["armv8.0"])
-    except MissingDependency as error:
-        pytest.skip(f"tier emulation: {error.what}")
+    needs("armv8.0")
     found = each(full(tmp_path / "model.onnx", 127), ARM, image_inputs)
     assert {name: one.outcome for name, one in found.items()} == dict.fromkeys(ARM, "same")
     assert all(one.largest == 0 for one in found.values())
@@ -137,10 +138,7 @@ def test_arm_is_exact_whatever_the_weights(tmp_path: Path, image_inputs: Inputs)
 @pytest.mark.slow
 def test_integers_in_litert_are_the_same_on_arm(tmp_path: Path, image_inputs: Inputs) -> None:
     """In its image's own files: weights that overflow on AVX2 in ONNX Runtime among them."""
-    try:
-        way_for(SETS["armv8.0"])
-    except MissingDependency as error:
-        pytest.skip(f"tier emulation: {error.what}")
+    needs("armv8.0")
     (tmp_path / "made").mkdir()
     save_wrapped(full(tmp_path / "model.onnx", 127), tmp_path / "made")
     found = each(tmp_path / "made" / "model.onnx", ARM, image_inputs, runtime="litert")
