@@ -29,6 +29,7 @@ CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
 _CALLED: Final[Mapping[str, str]] = {TENSORRT: "TensorRT", CUDA: "CUDA", CPU: "the CPU"}
 _FAILURE: Final = re.compile(r"(?P<kind>[A-Z]+ failure \d+): (?P<what>[^;]+)")
+_FATAL: Final = 4  # ONNX Runtime logs in red what it raises besides, and what its fallbacks to other kernels mend
 _SHOWN: Final = 3  # operators that are named of those on the CPU
 
 
@@ -92,6 +93,7 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
         first = self.chain[0]
         if first not in ort.get_available_providers():
             raise RuntimeError(f"this build of it has no {_CALLED[first]} provider (onnxruntime-gpu has)")
+        ort.set_default_logger_severity(_FATAL)
         ort.preload_dlls()  # CUDA and cuDNN of the nvidia-* packages, where they are installed
         if self.placed is None:
             options.enable_profiling = True  # of the first query alone: it says which node ran where

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlopt.errors import UnsupportedModel
 from mlopt.onnx_file import inferred, load_graph, shapes_in
 from mlopt.runners.onnxruntime import first_line
-from mlopt.runners.onnxruntime_cuda import CUDA, TENSORRT, OnnxRuntimeCudaRunner, OnnxRuntimeTensorrtRunner
+from mlopt.runners.onnxruntime_cuda import CUDA, TENSORRT, OnnxRuntimeCudaRunner, OnnxRuntimeTensorrtRunner, why
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +24,11 @@ class _Recorded:
 
     session: Any
     binding: Any
-    options: Any
     given: dict[str, Any]
     made: list[Any]
 
     def run(self) -> None:
-        self.session.run_with_iobinding(self.binding, self.options)
+        self.session.run_with_iobinding(self.binding)
         self.binding.synchronize_outputs()
 
 
@@ -44,9 +43,6 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
     name: ClassVar[str] = "onnxruntime-cuda-graph"
     settings: ClassVar[Mapping[str, Mapping[str, str]]] = {CUDA: {"use_tf32": "0", "enable_cuda_graph": "1"}}
     cuda_graph: ClassVar[bool] = True
-    several: ClassVar[bool] = True
-    """Whether one session keeps a graph for each set of shapes; TensorRT's provider replays its only one whatever the
-    shapes are, so that each set of them needs a session of its own."""
 
     _recorded: dict[_Shapes, _Recorded] = field(default_factory=dict, init=False, repr=False)
 
@@ -67,7 +63,7 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
             outputs = [value.numpy() for value in recorded.made]
         except Exception as error:
             raise UnsupportedModel(
-                f"ONNX Runtime failed while running the model as a CUDA graph: {first_line(error)}",
+                f"ONNX Runtime failed while running the model as a CUDA graph: {why(first_line(error))}",
                 where=str(self.model),
             ) from error
         self._count()
@@ -86,9 +82,10 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
     def _bound(self, feeds: Mapping[str, np.ndarray]) -> _Recorded:
         import onnxruntime as ort
 
-        session = self._session
-        if self._recorded and not self.several:
-            session = self._loaded(self._options())
+        # A session of its own for each set of shapes. Two graphs in one session of CUDA's provider died of
+        # illegal instructions and accesses on an H200, as if the second freed work space that the first writes to;
+        # TensorRT's provider replays its only graph whatever the shapes are.
+        session = self._loaded(self._options()) if self._recorded else self._session
         graph = inferred(load_graph(self.model), {name: value.shape for name, value in feeds.items()})
         known = shapes_in(graph)
         if missing := [name for name in self.outputs if name not in known]:
@@ -98,8 +95,7 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
                 where=str(self.model),
                 next="take the runtime without graphs",
             )
-        binding, options = session.io_binding(), ort.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(len(self._recorded) + 1))
+        binding = session.io_binding()
         given = {name: self._copied(value) for name, value in feeds.items()}
         made = [
             ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, self.memory, 0)
@@ -109,7 +105,7 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
             binding.bind_ortvalue_input(name, value)
         for name, value in zip(self.outputs, made, strict=True):
             binding.bind_ortvalue_output(name, value)
-        return _Recorded(session, binding, options, given, made)
+        return _Recorded(session, binding, given, made)
 
 
 @dataclass(slots=True)
@@ -122,4 +118,3 @@ class OnnxRuntimeTensorrtGraphRunner(OnnxRuntimeCudaGraphRunner):
         TENSORRT: {"trt_cuda_graph_enable": "True"},
         CUDA: {"use_tf32": "0"},
     }
-    several: ClassVar[bool] = False
