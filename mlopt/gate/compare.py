@@ -10,8 +10,9 @@ from mlopt.gate.result import METHOD, Check, NotCompared, Side, Stored, Unit, Ve
 from mlopt.gate.timed import clock_margins
 from mlopt.intervals import FEWEST
 from mlopt.measure.alone import Fresh
+from mlopt.measure.gpu import OWN
 from mlopt.measure.subjects import versions_of
-from mlopt.measurement import Accuracy, BudgetVerdict, Measurement, Outcome
+from mlopt.measurement import Accuracy, BudgetVerdict, Gpu, Measurement, Outcome
 from mlopt.report import text
 from mlopt.units import format_bytes
 
@@ -24,6 +25,7 @@ _NOT_COUNTED: Final = (
     "the processor's counters cannot be read here (virtual machines seldom let them; perf_event_paranoid)"
 )
 _NOT_TOLD: Final = "the runtime does not tell what its arena held (ONNX Runtime 1.23 and newer do, on a CPU)"
+_SHARED_CARD: Final = "NVML tells what the whole card holds here, and not whose it is"
 _UNPROVEN: Final = "the value itself keeps it, the end of its 95 % interval does not"
 
 
@@ -52,6 +54,17 @@ def arena(margin: float, candidate: int | None, baseline: int | None) -> Check |
     return _counted("arena-peak", "bytes", candidate, baseline, margin, "")
 
 
+def gpu_memory(
+    margin: float, candidate: tuple[int | None, str], baseline: tuple[int | None, str]
+) -> Check | NotCompared:
+    """What a fresh process of each held of the card at most, and how that is known."""
+    if unread := [how for held, how in (candidate, baseline) if held is None]:
+        return NotCompared("gpu-memory", unread[0])
+    if {candidate[1], baseline[1]} != {OWN}:
+        return NotCompared("gpu-memory", _SHARED_CARD)
+    return _counted("gpu-memory", "bytes", candidate[0] or 0, baseline[0] or 0, margin, OWN)
+
+
 def other_operators(candidate: Side, baseline: Side, *, most: int = 4) -> str:
     """Which operators came and went, the largest changes first.
 
@@ -66,7 +79,7 @@ def other_operators(candidate: Side, baseline: Side, *, most: int = 4) -> str:
     return ", ".join(shown) + (f" and {len(changed) - most} more" if len(changed) > most else "")
 
 
-def same(margins: Margins) -> Iterator[Check]:
+def same(margins: Margins, *, on_gpu: bool) -> Iterator[Check]:
     """The clocks and the memory of one file against itself: there is nothing to measure."""
     for metric, margin in clock_margins(margins).items():
         yield _same(metric, "seconds", margin)
@@ -74,6 +87,8 @@ def same(margins: Margins) -> Iterator[Check]:
         yield _same("peak-memory", "bytes", margins.peak_memory)
     if margins.arena_peak is not None:
         yield _same("arena-peak", "bytes", margins.arena_peak)
+    if margins.gpu_memory is not None and on_gpu:
+        yield _same("gpu-memory", "bytes", margins.gpu_memory)
     if margins.instructions is not None:
         yield _same("instructions", "count", margins.instructions)
 
@@ -96,6 +111,23 @@ def stored_memory(
             yield NotCompared("arena-peak", why_not or "the stored baseline holds none")
         else:
             yield arena(margins.arena_peak, arena_peak, int(before))
+    if margins.gpu_memory is not None and (gpu := measurement.gpu):
+        if why_not := why_not or _on_another_card(stored, gpu):
+            yield NotCompared("gpu-memory", why_not)
+        else:
+            before = int(stored.values["gpu-memory"])
+            yield gpu_memory(margins.gpu_memory, (gpu.memory, gpu.memory_method), (before, OWN))
+
+
+def card_of(gpu: Gpu) -> str:
+    return f"{gpu.name}, driver {gpu.driver}"
+
+
+def _on_another_card(stored: Stored, gpu: Gpu) -> str:
+    if "gpu-memory" not in stored.values:
+        return "the stored baseline holds none"
+    before = stored.machine.get("gpu", "")
+    return "" if before == card_of(gpu) else f"the stored baseline ran on {before or 'a GPU that it does not name'}"
 
 
 def _ran_apart(stored: Stored, measurement: Measurement, cpu: str) -> str:

@@ -17,9 +17,10 @@ from mlopt.gate.slower import slower_layers
 from mlopt.gate.subjects import Opened, Reading, check_inputs, fixed_batch, open_baseline, open_candidate
 from mlopt.gate.walk import Asked, Walk
 from mlopt.measure.alone import Given, arena_peak, rows_of, started_again
+from mlopt.measure.gpu import OWN, Watch, memory_peak
 from mlopt.measure.interleave import Subject, check_scenario, measure_together
 from mlopt.measure.subjects import versions_of
-from mlopt.measurement import Accuracy, Measurement
+from mlopt.measurement import Accuracy, Gpu, Measurement
 
 if TYPE_CHECKING:
     from mlopt.profile import Margins
@@ -32,8 +33,6 @@ _AT_ANOTHER_TIME: Final = (
     "the stored baseline was measured at another time: the same model, measured twice, has differed by 54 %. Give the "
     "baseline's model"
 )
-
-_GPU_MEMORY: Final = "nothing here judges what a model holds of the card; mlopt bench tells it of both"
 
 
 def gate(asked: Asked, progress: Progress) -> GateResult:
@@ -74,7 +73,7 @@ def _gate(
         candidate=candidate.side,
         baseline=baseline.side,
         profile=asked.profile.name,
-        machine={"cpu": walk.machine.cpu, "cores": str(walk.machine.cores), **versions_of(candidate.side.runtime)},
+        machine=_machine(walk, measurement),
         checks=tuple(walk.checks),
         measured=_measured(measurement, candidate, accuracy, right, arena),
         starts=measurement.starts,
@@ -85,6 +84,12 @@ def _gate(
         answers=right.stored() if right else None,
         seconds=time.monotonic() - began,
     )
+
+
+def _machine(walk: Walk, measurement: Measurement) -> dict[str, str]:
+    """What a later gate asks of a stored result, to know whether its memory says anything there."""
+    known = {"cpu": walk.machine.cpu, "cores": str(walk.machine.cores), **versions_of(walk.candidate.side.runtime)}
+    return known | ({"gpu": compare.card_of(measurement.gpu)} if measurement.gpu else {})
 
 
 def _measured(
@@ -101,6 +106,8 @@ def _measured(
     }
     if arena is not None:
         found["arena-peak"] = float(arena)
+    if measurement.gpu and measurement.gpu.memory is not None and measurement.gpu.memory_method == OWN:
+        found["gpu-memory"] = float(measurement.gpu.memory)
     if right is not None:
         found["top1"] = float(right.right.mean())
     if accuracy is not None and accuracy.agreement is not None:
@@ -149,22 +156,26 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None, int | None]
             walk.note(found)
         return measurement, _timing_alone(measurement), mine
     if walk.same:
-        walk.checks += compare.same(margins)
         measurement = _alone(walk, feeds)
+        walk.checks += compare.same(margins, on_gpu=measurement.gpu is not None)
         return measurement, _timing_alone(measurement), mine
     baseline = Subject(walk.baseline.side.name, walk.baseline.artifact, walk.baseline.side.runtime)
     bounded = walk.asked.profile.budgets.of_starts
     with walk.progress.phase("watch", "two copies of candidate and baseline"):
         timings = timed.time_both(candidate, baseline, feeds, method, margins, seed=seed, bounded=bounded)
     walk.checks += timed.checks_of(timings, margins)
+    gpu = None
     if timings.watches:
-        walk.left.append(NotCompared("gpu-memory", _GPU_MEMORY))
+        gpu, before = (_on_gpu(timings.watches[-1], one, given) for one in (candidate, baseline))
+        if margins.gpu_memory is not None:
+            pair = ((one.memory, one.memory_method) for one in (gpu, before))
+            walk.note(compare.gpu_memory(margins.gpu_memory, *pair))
     if margins.arena_peak is not None:
         walk.note(compare.arena(margins.arena_peak, mine, _arena(margins, baseline, given)))
     if margins.instructions is not None:
         counted = instructions(candidate, baseline, given)
         walk.note(compare.instructions(margins.instructions, counted))
-    measurement = timed.measurement_of(timings, feeds, method, runtime=candidate.runtime, device=walk.device)
+    measurement = timed.measurement_of(timings, feeds, method, runtime=candidate.runtime, device=walk.device, gpu=gpu)
     return measurement, timed.timing_of(timings, feeds, method, walk.device), mine
 
 
@@ -184,6 +195,14 @@ def _slower(walk: Walk) -> tuple[Slower, ...]:
         walk.left.append(found)
         return ()
     return found
+
+
+def _on_gpu(watch: Watch, subject: Subject, given: Given) -> Gpu:
+    """What `watch` saw while both ran, and the memory of a fresh process of this one."""
+    threads, limits = given.method.threads, given.limits
+    with given.written() as folders:
+        memory = memory_peak(watch, subject, folders, threads=threads, limits=limits)
+    return watch.found(without_copies=None, memory=memory)
 
 
 def _arena(margins: Margins, subject: Subject, given: Given) -> int | None:

@@ -17,7 +17,7 @@ from mlopt.measure.alone import Fresh, Given
 from mlopt.measure.gpu import Watch
 from mlopt.measure.interleave import Subject
 from mlopt.measure.percentiles import percentile, tail_high
-from mlopt.measurement import Interval, Latency, Measurement
+from mlopt.measurement import Gpu, Interval, Latency, Measurement
 
 if TYPE_CHECKING:
     from mlopt.profile import Margins, Method
@@ -149,7 +149,9 @@ def _pairs(run: Run) -> list[tuple[float, ...]]:
     return [times[start : start + each] for start in range(0, each * run.pairs, each)]
 
 
-def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, device: str) -> Measurement:
+def measurement_of(
+    found: Timed, feeds: Feeds, method: Method, *, runtime: str, device: str, gpu: Gpu | None
+) -> Measurement:
     """The candidate's numbers as budgets are judged on."""
     run = found.runs[0]
     times = sorted(_both(run.queries, "candidate"))
@@ -188,7 +190,7 @@ def measurement_of(found: Timed, feeds: Feeds, method: Method, *, runtime: str, 
         memory_after_load=found.facts["memory_after_load"],
         major_faults=found.major_faults,
         starts=starts,
-        gpu=None,
+        gpu=gpu,
     )
 
 

@@ -24,7 +24,7 @@ _EVERY: Final = 0.005  # seconds between two readings of memory
 _TWICE: Final = 2  # queries and batches, after which an arena has all that it will have
 _RESIDENT: Final = 0.5  # seconds of queries without copies, about
 _FEWEST, _MOST = 5, 200
-_OWN: Final = "of a fresh process, as NVML tells it"
+OWN: Final = "of a fresh process, as NVML tells it"
 _WHOLE: Final = (
     "of the whole card above what it held before a fresh process began: NVML does not tell that of the process"
 )
@@ -192,7 +192,7 @@ class _Memory:
 
     def peak(self) -> tuple[int | None, str]:
         if self.own:
-            return max(self.own), _OWN
+            return max(self.own), OWN
         if self.whole:
             return max(self.whole) - self.whole[0], _WHOLE
         return None, self.why

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mlopt.gate.compare import budgets, instructions, stored_memory
+from mlopt.gate.compare import budgets, gpu_memory, instructions, stored_memory
 from mlopt.gate.result import Check, NotCompared, Side, Stored
 from mlopt.intervals import paired_difference, proportion
 from mlopt.measure.alone import Fresh
+from mlopt.measure.gpu import OWN
 from mlopt.measure.subjects import versions_of
-from mlopt.measurement import Accuracy, Interval, Latency, Measurement, Starts
+from mlopt.measurement import Accuracy, Gpu, Interval, Latency, Measurement, Starts
 from mlopt.profile import Budgets, Margins
 from mlopt.units import Fraction
 
@@ -41,6 +42,7 @@ MEASURED = Measurement(
     starts=Fresh([0.1] * 6, [10**8] * 6).starts,
     gpu=None,
 )
+CARD = Gpu("uuid", "A card", "580.1", False, {"CUDAExecutionProvider": 4}, {}, None, 1030, OWN, None, ())
 
 
 def memory_beside(*, peaks: int = 6, arena: int | None = None, **ran: object) -> dict[str, Check | NotCompared]:
@@ -196,3 +198,37 @@ def test_instructions_are_counted_or_said_not_to_be() -> None:
     none = instructions(0.01, None)
     assert isinstance(none, NotCompared)
     assert "counters" in none.reason
+
+
+@pytest.mark.parametrize(("now", "verdict"), [(1019, "pass"), (1021, "fail"), (500, "pass")])
+def test_more_memory_of_the_card_than_the_margin_fails(now: int, verdict: str) -> None:
+    found = gpu_memory(0.02, (now, OWN), (1000, OWN))
+    assert isinstance(found, Check)
+    assert found.verdict == verdict
+
+
+def test_memory_of_the_whole_card_or_of_none_is_not_compared() -> None:
+    whole = gpu_memory(0.02, (1000, OWN), (1000, "of the whole card"))
+    assert isinstance(whole, NotCompared)
+    assert "whose" in whole.reason
+    unread = gpu_memory(0.02, (None, "the driver is too old"), (1000, OWN))
+    assert unread == NotCompared("gpu-memory", "the driver is too old")
+
+
+@pytest.mark.parametrize(
+    ("card", "stored", "expected"),
+    [
+        ("A card, driver 580.1", {"gpu-memory": 1000.0}, "fail"),
+        ("A card, driver 590.2", {"gpu-memory": 1000.0}, "the stored baseline ran on A card, driver 590.2"),
+        ("A card, driver 580.1", {}, "the stored baseline holds none"),
+    ],
+)
+def test_stored_memory_of_a_card_is_compared_on_that_card_and_driver_alone(
+    card: str, stored: dict[str, float], expected: str
+) -> None:
+    method = {"scenario": "single-stream", "threads": 1, "batch": 1, "offline_batch": 8}
+    machine = {"cpu": "A CPU", "gpu": card, **versions_of("onnxruntime")}
+    before = Stored(Path("s.json"), SIDE, machine, method, stored, (10**8,) * 6, None, None, None)  # type: ignore[arg-type]
+    measured = dataclasses.replace(MEASURED, gpu=CARD)
+    found = {one.metric: one for one in stored_memory(Margins(), before, measured, None, cpu="A CPU")}["gpu-memory"]
+    assert (found.verdict if isinstance(found, Check) else found.reason) == expected

@@ -42,10 +42,20 @@ def test_a_card_that_was_held_back_is_told_beside_the_clock(gpu: StandIn, tmp_pa
     assert f"the GPU's clocks were held back (power cap in {pairs} of {pairs} pairs of rounds)" in clock(found)
 
 
-def test_of_a_card_that_nothing_holds_back_only_its_memory_is_said_to_be_left(gpu: StandIn, tmp_path: Path) -> None:
+def test_of_a_card_that_nothing_holds_back_only_the_memory_of_both_is_told(gpu: StandIn, tmp_path: Path) -> None:
     found = gated(gpu, tmp_path)
     assert "held back" not in clock(found)
+    memory = next(check for check in found["checks"] if check["metric"] == "gpu-memory")
+    assert (memory["baseline"], memory["candidate"], memory["verdict"]) == (612_000_000, 612_000_000, "pass")
+    assert found["measured"]["gpu-memory"] == 612_000_000
+    assert found["machine"]["gpu"] == "NVIDIA H200, driver 580.159.04"
+
+
+def test_memory_that_nobody_tells_apart_from_a_strangers_is_not_judged(gpu: StandIn, tmp_path: Path) -> None:
+    gpu.answers(hides_processes="1")
+    found = gated(gpu, tmp_path)
     assert "gpu-memory" in left(found)
+    assert "gpu-memory" not in found["measured"]
 
 
 def test_a_card_that_does_not_tell_is_no_card_that_nothing_holds_back(gpu: StandIn, tmp_path: Path) -> None:
