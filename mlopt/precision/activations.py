@@ -1,5 +1,5 @@
 """Activations that are special: attention and idle joints, which some runtimes get in floating point; what is added to
-each other; and scores."""
+each other; what normalisations write; and scores."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def inputs(graph: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def convolved(graph: Any) -> frozenset[str]:
+    """What convolutions read; of matrix products a zero-point can be made good for beforehand."""
+    return frozenset(node.input[0] for node in graph.node if node.op_type in ("Conv", "ConvTranspose"))
+
+
 def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
     """What products write of which a runtime adds two to each other: of each such Add the first one's output.
 
@@ -64,6 +69,44 @@ def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
         if node.op_type == "Add" and len(alone) == 2 and not any(products[name] in but for name in alone):
             found.append(alone[0])
     return tuple(found)
+
+
+def normalised(graph: Any) -> frozenset[str]:
+    """What normalisations of the last axis write: LayerNormalization as one node, or the multiplication and addition of
+    vectors that it ends with."""
+    vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
+    makers = {name: node for node in graph.node for name in node.output}
+
+    def scaled(node: Any) -> bool:
+        """A multiplication by a vector of what no product wrote: behind a product it is a scale of that."""
+        others = [makers.get(name) for name in node.input if name not in vectors]
+        return node.op_type == "Mul" and len(others) == 1 and not (others[0] and others[0].op_type in PRODUCTS)
+
+    found = {node.output[0] for node in graph.node if node.op_type == "LayerNormalization"}
+    for node in graph.node:
+        read = [makers[name] for name in node.input if name in makers]
+        if node.op_type == "Add" and len(read) == 1 and vectors.intersection(node.input) and scaled(read[0]):
+            found.add(node.output[0])
+    return frozenset(found)
+
+
+def unrounded(quantized: Any, tensors: Container[str], rounding: Container[str]) -> None:
+    """Let what computes in floating point read these of `tensors` as they were before their pairs, in place.
+
+    A quantizer puts a pair behind a tensor for everything that reads it. Nets that normalise after their sums (BERT)
+    add what a normalisation wrote to the next block's answer: rounded to integers there, each block's errors stay in
+    that sum for all blocks after it. `rounding` are the names of the nodes that compute on integers.
+    """
+    pairs = {node.output[0]: node.input[0] for node in quantized.node if node.op_type == "QuantizeLinear"}
+    before = {
+        node.output[0]: pairs[node.input[0]]
+        for node in quantized.node
+        if node.op_type == "DequantizeLinear" and pairs.get(node.input[0]) in tensors
+    }
+    for node in quantized.node:
+        for place, name in enumerate(node.input):
+            if name in before and node.name not in rounding:
+                node.input[place] = before[name]
 
 
 def scores(graph: Any) -> frozenset[str]:
