@@ -56,17 +56,22 @@ def convolved(graph: Any) -> frozenset[str]:
 
 
 def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
-    """What products write of which a runtime adds two to each other: of each such Add the first one's output.
+    """What products write that a runtime adds to integers, where it does so in the product's kernel if both are on a
+    grid: of two products that are added to each other the first one's output, and what a convolution alone adds to a
+    tensor that another product reads, as a ResNet's blocks do.
 
     A kernel adds to its product what was computed before, and rounds the sum. The other product's output then lies in
     between in memory: as integers in a quarter of the bytes. Products named in `but` are in floating point.
     """
     readers = readers_of(graph)
-    products = {node.output[0]: node.name for node in graph.node if node.op_type in PRODUCTS}
+    products = {node.output[0]: node for node in graph.node if node.op_type in PRODUCTS and node.name not in but}
+    read = {name for node in products.values() for name in node.input[:1]}
     found = []
     for node in graph.node:
         alone = [name for name in node.input if name in products and len(readers[name]) == 1]
-        if node.op_type == "Add" and len(alone) == 2 and not any(products[name] in but for name in alone):
+        beside = [name for name in node.input if name not in alone]
+        into = len(alone) == 1 and products[alone[0]].op_type == "Conv" and read.issuperset(beside)
+        if node.op_type == "Add" and (len(alone) == 2 or into):
             found.append(alone[0])
     return tuple(found)
 

@@ -58,6 +58,24 @@ def test_of_two_products_that_are_added_one_is_written_as_integers() -> None:
     assert summed(conv_net().graph) == ()
 
 
+def test_a_convolution_that_is_added_to_what_another_one_reads_is_written_as_integers() -> None:
+    def block(*, behind: str = "r1") -> onnx.GraphProto:
+        model = conv_net(side=16)
+        second = next(node for node in model.graph.node if node.name == "conv2")
+        second.output[0] = "long"
+        at = list(model.graph.node).index(second) + 1
+        model.graph.node.insert(at, helper.make_node("Add", ["long", behind], ["c2"], name="sum"))
+        return model.graph
+
+    assert summed(block()) == ("long",)
+    assert summed(block(), but={"conv2"}) == ()
+    assert summed(block(behind="b2")) == (), "a bias"
+    assert summed(block(behind="c1")) == (), "in floating point"
+    dense = transformer_net().graph
+    next(node for node in dense.node if node.name == "last").input[0] = "norm2"
+    assert summed(dense) == (), "matrix products add nothing in their kernel"
+
+
 def test_what_reaches_as_far_to_both_sides_and_what_is_added_has_no_zero_point(tmp_path: Path) -> None:
     model = shortcut_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
