@@ -44,7 +44,7 @@ class Equalize(Calibrated):
     """
 
     name: ClassVar[str] = "equalize"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

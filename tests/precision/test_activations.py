@@ -12,7 +12,7 @@ from onnx import helper
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.onnx_file import notes_in
-from mlopt.precision.activations import idle_joints, inputs, scores, summed, unweighted
+from mlopt.precision.activations import idle_joints, inputs, normalised, scores, summed, unweighted
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -58,6 +58,24 @@ def test_of_two_products_that_are_added_one_is_written_as_integers() -> None:
     assert summed(conv_net().graph) == ()
 
 
+def test_a_convolution_that_is_added_to_what_another_one_reads_is_written_as_integers() -> None:
+    def block(*, behind: str = "r1") -> onnx.GraphProto:
+        model = conv_net(side=16)
+        second = next(node for node in model.graph.node if node.name == "conv2")
+        second.output[0] = "long"
+        at = list(model.graph.node).index(second) + 1
+        model.graph.node.insert(at, helper.make_node("Add", ["long", behind], ["c2"], name="sum"))
+        return model.graph
+
+    assert summed(block()) == ("long",)
+    assert summed(block(), but={"conv2"}) == ()
+    assert summed(block(behind="b2")) == (), "a bias"
+    assert summed(block(behind="c1")) == (), "in floating point"
+    dense = transformer_net().graph
+    next(node for node in dense.node if node.name == "last").input[0] = "norm2"
+    assert summed(dense) == (), "matrix products add nothing in their kernel"
+
+
 def test_what_reaches_as_far_to_both_sides_and_what_is_added_has_no_zero_point(tmp_path: Path) -> None:
     model = shortcut_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
@@ -72,8 +90,11 @@ def test_what_reaches_as_far_to_both_sides_and_what_is_added_has_no_zero_point(t
     }
 
 
-def test_inside_a_net_activations_are_signed_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    model = transformer_net()
+def test_inside_a_net_only_what_convolutions_read_is_signed_and_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    model = conv_net(side=16)
+    relu = next(node for node in model.graph.node if node.output[0] == "r1")
+    next(node for node in model.graph.node if "r1" in node.input).input[0] = relu.input[0]
+    model.graph.node.remove(relu)
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
     signed = []
     for asked in (False, True):
@@ -82,8 +103,43 @@ def test_inside_a_net_activations_are_signed_only_where_that_is_asked_for(tmp_pa
         zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
         read = {node.input[0]: zeros[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"}
         signed.append({name for name, dtype in read.items() if dtype == np.int8})
-    assert signed[0] <= inputs(model.graph)
-    assert signed[1] > signed[0]
+    assert signed[0] == {"image"}
+    assert signed[1] == {"image", relu.input[0]}
+
+
+def after_sums(*, fused: bool) -> onnx.ModelProto:
+    """A block as BERT has it, normalised after its sum, whose next block adds to what the normalisation wrote."""
+    model = transformer_net(fused=fused)
+    next(node for node in model.graph.node if node.name == "last").input[0] = "norm2"
+    return model
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_sum_reads_what_a_normalisation_wrote_before_it_is_rounded(tmp_path: Path, fused: bool) -> None:
+    model = after_sums(fused=fused)
+    assert normalised(model.graph) == {"norm1", "norm2"} | (set() if fused else {"norm1_n", "norm2_n"})
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    feed = {"x": np.random.default_rng(4).standard_normal((8, 8, 32)).astype(np.float32)}
+    exact = answers(base, feed)
+    made = run(QuantizeStatic(samples, **PRODUCTS), base, tmp_path / "q")  # type: ignore[arg-type]
+    read = {node.name: list(node.input) for node in onnx.load(str(made.main)).graph.node}
+    assert "norm2" in read["last"]
+    assert read["wide"][0] == "norm2_DequantizeLinear_Output"
+    copy = onnx.load(str(made.main))
+    last = next(node for node in copy.graph.node if node.name == "last")
+    last.input[0] = "norm2_DequantizeLinear_Output"
+    rounded = source(tmp_path / "r", copy)
+    assert sqnr(exact, answers(made, feed)) > sqnr(exact, answers(rounded, feed))
+
+
+def test_a_scale_behind_a_product_is_no_normalisation() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], name="p"),
+        helper.make_node("Mul", ["p", "scale"], ["m"], name="m"),
+        helper.make_node("Add", ["m", "bias"], ["y"], name="y"),
+    ]
+    vectors = [weights("w", 4, 4), weights("scale", 4), weights("bias", 4)]
+    assert normalised(helper.make_graph(nodes, "net", [], [], vectors)) == set()
 
 
 def test_an_input_is_one_transposed_too() -> None:
