@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FEWEST: Final = 6
 """Values of which the largest is above the median in all but 2.5 % of cases: 1 of 64 are all below it."""
 _Z: Final = 1.959963984540054  # two-sided 95 % of the normal distribution
+_SURE: Final = 1.6448536269514722  # one-sided 95 %
 _CAUTION: Final = 0.6744897501960817  # one-sided 75 %: what is aimed at the bound itself misses it every other time
 
 
@@ -179,6 +180,15 @@ class Allowed:
         """The largest bound on equal answers that would."""
         caution = _CAUTION * self._spread(expected.flips * (1 - expected.flips), expected.seen)
         return _agreement_bound(expected.flips, self.samples) - caution
+
+    def decibel_for(self, spread: float, seen: int) -> float:
+        """How much SQNR has to be to spare where it was seen on so few samples, whose noise has this `spread` (standard
+        deviation over mean): 95 of 100, for noise that is too loud costs all that was made, and a decibel little.
+
+        >>> round(Allowed(32, sqnr=25.0).decibel_for(0.33, 32), 2)
+        0.55
+        """
+        return 10 * math.log10(1 + _SURE * self._spread(spread**2, seen))
 
     def _spread(self, variance: float, seen: int) -> float:
         return math.sqrt(variance / self.samples + (variance / seen if seen else 0.0))

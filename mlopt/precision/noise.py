@@ -52,10 +52,13 @@ def answers(
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """`power` is noise over signal (1 / SQNR, linear), the largest over outputs. `changes` None: no classifier."""
+    """`power` is noise over signal (1 / SQNR, linear), the largest over outputs. `changes` None: no classifier.
+    `spread` is by how much it differs between the samples that were `seen`: standard deviation over mean."""
 
     power: float
     changes: Changes | None
+    spread: float = 0.0
+    seen: int = 0
 
     @property
     def sqnr(self) -> float:
@@ -66,7 +69,7 @@ class Noise:
         """Whether answers with this noise stay inside what is allowed."""
         if self.changes is not None and not allowed.keeps_answers(self.changes):
             return False
-        return allowed.sqnr is None or self.sqnr >= allowed.sqnr
+        return allowed.sqnr is None or self.sqnr - allowed.decibel_for(self.spread, self.seen) >= allowed.sqnr
 
 
 def noise(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Noise:
@@ -87,6 +90,15 @@ def power(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray]) -> float
             return math.inf
         most = max(most, apart / signal if signal else math.inf if apart else 0.0)
     return most
+
+
+def spread(exact: np.ndarray, quantized: np.ndarray) -> float:
+    """By how much the noise of samples that both answered differs: standard deviation over mean."""
+    import numpy as np
+
+    rows = min(len(exact), len(quantized))
+    apart = np.square(exact[:rows].astype(np.float64) - quantized[:rows]).reshape(rows, -1).sum(axis=1)
+    return float(apart.std() / apart.mean()) if apart.any() and np.isfinite(apart).all() else 0.0
 
 
 def changes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mlopt.intervals import Allowed, Changes
@@ -117,6 +117,6 @@ class Search:
         for count in range(len(self._order)):
             left = self._left(count)
             power = self.floor + left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
-            if Noise(power, self.changes_at(power)).within(self.allowed):
+            if replace(seen, power=power, changes=self.changes_at(power)).within(self.allowed):
                 return count
         return len(self._order)

@@ -12,6 +12,10 @@ import numpy as np
 
 # The metadata of an ONNX file that says in which type floating-point operators compute: f32 where it says nothing.
 PRECISION: Final = "mlopt.inference-precision"
+# That OpenVINO is to run element-wise operators one by one, not as one program: these round otherwise between int8 and
+# bf16. Its name for that is not documented.
+APART: Final = "mlopt.elementwise-apart"
+_SNIPPETS: Final = "SNIPPETS_MODE"
 _CONVERTER: Final = "openvino.tools.ovc"
 
 
@@ -75,9 +79,8 @@ class Network:
             return self._for_any
 
     def _compiled(self, graph: Any) -> Any:
-        said = ["framework", PRECISION]
-        precision = graph.get_rt_info(said).astype(str) if graph.has_rt_info(said) else "f32"
-        settings = {
+        precision = _said(graph, PRECISION) or "f32"
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "PERF_COUNT": self._profiling,
@@ -89,7 +92,18 @@ class Network:
             "INFERENCE_PRECISION_HINT": precision,
             "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" else "PERFORMANCE",
         }
-        return self._core.compile_model(graph, "CPU", settings)
+        if not _said(graph, APART):
+            return self._core.compile_model(graph, "CPU", settings)
+        try:
+            return self._core.compile_model(graph, "CPU", {**settings, _SNIPPETS: "DISABLE"})
+        except RuntimeError:  # a version that does not know it, or a graph that does not compile: then this says why
+            return self._core.compile_model(graph, "CPU", settings)
+
+
+def _said(graph: Any, name: str) -> str:
+    """What the file's metadata say under that name, or nothing."""
+    path = ["framework", name]
+    return str(graph.get_rt_info(path).astype(str)) if graph.has_rt_info(path) else ""
 
 
 def _batch_of_one(graph: Any) -> dict[str, tuple[int, ...]]:

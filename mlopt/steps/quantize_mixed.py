@@ -46,7 +46,7 @@ class QuantizeMixed(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -108,22 +108,21 @@ class QuantizeMixed(Calibrated):
         if everything.within(self.allowed):
             return Mix((), everything), weights, plain
         each = tuple(tries.sensitivities(groups, self.probes))
+        starts = [weights, Weights(tries.model, {})] if weights.grids else [weights]
         made: dict[tuple[Group, ...], Weights] = {}
 
+        def glance(kept: tuple[Group, ...]) -> Noise:
+            looks = [known.noise_of(tries.glance(kept, but(start, tries.model, names_of(kept)))) for start in starts]
+            least = min(looks, key=lambda look: look.power)
+            starts[:] = [starts[looks.index(least)]]  # the first glance tells what the others begin from
+            return least
+
         def evaluate(kept: tuple[Group, ...]) -> Noise:
-            made[kept] = tries.mended(kept) if weights.grids else weights
+            made[kept] = tries.mended(kept) if starts[0].grids else starts[0]
             return tries.noise_of(tries.answers(kept, made[kept]))
 
-        def searched(start: Weights, noise: Noise) -> Mix | None:
-            def glance(kept: tuple[Group, ...]) -> Noise:
-                return known.noise_of(tries.glance(kept, but(start, tries.model, names_of(kept))))
-
-            looks = (glance, evaluate, known.changes_at)
-            return Search(each, self.allowed, *looks, self.glances, floor=tries.floor).run(noise)
-
-        mix = searched(weights, everything)
-        if mix is None and weights.grids:  # which were made good for errors that a mix may not have
-            mix = searched(Weights(tries.model, {}), known.noise_of(few))
+        looks = (glance, evaluate, known.changes_at)
+        mix = Search(each, self.allowed, *looks, self.glances, floor=tries.floor).run(everything)
         if mix is None:
             raise self._infeasible(everything, source, tries.evaluations)
         return mix, made[mix.kept], plain
@@ -136,8 +135,9 @@ class QuantizeMixed(Calibrated):
         if self.allowed.agreement is not None and nearest.changes:
             agreement = self.allowed.agreement_for(nearest.changes)
             would.append(f"min-agreement = {math.floor(1000 * agreement) / 1000:g} in the profile")
-        if self.allowed.sqnr is not None and nearest.sqnr < self.allowed.sqnr:
-            would.append(f"min-sqnr = {math.floor(10 * nearest.sqnr) / 10:g} in the profile")
+        sure = nearest.sqnr - self.allowed.decibel_for(nearest.spread, nearest.seen)
+        if self.allowed.sqnr is not None and sure < self.allowed.sqnr:
+            would.append(f"min-sqnr = {math.floor(10 * sure) / 10:g} in the profile")
         return BudgetInfeasible(
             f"No mix of int8 and floating point is likely to keep the budget ({evaluations} evaluations); all int8 "
             f"gives {_seen(nearest)}.",

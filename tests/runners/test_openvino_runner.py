@@ -21,7 +21,7 @@ from mlopt.onnx_file import notes_in
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 from mlopt.runners.openvino import OpenVinoRunner
 from mlopt.runners.trial import survive
-from mlopt.serve.openvino import Network
+from mlopt.serve.openvino import APART, Network
 from mlopt.steps.quantize_static import QuantizeStatic
 from mlopt.steps.set_precision import SetPrecision
 
@@ -273,3 +273,23 @@ def test_other_free_dimensions_than_the_batch_stay_free(tmp_path: Path) -> None:
     for height in (32, 48):
         given = np.zeros((1, 3, height, 32), np.float32)
         assert network.infer({"image": given})[0].shape == (1, nets.CLASSES)
+
+
+def test_elementwise_operators_run_one_by_one_where_the_file_says_so(tmp_path: Path) -> None:
+    """OpenVINO makes one program of a chain of them; the answers stay those of ONNX Runtime."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 16, 16]) for name in ("x", "y", "out")]
+    chain = (("Mul", ["x", "y"], "m"), ("Add", ["m", "x"], "a"), ("Sigmoid", ["a"], "s"), ("Mul", ["s", "y"], "out"))
+    nodes = [helper.make_node(kind, given, [made]) for kind, given, made in chain]
+    graph = helper.make_graph(nodes, "chain", ends[:2], ends[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    fused = nets.save(model, tmp_path / "fused.onnx")
+    model.metadata_props.add(key=APART, value="tried")
+    apart = nets.save(model, tmp_path / "apart.onnx")
+
+    def programs(file: Path) -> int:
+        return sum(count for (kind, _), count in kinds(file).items() if kind == "Subgraph")
+
+    assert programs(fused) == 1
+    assert programs(apart) == 0
+    expected, found = both(apart, {name: np.full((1, 8, 16, 16), 0.5, np.float32) for name in ("x", "y")})
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
