@@ -10,7 +10,6 @@ from mlopt.onnx_file import readers_of
 from mlopt.precision.groups import PRODUCTS
 
 _JOINTS: Final = frozenset({"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"})
-_RECTIFIERS: Final = frozenset({"Clip", "LeakyRelu", "PRelu", "Relu"})
 # Hands a tensor on, integers included, to whatever reads it next.
 _PASSING: Final = _JOINTS | {
     "Clip", "DepthToSpace", "Dropout", "Flatten", "Gather", "Identity", "LeakyRelu", "Pad", "Relu", "Reshape", "Resize",
@@ -65,33 +64,6 @@ def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
         if node.op_type == "Add" and len(alone) == 2 and not any(products[name] in but for name in alone):
             found.append(alone[0])
     return tuple(found)
-
-
-def past_linear_sums(graph: Any) -> int:
-    """In a quantized graph, let what a convolution is added to be read as it was before a pair that others read, in
-    place, where nothing rectifies the sum; how many such inputs there were.
-
-    Sums of that kind go along a whole net of narrow layers (MobileNetV2's), and each block would round them once more.
-    Of wide ones, which a Relu follows, four times the bytes cost time.
-    """
-    readers = readers_of(graph)
-    makers = {name: node for node in graph.node for name in node.output}
-    kind = {name: node.op_type for name, node in makers.items()}
-    found = 0
-    for node in graph.node:
-        if node.op_type != "Add" or "Conv" not in [kind.get(name) for name in node.input]:
-            continue
-        after = readers.get(node.output[0], [])
-        if any(reader is None or reader.op_type in _RECTIFIERS for reader in after):
-            continue
-        for place, name in enumerate(node.input):
-            if kind.get(name) != "DequantizeLinear" or len(readers[name]) < 2:
-                continue
-            stored = makers[name].input[0]
-            if kind.get(stored) == "QuantizeLinear":
-                node.input[place] = makers[stored].input[0]
-                found += 1
-    return found
 
 
 def scores(graph: Any) -> frozenset[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlopt.errors import SamplesInvalid
 from mlopt.onnx_file import first_few
-from mlopt.precision.activations import idle_joints, inputs, past_linear_sums, scores, summed, unweighted
+from mlopt.precision.activations import idle_joints, inputs, scores, summed, unweighted
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid, paired_grids
@@ -49,8 +49,7 @@ class Qdq:
     floating point (`precision/head.py`); 0 quantizes them too. Without `outputs`, products have pairs where they read
     and none where they write: runtimes that compute activations and sums inside a product's kernel (OpenVINO) then need
     not stop in between, and ONNX Runtime would not find the integer product. There products of two activations, and
-    joints that feed no product, stay in floating point, and sums that nothing rectifies add what no pair rounded
-    (`precision/activations.py`); and inputs of the graph that reach
+    joints that feed no product, stay in floating point (`precision/activations.py`); and inputs of the graph that reach
     about as far to both sides of zero are signed, with `signed` all such activations. Inside, OpenVINO then takes
     other kernels where there is no AMX, whose float arithmetic rounds otherwise.
     `s8s8-tensorrt` is symmetric, and puts the pairs where TensorRT fuses them.
@@ -158,8 +157,6 @@ class Qdq:
         for name in added:
             quantizer.quantize_activation_tensor(name)
         quantizer.quantize_model()
-        if not self.outputs:
-            past_linear_sums(quantizer.model.model.graph)
         quantizer.model.save_model_to_file(str(into))
 
     def _signed(

@@ -12,7 +12,7 @@ from onnx import helper
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.onnx_file import notes_in
-from mlopt.precision.activations import idle_joints, inputs, past_linear_sums, scores, summed, unweighted
+from mlopt.precision.activations import idle_joints, inputs, scores, summed, unweighted
 from mlopt.steps.equalize import Equalize
 from mlopt.steps.quantize_static import QuantizeStatic
 
@@ -48,42 +48,6 @@ def shortcut_net(*, read_twice: bool = False) -> onnx.ModelProto:
     if read_twice:
         graph.output.append(helper.make_tensor_value_info("short", onnx.TensorProto.FLOAT, [None] * 4))
     return model
-
-
-def narrow_net(*, rectified: bool) -> onnx.ModelProto:
-    """A residual sum that a convolution reads, past a Relu or not."""
-    model = conv_net(side=16)
-    graph = model.graph
-    graph.initializer.append(weights("wb", 16, 16, 1, 1))
-    first = next(node for node in graph.node if node.name == "conv2")
-    read = first.input[0]
-    graph.node.remove(first)
-    nodes = [helper.make_node("Conv", [read, first.input[1], *first.input[2:]], ["trunk"], name="conv2", pads=[1] * 4)]
-    nodes.append(helper.make_node("Conv", ["trunk", "wb"], ["branch"], name="branch"))
-    nodes.append(helper.make_node("Add", ["trunk", "branch"], ["sum"], name="sum"))
-    nodes.append(helper.make_node("Relu" if rectified else "Identity", ["sum"], ["after"], name="after"))
-    nodes.append(helper.make_node("Conv", ["after", "wb2"], [first.output[0]], name="last"))
-    graph.initializer.append(weights("wb2", 16, 16, 1, 1))
-    at = next(place for place, node in enumerate(graph.node) if first.output[0] in node.input)
-    for node in reversed(nodes):
-        graph.node.insert(at, node)
-    return model
-
-
-@pytest.mark.parametrize("rectified", [True, False])
-def test_what_goes_along_linear_sums_is_not_rounded_by_each(tmp_path: Path, rectified: bool) -> None:
-    model = narrow_net(rectified=rectified)
-    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
-    graphs = {}
-    for outputs in (True, False):
-        step = QuantizeStatic(samples, op_types=PRODUCTS["op_types"], outputs=outputs)  # type: ignore[arg-type]
-        graphs[outputs] = onnx.load(str(run(step, base, tmp_path / f"q{outputs}").main)).graph
-    for outputs, graph in graphs.items():
-        made = {name: node.op_type for node in graph.node for name in node.output}
-        added = next(node for node in graph.node if node.op_type == "Add")
-        plain = not rectified and not outputs
-        assert sorted(made[name] for name in added.input).count("Conv") == (2 if plain else 1 if not outputs else 0)
-        assert past_linear_sums(graph) == 0, "there is none left"
 
 
 def test_of_two_products_that_are_added_one_is_written_as_integers() -> None:
