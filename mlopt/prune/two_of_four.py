@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlopt.repair.moments import Feeds
 
 _PAIRS: Final = tuple(itertools.combinations(range(4), 2))
+_HOLD: Final = 10.0  # half of the weights are gone, and the others have to move
 _BLOCK: Final = 128  # columns after which what is still to come is told of the errors
 _STEPS: Final = 64  # of conjugate gradients, at most
 _NEAR: Final = 1e-4  # of the residual, where they end
@@ -70,7 +71,7 @@ def sparsify(
                 whole[layer.name] = "no sample came to it"
                 continue
             order = along_inputs(layer)
-            wanted, gram = aim(weights, moments)
+            wanted, gram = aim(weights, moments, hold=_HOLD)
             values = weights.copy()
             values[:, :, order] = pruned(wanted[:, :, order], gram[:, order][:, :, order])
             changed[layer.weight] = copy.constants[layer.weight] = layer.tensor(values).astype("float32")

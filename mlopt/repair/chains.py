@@ -22,14 +22,14 @@ _SHAPERS: Final = frozenset({"Flatten", "Squeeze", "Reshape", "ReduceMean", "Red
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`first` makes the channels that `second` alone reads, past nodes that keep them apart and scale along.
+    """`first` makes the channels that `seconds` alone read, past nodes that keep them apart and scale along.
 
-    `between` are the tensors from the output of `first` to the input of `second`. `spread` is how many neighbouring
-    inputs of `second` each channel became (a picture made flat).
+    `between` are the tensors from the output of `first` to the input of all `seconds`. `spread` is how many
+    neighbouring inputs of those each channel became (a picture made flat).
     """
 
     first: Layer
-    second: Layer
+    seconds: tuple[Layer, ...]
     between: tuple[str, ...]
     spread: int
 
@@ -55,12 +55,12 @@ def _followed(
     tensor, between, rank = first.output, [first.output], len(first.shape)
     while True:
         reading = readers.get(tensor, ())
-        if len(reading) != 1 or reading[0] is None:
+        if not reading or None in reading:
             return None
-        node = reading[0]
-        if node.name in layers:
+        if all(node.name in layers for node in reading):
             break
-        if node.op_type not in _HOMOGENEOUS or len([name for name in node.output if name]) != 1:
+        node = reading[0]
+        if len(reading) != 1 or node.op_type not in _HOMOGENEOUS or len([name for name in node.output if name]) != 1:
             return None
         if node.input[0] != tensor or not _keeps_channels(node, rank, constants):
             return None
@@ -68,13 +68,13 @@ def _followed(
             rank = 2
         tensor = node.output[0]
         between.append(tensor)
-    second = layers[node.name]
-    if second.input != tensor or second.operator == "MatMul" or second.channels_in % first.channels_out:
+    seconds = tuple(layers[node.name] for node in reading)
+    if any(one.input != tensor or one.operator == "MatMul" or one.channels_in % first.channels_out for one in seconds):
         return None
-    spread = second.channels_in // first.channels_out
-    if spread != 1 and second.operator == "Conv":
+    spread = seconds[0].channels_in // first.channels_out
+    if spread != 1 and any(one.operator == "Conv" for one in seconds):
         return None
-    return Pair(first, second, tuple(between), spread)
+    return Pair(first, seconds, tuple(between), spread)
 
 
 def _keeps_channels(node: Any, rank: int, constants: Mapping[str, Any]) -> bool:
@@ -103,14 +103,15 @@ def scale(pair: Pair, constants: dict[str, np.ndarray], factors: np.ndarray) -> 
     """Divide what `pair.first` makes by `factors`, channel by channel, and multiply what reads it."""
     import numpy as np
 
-    first, second = pair.first, pair.second
+    first = pair.first
     matrix = first.matrix(constants[first.weight])
     constants[first.weight] = first.tensor(matrix / factors.reshape(first.groups, -1, 1))
     if first.bias:
         constants[first.bias] = constants[first.bias] / factors
-    constants[second.weight] = second.tensor(
-        second.matrix(constants[second.weight]) * _columns(second, np.repeat(factors, pair.spread))
-    )
+    for second in pair.seconds:
+        constants[second.weight] = second.tensor(
+            second.matrix(constants[second.weight]) * _columns(second, np.repeat(factors, pair.spread))
+        )
 
 
 def rows_reach(layer: Layer, weights: np.ndarray) -> np.ndarray:
@@ -121,14 +122,22 @@ def rows_reach(layer: Layer, weights: np.ndarray) -> np.ndarray:
     return result
 
 
-def columns_reach(pair: Pair, weights: np.ndarray) -> np.ndarray:
+def columns_reach(pair: Pair, constants: Mapping[str, np.ndarray]) -> np.ndarray:
     """The largest weight that each channel of the pair is multiplied with."""
     import numpy as np
 
-    second = pair.second
-    size = np.abs(second.matrix(weights)).max(axis=1)
-    width = size.shape[1] * size.shape[0] // second.channels_in
-    result: np.ndarray = size.reshape(second.channels_in, width).max(axis=1).reshape(-1, pair.spread).max(axis=1)
+    most = np.max([_largest(second, constants[second.weight]) for second in pair.seconds], axis=0)
+    result: np.ndarray = most.reshape(-1, pair.spread).max(axis=1)
+    return result
+
+
+def _largest(layer: Layer, weights: np.ndarray) -> np.ndarray:
+    """By input channel."""
+    import numpy as np
+
+    size = np.abs(layer.matrix(weights)).max(axis=1)
+    width = size.shape[1] * size.shape[0] // layer.channels_in
+    result: np.ndarray = size.reshape(layer.channels_in, width).max(axis=1)
     return result
 
 

@@ -10,9 +10,11 @@ from mlopt.repair.chains import Pair, columns_reach, rows_reach, scale
 if TYPE_CHECKING:
     import numpy as np
 
-Balance = Literal["weights", "activations", "both"]
+Balance = Literal["weights", "activations", "both", "ranges"]
 _SWEEPS: Final = 40
 _STILL: Final = 1e-3  # a sweep that changes no channel by more has converged
+_NOTHING: Final = 1e-30
+_MOST: Final = 4.0  # samples may hardly have shown a channel, and a scale for it alone would clip it in others
 
 
 def equalize(
@@ -23,17 +25,32 @@ def equalize(
     `weights`: the rows that make a channel and the columns that read it end with the same largest weight (Nagel et
     al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721).
     `activations`: the channel and the columns that read it do, which spares a scale for rows where every row has its
-    own. `both`: the geometric mean of row and channel, and the columns. `reach` is the largest magnitude of each
-    channel of the tensor that the second layer reads.
+    own. `both`: the geometric mean of row and channel, and the columns. `ranges`: `activations`, then every channel of
+    a tensor reaches as far as the largest, or four times as far as before: a scale per channel would hold them no
+    better, and the columns pay for it. `reach` is the largest magnitude of each channel of the tensor that is read.
     """
     import numpy as np
 
     seen = {pair.between[-1]: reach[pair.between[-1]].astype(np.float64) for pair in pairs}
+    _balanced(pairs, constants, seen, "activations" if balance == "ranges" else balance)
+    if balance == "ranges":
+        for pair in pairs:
+            channel = seen[pair.between[-1]]
+            most = max(float(channel.max(initial=0.0)), _NOTHING)
+            scale(pair, constants, np.where(channel > 0, np.maximum(channel / most, 1 / _MOST), 1.0))
+
+
+def _balanced(
+    pairs: Sequence[Pair], constants: dict[str, np.ndarray], seen: dict[str, np.ndarray], balance: Balance
+) -> None:
+    """Sweep over the pairs until nothing moves; `seen` are the reaches, and follow."""
+    import numpy as np
+
     for _ in range(_SWEEPS):
         most = 0.0
         for pair in pairs:
             rows = rows_reach(pair.first, constants[pair.first.weight])
-            columns = columns_reach(pair, constants[pair.second.weight])
+            columns = columns_reach(pair, constants)
             channel = seen[pair.between[-1]]
             factors = _factors(rows, channel, columns, balance)
             scale(pair, constants, factors)

@@ -25,7 +25,6 @@ _PER_COLUMN: Final = 256
 _FEWEST: Final = 4096
 _POSITIONS: Final = 8192
 _LEAST_PER_COLUMN: Final = 4
-_HOLD: Final = 10.0  # of the mean power of an input, where there are as many positions as columns
 _SINGLE: Final = 1e-5  # of what is summed up
 _PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
 
@@ -96,17 +95,18 @@ def moments_of(
     return sums.moments(centred=bool(layer.bias))
 
 
-def aim(weights: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+def aim(weights: np.ndarray, moments: Moments, *, hold: float) -> tuple[np.ndarray, np.ndarray]:
     """The weights that make what a layer writes nearest to what it wrote before, and the damped Gram matrix by which
     others are judged: `e G e^T` for a row that is e away from them.
 
-    Least squares, held to the weights that were trained the more the fewer samples there are for each of them.
+    Least squares, held to the weights that were trained the more the fewer samples there are for each of them: by
+    `hold` times the mean power of an input where there are as many positions as columns.
     """
     import numpy as np
 
     gram = damped(moments.gram, moments.off)
     size = gram.shape[-1]
-    ridge = _HOLD * np.einsum("gcc->gc", gram).mean(axis=1) * min(1.0, size / moments.count)
+    ridge = hold * np.einsum("gcc->gc", gram).mean(axis=1) * min(1.0, size / moments.count)
     held = gram + ridge[:, None, None] * np.eye(size)
     told = moments.wanted + weights @ (held - moments.gram)
     return np.swapaxes(np.linalg.solve(held, np.swapaxes(told, 1, 2)), 1, 2), gram

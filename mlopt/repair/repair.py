@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlopt.repair.moments import Feeds
 
 _SAMPLES: Final = 64  # twice as many were seen to change little, and to take twice the time
+_HOLD: Final = 100.0  # positions of one picture are alike, and say less than as many of different ones
 _STRETCHES: Final = 4  # of a scale, before neighbours that do not fit get seven bits each
 
 
@@ -56,7 +57,7 @@ def repair(model: Any, quantized: Any, feeds: Feeds, *, paired: bool = False) ->
             moments = moments_of(first, weights, pairs, exact.samples)
             if not moments.count:  # nothing ever came here
                 continue
-            problem, row = Problem.of(*aim(weights, moments)), 0
+            problem, row = Problem.of(*aim(weights, moments, hold=_HOLD)), 0
             for layer, matrix in zip(together, matrices, strict=True):
                 node = copied[layer.name]
                 stored = dequantizers[node.input[1]]

@@ -36,7 +36,7 @@ _SAME: Final = 80.0  # dB between the answers before and after, at least: what i
 class Equalize(Calibrated):
     """Scale channels against what reads them, where that leaves every answer as it is; the model stays fp32.
 
-    Three balances between layers are tried (`repair/equalization.py`), and none, then outliers behind normalisations
+    Four balances between layers are tried (`repair/equalization.py`), and none, then outliers behind normalisations
     moved into the products that read them (`repair/migration.py`), and not: what makes the quantized model nearest to
     the original on the first `samples` of `calibration` is kept. The other options say how that model is quantized,
     and are those of the `quantize-static` that follows. With `repair`, which makes good for the rounding of weights,
@@ -44,7 +44,7 @@ class Equalize(Calibrated):
     """
 
     name: ClassVar[str] = "equalize"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

@@ -8,7 +8,8 @@ import pytest
 from nets import conv_net, weights
 from onnx import TensorProto, helper
 
-from mlopt.repair.chains import pairs_of
+from mlopt.repair.chains import columns_reach, pairs_of, scale
+from mlopt.repair.equalization import equalize
 
 SIDE = 8
 
@@ -76,10 +77,47 @@ def test_a_tensor_that_somebody_else_reads_is_left_alone() -> None:
 
 def test_pairs_go_on_through_pooling_to_the_head() -> None:
     pairs = pairs_of(conv_net().graph)
-    assert [(pair.first.name, pair.second.name, pair.spread) for pair in pairs] == [
-        ("conv1", "conv2", 1),
-        ("conv2", "head", 1),
+    assert [(pair.first.name, [one.name for one in pair.seconds], pair.spread) for pair in pairs] == [
+        ("conv1", ["conv2"], 1),
+        ("conv2", ["head"], 1),
     ]
     flat = between(node("Flatten"), reader="Gemm")
     assert pairs_of(flat)[0].spread == SIDE * SIDE
-    assert np.prod(pairs_of(flat)[0].second.shape) == 3 * 4 * SIDE * SIDE
+    assert np.prod(pairs_of(flat)[0].seconds[0].shape) == 3 * 4 * SIDE * SIDE
+
+
+def test_several_layers_may_read_what_one_makes() -> None:
+    """As a fire module's two convolutions do; not where anything but layers reads it too."""
+    graph = between(node("Relu"))
+    graph.node.append(helper.make_node("Conv", ["d", "w3"], ["z"], name="third"))
+    graph.initializer.append(weights("w3", 5, 4, 3, 3))
+    (pair,) = pairs_of(graph)
+    assert [one.name for one in pair.seconds] == ["second", "third"]
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64) for tensor in graph.initializer}
+    before = dict(constants)
+    assert (
+        columns_reach(pair, constants)
+        == np.abs(before["w3"]).max(axis=(0, 2, 3)).clip(np.abs(before["w2"]).max(axis=(0, 2, 3)))
+    ).all()
+    factors = np.array([0.5, 1, 2, 4])
+    scale(pair, constants, factors)
+    assert np.allclose(constants["w1"], before["w1"] / factors.reshape(-1, 1, 1, 1))
+    assert np.allclose(constants["b1"], before["b1"] / factors)
+    for name in ("w2", "w3"):
+        assert np.allclose(constants[name], before[name] * factors.reshape(1, -1, 1, 1))
+    graph.node.append(helper.make_node("Sigmoid", ["d"], ["s"], name="other"))
+    assert not pairs_of(graph)
+
+
+def test_ranges_end_alike_but_for_what_samples_hardly_showed() -> None:
+    (pair,) = pairs_of(between(node("Relu")))
+    graph = between(node("Relu"))
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64) for tensor in graph.initializer}
+    for name, axes in (("w1", (1, 2, 3)), ("w2", (0, 2, 3))):  # what `activations` leaves as it is
+        constants[name] /= np.abs(constants[name]).max(axis=axes, keepdims=True)
+    reach = np.array([1.0, 0.5, 1 / 256, 0.0])
+    constants["w2"] *= reach.reshape(1, -1, 1, 1)
+    before = {name: array.copy() for name, array in constants.items()}
+    equalize([pair], constants, {"d": reach}, "ranges")
+    grown = np.abs(constants["w1"]).max(axis=(1, 2, 3)) / np.abs(before["w1"]).max(axis=(1, 2, 3))
+    assert np.allclose(grown, [1, 2, 4, 1])

@@ -39,7 +39,7 @@ def test_inputs_that_hardly_vary_can_be_inverted() -> None:
     for _ in range(5):
         patches = (means + 1e-3 * generator.standard_normal((1, 40, 32))).astype(np.float32)
         sums.add(patches, patches)
-    wanted, gram = aim(weights, sums.moments(centred=True))
+    wanted, gram = aim(weights, sums.moments(centred=True), hold=10.0)
     assert np.linalg.eigvalsh(gram).min() < 0, "which is what this is about"
     problem = Problem.of(wanted, gram)
     assert np.allclose(

@@ -3,12 +3,13 @@ channels that were far apart are no longer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net, depthwise_net, transformer_net, unbalanced
+from nets import conv_net, depthwise_net, fire_net, transformer_net, unbalanced
 from trials import answers, calibration, run, source, sqnr
 
 from mlopt.errors import SamplesInvalid
@@ -23,9 +24,13 @@ def picture(seed: int) -> dict[str, np.ndarray]:
     return {"image": np.random.default_rng(seed).standard_normal((8, 3, 16, 16)).astype(np.float32)}
 
 
+@pytest.mark.parametrize("net", [depthwise_net, fire_net])
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_channels_far_apart_are_brought_together_and_answers_stay(tmp_path: Path, per_channel: bool) -> None:
-    model = unbalanced(depthwise_net())
+def test_channels_far_apart_are_brought_together_and_answers_stay(
+    tmp_path: Path, per_channel: bool, net: Callable[[], onnx.ModelProto]
+) -> None:
+    """Also where two convolutions read them, as in a fire module."""
+    model = unbalanced(net())
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
     made = run(Equalize(samples, per_channel=per_channel), base, tmp_path / "e")
     exact = answers(base, picture(3))
