@@ -175,9 +175,22 @@ def rewrite(source: Path, into: Path, change: Callable[[Any], bool]) -> None:
         shutil.copyfile(source, into)
 
 
+def names_in(graph: Any) -> set[str]:
+    """Every name of a tensor or a node, in sub-graphs too."""
+    from mlopt.signature import walk
+
+    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    for node in walk(graph):
+        names.update((node.name, *node.input, *node.output))
+        inner = (attribute.g for attribute in node.attribute if attribute.HasField("g"))
+        names.update(tensor.name for each in inner for tensor in (*each.initializer, *each.input))
+    return names
+
+
 def drop_unread(graph: Any) -> None:
-    """Remove the initializers that nothing reads any more: no node, none inside a sub-graph, no output."""
-    readers = readers_of(graph)
+    """Remove the initializers that nothing reads any more: no node, none inside a sub-graph, no output; but for those
+    that a caller may replace."""
+    readers = readers_of(graph).keys() | {value.name for value in graph.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in readers]:
         graph.initializer.remove(tensor)
 

@@ -79,7 +79,7 @@ def summed(graph: Any, *, but: Container[str] = ()) -> tuple[str, ...]:
 def normalised(graph: Any) -> frozenset[str]:
     """What normalisations of the last axis write: LayerNormalization as one node, or the multiplication and addition of
     vectors that it ends with."""
-    vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
+    vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1}
     makers = {name: node for node in graph.node for name in node.output}
 
     def scaled(node: Any) -> bool:

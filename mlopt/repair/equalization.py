@@ -27,11 +27,15 @@ def equalize(
     `activations`: the channel and the columns that read it do, which spares a scale for rows where every row has its
     own. `both`: the geometric mean of row and channel, and the columns. `ranges`: `activations`, then every channel of
     a tensor reaches as far as the largest, or four times as far as before: a scale per channel would hold them no
-    better, and the columns pay for it. `reach` is the largest magnitude of each channel of the tensor that is read.
+    better, and the columns pay for it. `reach` is the largest magnitude of each channel of the tensor
+    that is read, or of each number that a channel became where a picture was made flat.
     """
     import numpy as np
 
-    seen = {pair.between[-1]: reach[pair.between[-1]].astype(np.float64) for pair in pairs}
+    seen = {
+        pair.between[-1]: reach[pair.between[-1]].astype(np.float64).reshape(-1, pair.spread).max(axis=1)
+        for pair in pairs
+    }
     _balanced(pairs, constants, seen, "activations" if balance == "ranges" else balance)
     if balance == "ranges":
         for pair in pairs:

@@ -94,6 +94,7 @@ class OnnxRuntimeCudaRunner(OnnxRuntimeRunner):
         if first not in ort.get_available_providers():
             raise RuntimeError(f"this build of it has no {_CALLED[first]} provider (onnxruntime-gpu has)")
         ort.set_default_logger_severity(_FATAL)
+        options.log_severity_level = _FATAL
         ort.preload_dlls()  # CUDA and cuDNN of the nvidia-* packages, where they are installed
         if self.placed is None:
             options.enable_profiling = True  # of the first query alone: it says which node ran where

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
+def _shapes(feeds: Mapping[str, np.ndarray]) -> _Shapes:
+    return tuple((name, value.shape) for name, value in feeds.items())
+
+
 @dataclass(slots=True)
 class _Recorded:
     """A graph reads and writes the memory that it was recorded with, so that memory belongs to its shapes."""
@@ -55,7 +59,8 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         import numpy as np
 
-        recorded = self._for(feeds)
+        shapes = _shapes(feeds)
+        recorded = self._recorded.get(shapes) or self._bound(feeds)
         try:
             for name, value in feeds.items():
                 recorded.given[name].update_inplace(np.asarray(value, order="C"))
@@ -66,18 +71,13 @@ class OnnxRuntimeCudaGraphRunner(OnnxRuntimeCudaRunner):
                 f"ONNX Runtime failed while running the model as a CUDA graph: {why(first_line(error))}",
                 where=str(self.model),
             ) from error
+        self._recorded[shapes] = recorded
         self._count()
         return outputs
 
     def resident(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
         self.infer(feeds)
-        return self._for(feeds).run
-
-    def _for(self, feeds: Mapping[str, np.ndarray]) -> _Recorded:
-        shapes = tuple((name, value.shape) for name, value in feeds.items())
-        if shapes not in self._recorded:
-            self._recorded[shapes] = self._bound(feeds)
-        return self._recorded[shapes]
+        return self._recorded[_shapes(feeds)].run
 
     def _bound(self, feeds: Mapping[str, np.ndarray]) -> _Recorded:
         import onnxruntime as ort

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlopt.artifact import ONNX, Artifact, Format
-from mlopt.onnx_file import attributes_of, drop_unread, readers_of, rewrite
+from mlopt.onnx_file import attributes_of, drop_unread, names_in, readers_of, rewrite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def _shift(graph: Any) -> bool:
     constants, readers = _Constants(graph), readers_of(graph)
     added: dict[str, list[Any]] = {}  # by what a node writes, what stands before it or, a product's, behind it
     for one in list(_found(graph, constants, readers)):
-        name = f"{one.quantize.output[0]}_shifted"
+        name = constants.free(f"{one.quantize.output[0]}_shifted")
         terms = [one.quantize.input[0], constants.add(np.array(one.by, np.float32), f"{name}_by")]
         added[one.quantize.output[0]] = [helper.make_node("Add", terms, [name], name=name), one.quantize]
         one.quantize.input[0] = name
@@ -66,6 +67,8 @@ def _shift(graph: Any) -> bool:
             behind = _lessened(product, sums * one.by, constants, readers)
             added[product.output[0]] = [product, *behind]
     if added:
+        for value in [value for value in graph.value_info if value.name in added]:
+            graph.value_info.remove(value)  # signed integers there are unsigned now
         nodes = [each for node in graph.node for each in added.get(node.output[0], [node])]
         del graph.node[:]
         graph.node.extend(nodes)
@@ -74,26 +77,35 @@ def _shift(graph: Any) -> bool:
 
 
 class _Constants:
-    """A graph's, and those that are added to it."""
+    """A graph's, and those that are added to it. What a caller may replace is none."""
 
     def __init__(self, graph: Any) -> None:
-        self._graph = graph
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._graph, self._taken = graph, names_in(graph)
+        given = {value.name for value in graph.input}
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
         self._stored = {
             node.output[0]: node
             for node in graph.node
             if node.op_type == "DequantizeLinear" and self._tensors.keys() >= {*node.input}
         }
 
-    def add(self, value: np.ndarray, name: str) -> str:
+    def free(self, wanted: str) -> str:
+        """That name, or the first with a number that nothing has yet; taken from now on."""
+        names = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(1)))
+        name = next(name for name in names if name not in self._taken)
+        self._taken.add(name)
+        return name
+
+    def add(self, value: np.ndarray, wanted: str) -> str:
         from onnx import numpy_helper
 
+        name = self.free(wanted)
         self._tensors[name] = numpy_helper.from_array(value, name)
         self._graph.initializer.append(self._tensors[name])
         return name
 
     def value(self, name: str) -> np.ndarray | None:
-        """Dequantized where it is stored as integers; None of what is no constant."""
+        """Dequantized where it is stored as integers; None of what is no constant, or has scales by blocks."""
         import numpy as np
         from onnx import numpy_helper
 
@@ -101,6 +113,8 @@ class _Constants:
             return numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
         node = self._stored[name]
         codes, scale, *rest = (numpy_helper.to_array(self._tensors[each]) for each in node.input)
+        if scale.ndim > 1:
+            return None
         sides = [1] * codes.ndim
         if scale.size > 1:
             sides[attributes_of(node).get("axis", 1)] = -1
@@ -114,7 +128,8 @@ def _found(graph: Any, constants: _Constants, readers: Mapping[str, Sequence[Any
         following = readers.get(quantize.output[0], []) if quantize.op_type == "QuantizeLinear" else []
         if len(following) != 1 or following[0] is None or following[0].op_type != "DequantizeLinear":
             continue
-        by, made = _by(quantize, constants), following[0].output[0]
+        mirrored = list(quantize.input[1:]) == list(following[0].input[1:])
+        by, made = _by(quantize, constants) if mirrored else None, following[0].output[0]
         products = [(node, _sums(node, made, constants)) for node in readers.get(made, [])]
         known = tuple((node, sums) for node, sums in products if sums is not None)
         if by is not None and known and len(known) == len(products):
@@ -122,11 +137,12 @@ def _found(graph: Any, constants: _Constants, readers: Mapping[str, Sequence[Any
 
 
 def _by(quantize: Any, constants: _Constants) -> float | None:
-    """What zero is to become; None where it stays the lowest integer, or where channels have scales of their own."""
+    """What zero is to become; None where it stays the lowest integer, where channels have scales of their own, or in
+    another type than float32."""
     import numpy as np
 
     scale, zero = (constants.value(name) for name in quantize.input[1:]) if len(quantize.input) == 3 else (None, None)
-    if scale is None or zero is None or scale.size != 1 or zero.dtype.name not in _LOWEST:
+    if scale is None or zero is None or scale.size != 1 or scale.dtype != np.float32 or zero.dtype.name not in _LOWEST:
         return None
     steps = int(zero.item()) - _LOWEST[zero.dtype.name]
     # As it will be stored, so that a bias takes out just what is added.
@@ -155,7 +171,7 @@ def _lessened(
     import numpy as np
     from onnx import helper
 
-    name = f"{product.output[0]}_bias"
+    name = f"{product.output[0]}_less"
     if product.op_type == "Gemm":
         bias = constants.value(product.input[2]) if len(product.input) > 2 else None
         del product.input[2:]
@@ -168,6 +184,6 @@ def _lessened(
         if adding and bias is not None and bias.shape == by.shape:
             adding.input[place] = constants.add((bias - by).astype(np.float32), name)
             return ()
-    made, product.output[0] = product.output[0], f"{product.output[0]}_product"
+    made, product.output[0] = product.output[0], constants.free(f"{product.output[0]}_product")
     terms = [product.output[0], constants.add((-by).astype(np.float32), name)]
-    return (helper.make_node("Add", terms, [made], name=f"{product.name}_bias"),)
+    return (helper.make_node("Add", terms, [made], name=constants.free(f"{made}_lessened")),)

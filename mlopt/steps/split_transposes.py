@@ -69,7 +69,7 @@ def _turned(
     """The transposition that a product's factor comes from, for it alone, scaled by numbers or not."""
     while (node := makers.get(factor)) is not None and len(readers[factor]) == 1:
         if node.op_type == "Transpose":
-            return node if attributes_of(node).get("perm") else None
+            return node if len(attributes_of(node).get("perm", ())) > 1 else None
         scaled = [name for name in node.input if name not in numbers]
         if node.op_type not in _SCALING or len(scaled) != 1 or (node.op_type == "Div" and scaled[0] != node.input[0]):
             return None

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import nets
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
@@ -90,6 +91,20 @@ def test_a_query_that_does_not_run_is_said_as_such(tmp_path: Path) -> None:
     file = nets.save(nets.conv_net(), tmp_path / "model.onnx")
     with Recorded(file, threads=1) as runner, pytest.raises(UnsupportedModel, match="as a CUDA graph"):
         runner.infer({"image": np.zeros((1, 3, 32, 32), np.float64)})
+
+
+def test_after_a_query_that_did_not_run_another_shape_does(tmp_path: Path) -> None:
+    table = onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "table")
+    info = helper.make_tensor_value_info
+    node = helper.make_node("Gather", ["table", "at"], ["y"])
+    graph = helper.make_graph([node], "g", [info("at", 7, ["N"])], [info("y", 1, ["N"])], [table])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    file = nets.save(model, tmp_path / "model.onnx")
+    with Recorded(file, threads=1) as runner:
+        with pytest.raises(UnsupportedModel, match="as a CUDA graph"):
+            runner.infer({"at": np.array([9])})
+        assert runner.infer({"at": np.array([1, 2])})[0].tolist() == [1, 2]
+        assert runner.infer({"at": np.array([3])})[0].tolist() == [3]
 
 
 def test_each_provider_is_told_by_the_option_that_it_has() -> None:

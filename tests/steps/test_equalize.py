@@ -177,3 +177,46 @@ def test_with_repair_to_come_channels_are_brought_together_too(tmp_path: Path, p
         for each, name in ((base, "r"), (equal, "er"))
     )
     assert sqnr(exact, answers(both, picture(3))) > sqnr(exact, answers(alone, picture(3))) + 2
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_channels_that_were_made_flat_are_brought_together_too(tmp_path: Path, readers: int) -> None:
+    """As LeNet's and VGG's: each channel is many inputs of the next layer, or of two."""
+    draw = np.random.default_rng(4)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array((0.2 * draw.standard_normal(shape)).astype(np.float32), name)
+
+    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    tensors = [weights("w1", 6, 3, 3, 3), weights("b1", 6), weights("b2", 64), weights("w4", 64, 10)]
+    nodes = [
+        make("Conv", ["image", "w1", "b1"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        make("Relu", ["c"], ["r"], name="relu"),
+        make("Flatten", ["r"], ["flat"], name="flat"),
+    ]
+    for name in ("w2", "w3")[:readers]:
+        nodes.append(make("Gemm", ["flat", name, "b2"], [f"{name}_out"], name=name))
+        nodes.append(make("Relu", [f"{name}_out"], [f"{name}_relu"], name=f"{name}_relu"))
+        tensors.append(weights(name, 1536, 64))
+    hidden = "w2_relu"
+    if readers == 2:
+        nodes.append(make("Add", ["w2_relu", "w3_relu"], ["sum"], name="sum"))
+        hidden = "sum"
+    nodes.append(make("MatMul", [hidden, "w4"], ["y"], name="head"))
+    ends = [info("image", 1, ["N", 3, 16, 16])], [info("y", 1, ["N", 10])]
+    graph = onnx.helper.make_graph(nodes, "lenet", *ends, tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+    values["w1"][0] *= 200
+    values["b1"][0] *= 200
+    for name in ("w2", "w3")[:readers]:
+        values[name][:256] /= 200
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values[tensor.name], tensor.name))
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    made = run(Equalize(samples), base, tmp_path / "e")
+    exact = answers(base, picture(3))
+    assert sqnr(exact, answers(made, picture(3))) > 90
+    plain = run(QuantizeStatic(samples), base, tmp_path / "q")
+    better = run(QuantizeStatic(samples), made, tmp_path / "qe")
+    assert sqnr(exact, answers(better, picture(3))) > sqnr(exact, answers(plain, picture(3))) + 6

@@ -159,6 +159,11 @@ def test_what_stays_may_be_in_bf16_where_that_is_inside_the_budget_too(tmp_path:
     props = {entry.key: entry.value for entry in onnx.load(str(narrow.main)).metadata_props}
     assert props[PRECISION] == "bf16"
     assert APART in props, "between bf16 and int8 a fused program would round otherwise"
+    model.graph.node.append(onnx.helper.make_node("Softmax", [model.graph.output[0].name], ["share"], name="share"))
+    model.graph.output[0].name = "share"
+    allowed = Allowed(400, sqnr=20.0)
+    ending = run(QuantizeMixed(samples, allowed=allowed, rest="bf16"), source(tmp_path / "s", model), tmp_path / "e")
+    assert APART in {entry.key for entry in onnx.load(str(ending.main)).metadata_props}, "that is no attention"
     assert notes_in(narrow.main)[-1].startswith("what is not int8 computes in bfloat16")
     model = mobile_net()
     base, samples = source(tmp_path / "deep", model), calibration(tmp_path, model)

@@ -80,3 +80,13 @@ def test_the_last_two_axes_are_swapped_right_before_the_product(
 def test_others_come_out_as_they_went_in(tmp_path: Path, model: onnx.ModelProto) -> None:
     base = source(tmp_path / "m", model)
     assert run(SplitTransposes(), base, tmp_path / "s").digest == base.digest
+
+
+def test_a_vector_is_no_matrix_to_turn(tmp_path: Path) -> None:
+    info = helper.make_tensor_value_info
+    nodes = [helper.make_node("Transpose", ["k"], ["t"], perm=[0]), helper.make_node("MatMul", ["q", "t"], ["y"])]
+    ends = [info("q", TensorProto.FLOAT, [3, 4]), info("k", TensorProto.FLOAT, [4])]
+    graph = helper.make_graph(nodes, "net", ends, [info("y", TensorProto.FLOAT, [3])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made = run(SplitTransposes(), source(tmp_path / "m", model), tmp_path / "s")
+    assert [node.op_type for node in onnx.load(str(made.main)).graph.node] == ["Transpose", "MatMul"]
