@@ -23,7 +23,8 @@ drop, counted by the benchmark itself, is a violation when all of its 95 % inter
 timed once more beside the original, and is taken as the model's part of what the original took when mlopt decided (the
 machine was busy with other work); a violation is when all of that interval is over the budget. File size is what the
 disk says; memory, measured again, has 5 % of room. What mlopt called infeasible is compared with every candidate's own
-numbers (of other processes where the command was asked, so that memory has the same room there); the nearest budget that it names is asked for, and must be answered with a model that keeps it.
+numbers (of other processes where the command was asked, so that memory has the same room there); the nearest budget
+that it names is asked for, and must be answered with a model that keeps it.
 """
 
 
