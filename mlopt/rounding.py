@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # These have float32's range: no input, however large, overflows that did not before, and no range was taken from
 # samples. fp16 ends at 65504, and what real inputs lead to inside a net, generated ones do not tell.
 _PRECISIONS: Final = frozenset({"bf16", "fp32"})
-_STEPS: Final = frozenset({"optimize-graph", "set-precision"})  # any other may change what is computed
+# Any other may change what is computed; transpositions move numbers, and change none.
+_STEPS: Final = frozenset({"optimize-graph", "set-precision", "split-transposes"})
 # Answers that change, for each part of noise in the scores (amplitudes): four trained nets in bf16 on photographs had
 # 0.5, 1.4, 1.4 and 2.2.
 _CHANGES: Final = 2.8

@@ -12,6 +12,7 @@ from mlopt.errors import UnsupportedModel
 from mlopt.measurement import BudgetVerdict, Interval, Latency
 from mlopt.pareto import pareto
 from mlopt.profile import Budgets, Profile
+from mlopt.recipe import find_recipe
 from mlopt.rounding import rounds_alone
 from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse
 from mlopt.verdicts import keepers, nearest, out_of_reach
@@ -185,6 +186,12 @@ def test_a_recipe_that_does_more_than_round_is_not_judged_as_one_that_rounds() -
     assert rounds_alone("fp32", ()), "the model itself in another runtime"
     assert not rounds_alone("fp32", ("optimize-graph", "prune-channels"))
     assert not rounds_alone("bf16", ("quantize-static", "set-precision"))
+
+
+@pytest.mark.parametrize("name", ["fp32", "openvino-fp32", "openvino-bf16"])
+def test_recipes_that_only_round_are_known_as_such(name: str) -> None:
+    recipe = find_recipe(name)
+    assert rounds_alone(recipe.precision, [step.name for step in recipe.steps])
 
 
 def test_samples_and_the_profile_s_own_noise_come_first() -> None:
