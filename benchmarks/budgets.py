@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from budgeted.asked import CALIBRATION, RECIPES, Judgement, answer, command, drawn, drawn_drop, judgement
-from budgeted.judged import BY_COMMAND, judged_refusal, judged_shipping, timed_again
+from budgeted.judged import judged_refusal, judged_shipping, timed_again
 from budgeted.rendered import render
 from headtohead.cases import CASES, prepare
 from watched import machine
@@ -113,7 +113,9 @@ def run(group: Group, out: Path) -> list[dict[str, Any]] | str:
         whole = number == group.number == 0
         given, report = command(found, limits, store) if whole else (answer(found, limits), None)
         was = _latencies(found, report)
-        asked.append({"limits": limits, "given": given, "was": was, "by": BY_COMMAND if whole else "its functions"})
+        asked.append(
+            {"limits": limits, "given": given, "was": was, "by": "mlopt compile" if whole else "its functions"}
+        )
     again = timed_again(found, {one["given"].winner for one in asked if one["given"].kind != "infeasible"})
     return [{"model": group.model, "group": group.number} | _judged(found, one, again, home) for one in asked]
 
@@ -146,8 +148,7 @@ def _judged(found: Judgement, one: dict[str, Any], again: Any, home: Path) -> di
     if given.kind != "infeasible":
         return facts | judged_shipping(found, given, limits, again, home, was=one["was"])
     after = answer(found, {**limits, **given.nearest}) if given.nearest else None
-    same = one["by"] != BY_COMMAND
-    return facts | judged_refusal(found, given, limits, found.candidates, after, same_processes=same)
+    return facts | judged_refusal(found, given, limits, found.candidates, after)
 
 
 def publish(groups: list[Group], out: Path) -> None:

@@ -73,11 +73,6 @@ def test_what_is_called_infeasible_is(found: Judgement) -> None:
     large = {"max_drop": 0.2, "max_size": 1e9}
     lie = judged_refusal(found, given, large, found.candidates, None)
     assert lie["violations"] == ["feasible after all", "the nearest is infeasible too"]
-    least = min(one.measurement.peak_memory for one in found.candidates if one.measurement)
-    near = {"max_drop": 0.2, "max_memory": least * 1.01}
-    assert judged_refusal(found, given, near, found.candidates, after)["violations"]
-    # Other processes may well have taken that hundredth more.
-    assert not judged_refusal(found, given, near, found.candidates, after, same_processes=False)["violations"]
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ _METHOD: Final = Method(rounds=12, seconds=6.0, warm_up=5)
 _BATCH: Final = 16
 # The same model in two processes was seen to differ by so much.
 _MEMORY_ROOM: Final = 1.05
-BY_COMMAND: Final = "mlopt compile"
 
 
 def held_out_drop(found: Judgement, name: str, home: Path) -> dict[str, Any]:
@@ -75,15 +74,15 @@ def timed_again(found: Judgement, names: Iterable[str]) -> dict[str, Measurement
     return measured
 
 
-def keeps(one: Judged, limits: Mapping[str, float], *, room: float) -> bool:
-    """Whether a candidate's own numbers keep every limit, without mlopt's verdicts; memory with so much to spare."""
+def keeps(one: Judged, limits: Mapping[str, float]) -> bool:
+    """Whether a candidate's own numbers keep every limit, without mlopt's verdicts."""
     assert one.measurement
     assert one.accuracy
     assert one.accuracy.drop
     has = {
         "max_drop": one.accuracy.drop.high,
         "max_latency": one.measurement.latency.p50_high,
-        "max_memory": one.measurement.peak_memory * room,
+        "max_memory": one.measurement.peak_memory,
         "max_size": one.file_size,
     }
     return all(has[name] <= limit for name, limit in limits.items())
@@ -127,14 +126,10 @@ def judged_shipping(
 
 
 def judged_refusal(
-    found: Judgement, given: Answer, limits: Mapping[str, float], candidates: Sequence[Judged], after: Answer | None,
-    *, same_processes: bool = True,
-) -> dict[str, Any]:  # fmt: skip
-    """Whether a budget that was called infeasible is; `after` is the answer to the nearest that is called feasible.
-    What other processes than the candidates' said may differ in memory by as much as two processes of one model do.
-    """
-    room = 1.0 if same_processes else _MEMORY_ROOM
-    wrong = [one.name for one in candidates if keeps(one, limits, room=room)]
+    found: Judgement, given: Answer, limits: Mapping[str, float], candidates: Sequence[Judged], after: Answer | None
+) -> dict[str, Any]:
+    """Whether a budget that was called infeasible is; `after` is the answer to the nearest that is called feasible."""
+    wrong = [one.name for one in candidates if keeps(one, limits)]
     violations = ["feasible after all"] if wrong else []
     if after is None or after.kind != "ships":
         violations.append("the nearest is infeasible too")

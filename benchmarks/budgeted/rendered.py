@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from budgeted.judged import BY_COMMAND
-
 _BUDGETS: Final = {"max_drop": "drop", "max_latency": "latency", "max_memory": "memory", "max_size": "file size"}
 _HEAD: Final = """\
 # Are budgets kept?
@@ -23,8 +21,7 @@ drop, counted by the benchmark itself, is a violation when all of its 95 % inter
 timed once more beside the original, and is taken as the model's part of what the original took when mlopt decided (the
 machine was busy with other work); a violation is when all of that interval is over the budget. File size is what the
 disk says; memory, measured again, has 5 % of room. What mlopt called infeasible is compared with every candidate's own
-numbers (of other processes where the command was asked, so that memory has the same room there); the nearest budget
-that it names is asked for, and must be answered with a model that keeps it.
+numbers; the nearest budget that it names is asked for, and must be answered with a model that keeps it.
 """
 
 
@@ -88,7 +85,7 @@ def _margins(requests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _examples(requests: Sequence[Mapping[str, Any]]) -> list[str]:
-    said = (one["said"] for one in requests if one["kind"] == "infeasible" and one["by"] != BY_COMMAND)
+    said = (one["said"] for one in requests if one["kind"] == "infeasible" and one["by"] != "mlopt compile")
     spoken = list(dict.fromkeys(said))
     refused = spoken[:: max(1, len(spoken) // 4)][:4]
     return (

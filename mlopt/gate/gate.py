@@ -165,11 +165,10 @@ def _compare_clocks(walk: Walk) -> tuple[Measurement, Timing | None, int | None]
         timings = timed.time_both(candidate, baseline, feeds, method, margins, seed=seed, bounded=bounded)
     walk.checks += timed.checks_of(timings, margins)
     gpu = None
-    if timings.watches:
+    if margins.gpu_memory is not None and timings.watches and timings.facts["gpu"]:  # the candidate is on the card
         gpu, before = (_on_gpu(timings.watches[-1], one, given) for one in (candidate, baseline))
-        if margins.gpu_memory is not None:
-            pair = ((one.memory, one.memory_method) for one in (gpu, before))
-            walk.note(compare.gpu_memory(margins.gpu_memory, *pair))
+        pair = ((one.memory, one.memory_method) for one in (gpu, before))
+        walk.note(compare.gpu_memory(margins.gpu_memory, *pair))
     if margins.arena_peak is not None:
         walk.note(compare.arena(margins.arena_peak, mine, _arena(margins, baseline, given)))
     if margins.instructions is not None:
