@@ -85,6 +85,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line: expected errors become a message and their exit code, bugs keep their traceback."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # NumPy's products would wait for threads that other work keeps from running, and round by how many there are.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     interrupts = _interrupts()
     try:
         cli(standalone_mode=False, color=False if os.environ.get("NO_COLOR") else None)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mlopt.parallel import mapped
 from mlopt.repair.layers import Layer, layers_of
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Feeds = Iterable[Mapping[str, np.ndarray]]
 
+_Thing = TypeVar("_Thing")
+
 _MEMORY: Final = 1 << 28  # bytes of values between layers; more goes to disk
 # How many positions of a layer's output are looked at: enough for each of its columns, and not more than help.
 _PER_COLUMN: Final = 256
@@ -26,7 +28,8 @@ _FEWEST: Final = 4096
 _POSITIONS: Final = 8192
 _LEAST_PER_COLUMN: Final = 4
 _SINGLE: Final = 1e-5  # of what is summed up
-_PIECE: Final = 1 << 25  # bytes of patches that wait to be multiplied
+_PIECE: Final = 1 << 25  # bytes of patches that are multiplied at a time
+_PIECES: Final = 4  # at least, for as many cores; their sums are taken in order, however many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +82,30 @@ def moments_of(
     """From what the layer reads, in the model and in the copy, for each of so many samples."""
     import numpy as np
 
-    columns = weights.shape[-1]
+    groups, _, columns = weights.shape
     enough = min(_POSITIONS, max(_FEWEST, _PER_COLUMN * columns))
     each = -(-max(enough, _LEAST_PER_COLUMN * columns) // samples)
     random = np.random.default_rng([0, *layer.name.encode()])
-    sums = _Sums(weights)
+    sums = Sums(weights)
 
     def chosen() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for x, q in pairs:
             every = layer.positions(x.shape)
             yield x, q, np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
 
-    for exact, quantized in mapped(lambda of: (layer.patches(of[0], of[2]), layer.patches(of[1], of[2])), chosen()):
-        sums.add(exact, quantized)
+    def products(several: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Products:
+        exact, quantized = (joined([layer.patches(of[side], of[2]) for of in several]) for side in (0, 1))
+        return sums.products(exact, quantized)
+
+    together = min(-(-samples // _PIECES), _PIECE // (4 * groups * each * columns))
+    for some in mapped(products, _several(chosen(), max(1, together))):
+        sums.add(some)
     return sums.moments(centred=bool(layer.bias))
+
+
+def _several(things: Iterator[_Thing], count: int) -> Iterator[list[_Thing]]:
+    while some := list(itertools.islice(things, count)):
+        yield some
 
 
 def aim(weights: np.ndarray, moments: Moments, *, hold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -119,47 +132,52 @@ def corrected(bias: np.ndarray, weights: np.ndarray, values: np.ndarray, moments
     return result
 
 
-class _Sums:
-    """Moments of patches [groups, positions, columns] that come in small pieces: products of matrices are taken of many
-    at once."""
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Sums over some positions, in single precision; of `Moments` before the means are taken off."""
+
+    count: int
+    exact: np.ndarray
+    quantized: np.ndarray
+    wanted: np.ndarray
+    gram: np.ndarray
+
+
+class Sums:
+    """Moments of patches [groups, positions, columns] that come in pieces, for weights [groups, rows, columns]."""
 
     def __init__(self, weights: np.ndarray) -> None:
         import numpy as np
 
         groups, rows, columns = weights.shape
-        self.weights, self.count, self.waiting = weights.astype(np.float32), 0, 0
+        self.weights, self.count = weights.astype(np.float32), 0
         self.exact, self.quantized = np.zeros((groups, columns)), np.zeros((groups, columns))
         self.wanted, self.gram = np.zeros((groups, rows, columns)), np.zeros((groups, columns, columns))
-        self.pieces: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, exact: np.ndarray, quantized: np.ndarray) -> None:
-        self.pieces.append((exact, quantized))
-        self.waiting += exact.nbytes
-        if self.waiting > _PIECE:
-            self._take()
-
-    def _take(self) -> None:
+    def products(self, one: np.ndarray, other: np.ndarray) -> Products:
+        """Of a piece; nothing is changed here, so that several may be made at a time."""
         import numpy as np
 
-        one, other = (_joined(pieces) for pieces in zip(*self.pieces, strict=True))
-        self.pieces, self.waiting = [], 0
-        self.count += one.shape[1]
         ones = np.ones((1, one.shape[1]), np.float32)  # by a product: a sum along the middle is slow
-        self.exact += (ones @ one)[:, 0]
-        self.quantized += (ones @ other)[:, 0]
-        self.gram += np.swapaxes(other, 1, 2) @ other
         # The order that multiplies less; of depthwise layers the other one is also slow in OpenBLAS (small, turned).
         rows, columns = self.weights.shape[1:]
         if rows < columns:
-            self.wanted += np.swapaxes(one @ np.swapaxes(self.weights, 1, 2), 1, 2) @ other
+            wanted = np.swapaxes(one @ np.swapaxes(self.weights, 1, 2), 1, 2) @ other
         else:
-            self.wanted += self.weights @ (np.swapaxes(one, 1, 2) @ other)
+            wanted = self.weights @ (np.swapaxes(one, 1, 2) @ other)
+        gram = np.swapaxes(other, 1, 2) @ other
+        return Products(one.shape[1], (ones @ one)[:, 0], (ones @ other)[:, 0], wanted, gram)
+
+    def add(self, some: Products) -> None:
+        self.count += some.count
+        self.exact += some.exact
+        self.quantized += some.quantized
+        self.wanted += some.wanted
+        self.gram += some.gram
 
     def moments(self, *, centred: bool) -> Moments:
         import numpy as np
 
-        if self.pieces:
-            self._take()
         exact, quantized = (total / max(1, self.count) for total in (self.exact, self.quantized))
         gram, wanted = self.gram, self.wanted
         off = _SINGLE * np.trace(gram, axis1=1, axis2=2) / gram.shape[-1]
@@ -169,10 +187,10 @@ class _Sums:
         return Moments(self.count, exact, quantized, wanted, gram, off)
 
 
-def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+def joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
     """Patches one after the other, in C's order whatever theirs is: products round by how arrays lie."""
     import numpy as np
 
     groups, _, columns = pieces[0].shape
-    joined = np.empty((groups, sum(piece.shape[1] for piece in pieces), columns), pieces[0].dtype)
-    return np.concatenate(pieces, axis=1, out=joined)
+    together = np.empty((groups, sum(piece.shape[1] for piece in pieces), columns), pieces[0].dtype)
+    return np.concatenate(pieces, axis=1, out=together)

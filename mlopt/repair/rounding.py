@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from mlopt.parallel import mapped
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -14,6 +16,7 @@ _SHRINKS: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 _FITS: Final = 2
 _SWEEPS: Final = 3
 _BLOCK: Final = 128
+_ROWS: Final = 256  # that are settled at a time, on a core each
 _LEAF: Final = 16  # columns that are settled by arithmetic of vectors; more of them by products of matrices
 
 
@@ -40,6 +43,10 @@ class Grid:
         """What codes stand for."""
         result: np.ndarray = (codes - self.zero) * self.scale
         return result
+
+    def rows(self, which: slice) -> Grid:
+        """Of some of the rows."""
+        return replace(self, scale=self.scale[:, which], zero=self.zero[:, which])
 
 
 def damped(gram: np.ndarray, off: np.ndarray | float = 0.0) -> np.ndarray:
@@ -91,8 +98,21 @@ def rounded(problem: Problem, grid: Grid, *, shrink: bool = True) -> tuple[np.nd
 
     With `shrink` the scale is shrunk where clipping a few costs less than rounding many; columns are rounded one after
     the other, each error made good in those still to come (GPTQ, Frantar et al. 2022, arXiv:2210.17323); then the scale
-    is fitted by least squares, and single codes are moved as long as that helps.
+    is fitted by least squares, and single codes are moved as long as that helps. Rows with scales of their own are
+    settled by themselves.
     """
+    import numpy as np
+
+    count = problem.wanted.shape[1]
+    if grid.shared or count <= _ROWS:
+        return _settled(problem, grid, shrink=shrink)
+    some = [slice(start, start + _ROWS) for start in range(0, count, _ROWS)]
+    made = list(mapped(lambda rows: _settled(problem.rows(rows), grid.rows(rows), shrink=shrink), some))
+    scale = np.concatenate([each.scale for _, each in made], axis=1)
+    return np.concatenate([codes for codes, _ in made], axis=1), replace(grid, scale=scale)
+
+
+def _settled(problem: Problem, grid: Grid, *, shrink: bool) -> tuple[np.ndarray, Grid]:
     grid = _shrunk(problem, grid) if shrink else grid
     codes = _compensated(problem, grid)
     seen = (codes - grid.zero) @ problem.gram

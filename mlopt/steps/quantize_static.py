@@ -24,7 +24,7 @@ class QuantizeStatic(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-static"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

@@ -25,7 +25,7 @@ class RepairWeights(Calibrated):
     the weights lie on. A part of other steps."""
 
     name: ClassVar[str] = "repair-weights"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

@@ -48,3 +48,16 @@ def test_inputs_that_were_always_zero_do_no_harm() -> None:
         codes, found = rounded(Problem.of(wanted, damped(nothing)), start)
         assert np.isfinite(found.values(codes)).all()
         assert np.abs(found.values(codes) - wanted).max() < 2 * start.scale.max()
+
+
+def test_rows_are_settled_by_themselves() -> None:
+    """However many cores there are: a block's rows alone give the same codes."""
+    wanted, gram = problem(1, 300, 40)
+    start = grid(wanted, shared=False, low=-7, high=7)
+    whole = Problem.of(wanted, gram)
+    codes, found = rounded(whole, start)
+    for rows in (slice(0, 256), slice(256, 300)):
+        alone, scales = rounded(whole.rows(rows), start.rows(rows))
+        assert np.array_equal(codes[:, rows], alone)
+        assert np.array_equal(found.scale[:, rows], scales.scale)
+    assert (found.low, found.high, found.shared) == (-7, 7, False)

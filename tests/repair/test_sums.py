@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlopt.repair.moments import _Sums, aim
+from mlopt.repair.moments import Sums, aim, joined
 from mlopt.repair.rounding import Problem
 
 
@@ -16,16 +16,17 @@ def test_how_patches_lie_changes_no_bit(shape: tuple[int, int, int]) -> None:
     generator = np.random.default_rng(0)
     weights = generator.standard_normal(shape)
     pieces = [generator.standard_normal((2, groups, 37, columns)).astype(np.float32) for _ in range(5)]
-    plain, turned = _Sums(weights), _Sums(weights)
-    for exact, quantized in pieces:
-        plain.add(exact, quantized)
-        turned.add(*(np.ascontiguousarray(each.transpose(0, 2, 1)).transpose(0, 2, 1) for each in (exact, quantized)))
+    plain, turned = Sums(weights), Sums(weights)
+    for pair in pieces:
+        plain.add(plain.products(*(joined([each]) for each in pair)))
+        views = (np.ascontiguousarray(each.transpose(0, 2, 1)).transpose(0, 2, 1) for each in pair)
+        turned.add(turned.products(*(joined([each]) for each in views)))
     for one, other in zip(_fields(plain), _fields(turned), strict=True):
         assert np.array_equal(one, other)
     assert plain.moments(centred=True).count == 5 * 37
 
 
-def _fields(sums: _Sums) -> list[np.ndarray]:
+def _fields(sums: Sums) -> list[np.ndarray]:
     found = sums.moments(centred=False)
     return [found.exact, found.quantized, found.wanted, found.gram]
 
@@ -34,11 +35,10 @@ def test_inputs_that_hardly_vary_can_be_inverted() -> None:
     """Without its mean, what is left of such a tensor is rounding in single precision: no matrix of any sums."""
     generator = np.random.default_rng(0)
     weights = generator.standard_normal((1, 4, 32))
-    sums = _Sums(weights)
+    sums = Sums(weights)
     means = generator.uniform(1, 1000, 32)
-    for _ in range(5):
-        patches = (means + 1e-3 * generator.standard_normal((1, 40, 32))).astype(np.float32)
-        sums.add(patches, patches)
+    patches = (means + 1e-3 * generator.standard_normal((1, 200, 32))).astype(np.float32)
+    sums.add(sums.products(patches, patches))
     wanted, gram = aim(weights, sums.moments(centred=True), hold=10.0)
     assert np.linalg.eigvalsh(gram).min() < 0, "which is what this is about"
     problem = Problem.of(wanted, gram)
