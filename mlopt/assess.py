@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlopt.prepare import Prepared
 
 _TIMED_FEEDS = 8
+_ENOUGH = 0.01  # of a speed-up: nobody would choose by less
+_ENOUGH_ALONE = 0.025  # where one candidate is the faster or is not
 
 
 def assess(
@@ -174,7 +176,8 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
 def _measure(
     prepared: Prepared, artifacts: Mapping[str, Artifact]
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
-    method = prepared.profile.method
+    method, budgets = prepared.profile.method, prepared.profile.budgets
+    tail = budgets.latency_p90 is not None or budgets.latency_p99 is not None  # takes all the queries that there are
     single, offline = _feeds(prepared)
     subjects = {name: Subject(name, artifact, prepared.runtimes[name]) for name, artifact in artifacts.items()}
     return measure_together(
@@ -184,6 +187,7 @@ def _measure(
         offline=offline,
         method=method,
         device=prepared.device,
+        enough=None if tail else _ENOUGH if len(subjects) > 1 else _ENOUGH_ALONE,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.artifact import Artifact
 from mlopt.errors import Misused, WorkerFailed
-from mlopt.intervals import median_high
+from mlopt.intervals import median_high, of_median
 from mlopt.measure.alone import Fresh, Given, load, rows_of
 from mlopt.measure.gpu import Watch, memory_peak, without_copies
 from mlopt.measure.limits import UNLIMITED, Limits
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _SCENARIOS: Final = ("single-stream", "multi-stream", "offline")
 _RESAMPLES: Final = 2000
+_BRIEF: Final = 0.2  # seconds of a visit, at most, where rounds end early: many short ones cancel more than a few long
+_LEAST_ROUNDS: Final = 8  # with fewer an interval from order statistics is that of the two extremes
 _FEWEST, _MOST = 3, 50  # queries per visit
 _SETTLING_SHARE = 0.3  # of a visit's time, at most; but always one query
 _OFFLINE_VISITS, _OFFLINE_SHARE = 4, 0.3  # at most so many batches, in at most that part of the time
@@ -65,6 +68,7 @@ def measure_together(
     device: str,
     limits: Limits = UNLIMITED,
     others: Mapping[str, Given] = MappingProxyType({}),
+    enough: float | None = None,
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
@@ -73,8 +77,10 @@ def measure_together(
     is the median over rounds of the ratio of that round's medians, per sample, with a bootstrap interval. Only one
     process computes at a time.
     In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. `others` says by name
-    who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Raises
-    `WorkerFailed` when the baseline itself dies, `Misused` for the scenario `server`.
+    who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Rounds end
+    early once every speed-up is known within this share of itself that is `enough`: to stop at a width leaves an
+    interval as sure as it was (Chow and Robbins 1965), where to stop at a verdict would not. Raises `WorkerFailed` when
+    the baseline itself dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
     given = Given(single, offline, method, limits)
@@ -92,7 +98,7 @@ def measure_together(
                 if subject is baseline:
                     raise
                 failures[subject.name] = error
-        offline_visits = _plan_visits(runs, method)
+        offline_visits = _plan_visits(runs, method, longest=math.inf if enough is None else _BRIEF)
         for number in range(method.rounds):
             for run in list(runs if number % 2 == 0 else reversed(runs)):
                 try:
@@ -108,6 +114,8 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error
                     runs.remove(run)
+            if enough is not None and _known(runs, number + 1, enough):
+                break
         for run in list(runs):
             try:
                 run.gpu = _on_gpu(run)
@@ -146,8 +154,8 @@ def _on_gpu(run: _Run) -> Gpu | None:
     )
 
 
-def _plan_visits(runs: list[_Run], method: Method) -> int:
-    """Warm up, then share the profile's time so that each round gives each its equal part.
+def _plan_visits(runs: list[_Run], method: Method, *, longest: float) -> int:
+    """Warm up, then share the profile's time so that each round gives each its equal part, `longest` seconds at most.
 
     Returns in how many rounds the offline batch is run too.
     """
@@ -156,10 +164,19 @@ def _plan_visits(runs: list[_Run], method: Method) -> int:
     visits = min(_OFFLINE_VISITS, max(1, int(method.seconds * _OFFLINE_SHARE / batches)), method.rounds)
     share = max(0.0, method.seconds - visits * batches) / method.rounds / len(runs)
     for run, seconds in zip(runs, times, strict=True):
-        fit = int(share / max(seconds, 1e-6))
+        fit = int(min(share, longest) / max(seconds, 1e-6))
         run.settling = max(1, min(method.warm_up, int(fit * _SETTLING_SHARE)))
         run.queries = min(_MOST, max(_FEWEST, fit - run.settling))
     return visits
+
+
+def _known(runs: Sequence[_Run], rounds: int, within: float) -> bool:
+    """Whether each speed-up is known well enough; only after as many rounds in one order as in the other."""
+    if rounds < _LEAST_ROUNDS or rounds % 2:
+        return False
+    of_baseline, *others = ([statistics.median(seconds) for seconds in run.rounds] for run in runs)
+    ratios = (of_median([a / b for a, b in zip(of_baseline, medians, strict=True)]) for medians in others)
+    return all(one.high - one.low <= 2 * within * one.value for one in ratios)
 
 
 def _measurement(run: _Run, baseline: _Run, device: str) -> Measurement:

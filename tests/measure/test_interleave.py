@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -60,6 +61,19 @@ def test_a_larger_net_is_measured_as_slower(tmp_path: Path, method: Method) -> N
     assert slow.throughput > 0
     assert slow.load_time > 0
     assert slow.device == "test machine"
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(1e6, 8), (1e-9, 12), (None, 12)])
+def test_rounds_end_once_every_speed_up_is_known_well_enough(
+    tmp_path: Path, method: Method, enough: float | None, rounds: int
+) -> None:
+    baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
+    larger = Subject("larger", artifact(tmp_path / "l", 16), "onnxruntime")
+    asked = dataclasses.replace(method, rounds=12)
+    found, _ = measure_together(
+        baseline, [larger], single=[feeds(1)], offline=feeds(4), method=asked, device="d", enough=enough
+    )
+    assert {one.rounds for one in found.values()} == {rounds}
 
 
 def test_a_measurement_says_how_many_samples_a_query_had(tmp_path: Path, method: Method) -> None:
