@@ -15,10 +15,12 @@ import pytest
 from headtohead.collected import best_peer, collect, our_int8
 from headtohead.goals import goals
 from headtohead.imbalanced import imbalance
+from headtohead.judging import expected_drop
 from headtohead.rendered import render
 from headtohead.tools import TOOLS
 from onnx import numpy_helper
 
+from mlopt.precision.expected import Exact
 from mlopt.runners.onnxruntime import OnnxRuntimeRunner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,3 +192,28 @@ def test_what_is_published_is_what_its_json_says() -> None:
     if not published.is_file():
         pytest.skip("nothing is published yet")
     assert published.with_suffix(".md").read_text() == render(json.loads(published.read_text()))
+
+
+def test_a_drop_by_chances_is_the_one_that_many_samples_count_and_much_surer() -> None:
+    generator = np.random.default_rng(2)
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scores = 1.5 * generator.standard_normal((count, 20))
+        powers = np.cumsum(np.exp(scores), axis=1)
+        labels = (powers < generator.uniform(size=(count, 1)) * powers[:, -1:]).sum(axis=1)
+        return scores, scores + 0.5 * generator.standard_normal(scores.shape), labels
+
+    scores, noisy, labels = drawn(200_000)
+    truth = float(((scores.argmax(axis=1) == labels).mean()) - (noisy.argmax(axis=1) == labels).mean())
+    seen, said, counted = [], [], []
+    for _ in range(100):
+        scores, noisy, labels = drawn(500)
+        exact = Exact.of(scores, labels, most=500)
+        assert exact
+        found = expected_drop(exact, noisy)
+        seen.append(found["value"])
+        said.append(found["error"])
+        counted.append((scores.argmax(axis=1) == labels).mean() - (noisy.argmax(axis=1) == labels).mean())
+    assert np.mean(seen) == pytest.approx(truth, abs=0.003)
+    assert np.std(seen) < 0.5 * np.std(counted)
+    assert np.mean(said) == pytest.approx(np.std(seen), rel=0.35)

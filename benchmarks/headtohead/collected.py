@@ -101,6 +101,7 @@ def _moment(one: Kept) -> float:
 def _row(one: Kept, latency: Mapping[str, Any] | None) -> Row:
     row: Row = {"name": one.name, **{key: one.facts[key] for key in _FACTS if one.facts.get(key) is not None}}
     row |= {key: one.facts.get("accuracy", {}).get(key) for key in _ACCURACY}
+    row["expected"] = one.facts.get("expected")
     measured = latency["measured"].get(one.name) if latency else None
     row["speedup"] = measured["speedup"] if measured else None
     row["memory_running"] = measured["peak_memory"] if measured else None

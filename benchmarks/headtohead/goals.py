@@ -71,6 +71,11 @@ def _drops(models: Mapping[str, Any]) -> Iterator[Goal]:
     middle = statistics.median(drops.values())
     kinds = ", ".join(f"{name} {one.get('chosen') or one['variant']}" for name, one in int8.items())
     found = f"worst {drops[worst]:+.2f} ({worst}), median {middle:+.2f}; of: {kinds}"
+    chances = {name: 100 * one["expected"]["value"] for name, one in int8.items() if one.get("expected")}
+    if chances:
+        least = max(chances, key=lambda name: chances[name])
+        found += f". By chances (which luck moves less): worst {chances[least]:+.2f} ({least}), "
+        found += f"median {statistics.median(chances.values()):+.2f} of {len(chances)}"
     yield Goal(line, found, drops[worst] <= _WORST and middle <= _MEDIAN)
 
 
@@ -83,7 +88,8 @@ def _imbalanced(model: Mapping[str, Any] | None) -> Iterator[Goal]:
     int8 = [one for one in model["rows"] if one["tool"] != "mlopt" and one["sqnr"] is not None]
     peers = [one["drop"]["value"] for one in int8]
     theirs = f"; peers {100 * min(peers):+.2f} to {100 * max(peers):+.2f}" if peers else ""
-    found = f"{best['name']} {points(best['drop'])}{theirs}"
+    chances = f"; by chances {100 * best['expected']['value']:+.2f}" if best.get("expected") else ""
+    found = f"{best['name']} {points(best['drop'])}{chances}{theirs}"
     yield Goal(line, found, 100 * best["drop"]["value"] <= _IMBALANCED)
 
 

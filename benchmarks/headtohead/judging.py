@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from headtohead.cases import split_of
 from headtohead.goals import enough
 from headtohead.tools import Kept, keep
@@ -23,6 +25,7 @@ from mlopt.errors import MloptError
 from mlopt.intervals import paired_difference
 from mlopt.measure.interleave import Subject, measure_together
 from mlopt.measurement import Measurement
+from mlopt.precision.expected import Exact
 from mlopt.profile import Method
 from mlopt.report.report import to_json
 from mlopt.steps.evaluate import Evaluate
@@ -56,7 +59,25 @@ def _judged(one: Kept, samples: Any, baseline: Artifact) -> Kept:
     accuracy = compare(
         baseline, outcomes, labels=samples.labels, generated=False, device="this machine", grade="measured"
     )
-    return keep(one.folder, one.facts | {"accuracy": to_json(accuracy)})
+    return keep(
+        one.folder, one.facts | {"accuracy": to_json(accuracy), "expected": _expected(baseline, outcomes, samples)}
+    )
+
+
+def _expected(baseline: Artifact, outcomes: Artifact, samples: Any) -> dict[str, float] | None:
+    exact, found = (np.load(one.path / "0.npy") for one in (baseline, outcomes))
+    known = Exact.of(exact, samples.labels, most=len(exact)) if samples.labels is not None else None
+    return expected_drop(known, found) if known else None
+
+
+def expected_drop(exact: Exact, found: np.ndarray) -> dict[str, float]:
+    """Top-1 that these answers to the same samples lose, with its standard error. Where an answer changed, the chances
+    that the original gives the two classes are counted, and not which of them happens to be right: that is hardly ever
+    either, and of few samples mostly luck."""
+    assert exact.belief is not None
+    now = found.argmax(axis=1)
+    lost = exact.belief[:, 0] - exact.belief[exact.order == now[:, None]]
+    return {"value": float(lost.mean()), "error": float(lost.std() / np.sqrt(max(1, len(lost) - 1)))}
 
 
 def _outcomes(samples: Any, model: Path, runtime: str, into: Path) -> Artifact:

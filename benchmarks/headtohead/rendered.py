@@ -53,7 +53,7 @@ def _model(name: str, model: Mapping[str, Any]) -> Iterator[str]:
     told = f"{what}, {model['calibration']} to calibrate with{_flatters(model)}.{_latency(model)}{_against(model)}"
     yield f"{told} Taken on {model['taken']}, {model['machine']}."
     yield ""
-    how = "drop, points [95 %]" if trained else "agreement"
+    how = "drop, points [95 %]; by chances" if trained else "agreement"
     yield f"| tool | variant | {how} | SQNR | size | speed-up [95 %] | quantising | peak memory of it |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in sorted(model["rows"], key=_order):
@@ -73,6 +73,8 @@ def _cells(row: Mapping[str, Any], trained: bool) -> list[str]:
         return [row["variant"], f"failed: {_cell(row['failure'])}", "", "", "", "", ""]
     answers = row["drop"] if trained else row["agreement"]
     shown = "" if answers is None else points(answers) if trained else f"{100 * answers['value']:.0f} %"
+    if expected := row.get("expected"):
+        shown += f"; {100 * expected['value']:+.2f} ± {100 * expected['error']:.2f}"
     return [
         row["variant"] + (f" ({row['chosen']})" if row.get("chosen") else ""),
         shown,
