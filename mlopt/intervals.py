@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 FEWEST: Final = 6
 """Values of which the largest is above the median in all but 2.5 % of cases: 1 of 64 are all below it."""
 _Z: Final = 1.959963984540054  # two-sided 95 % of the normal distribution
+_LIKELY: Final = 0.75  # what is aimed at the bound itself misses it every other time
+_CAUTION: Final = statistics.NormalDist().inv_cdf(_LIKELY)
 _SURE: Final = 1.6448536269514722  # one-sided 95 %
-_CAUTION: Final = 0.6744897501960817  # one-sided 75 %: what is aimed at the bound itself misses it every other time
 
 
 def paired_difference(only_baseline: float, only_candidate: float, total: int) -> Interval:
@@ -125,18 +126,20 @@ def samples_needed(limit: float, drop: Interval, total: int) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Expected shares of answers, from `seen` samples.
+    """Expected shares of answers.
 
-    `flips` change their arg-max; with labels, `lost` turn from right to wrong and `won` from wrong to right.
+    `flips` change their arg-max; with labels, `lost` turn from right to wrong and `won` from wrong to right. Those are
+    estimates from samples: `flips_error` and `drop_error` are the standard errors of `flips` and of `lost - won`.
     """
 
-    seen: int
     flips: float
+    flips_error: float = 0.0
     lost: float | None = None
     won: float | None = None
+    drop_error: float = 0.0
 
 
-NO_CHANGES: Final = Changes(0, 0.0, 0.0, 0.0)
+NO_CHANGES: Final = Changes(0.0, lost=0.0, won=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,33 +156,50 @@ class Allowed:
     sqnr: float | None = None
 
     def keeps_answers(self, expected: Changes) -> bool:
-        """Whether these expected changes of answers leave the bounds inside.
+        """Whether these expected changes of answers will likely leave the bounds inside.
 
-        What is expected was itself seen on few samples: both their chance and that of the `samples` to come count.
-
-        >>> Allowed(342, drop=0.03).keeps_answers(Changes(seen=128, flips=0.06, lost=0.01, won=0.01))
+        >>> Allowed(342, drop=0.03).keeps_answers(Changes(0.06, lost=0.01, won=0.01))
         True
-        >>> Allowed(342, drop=0.01).keeps_answers(Changes(seen=128, flips=0.06, lost=0.01, won=0.01))
+        >>> Allowed(342, drop=0.01).keeps_answers(Changes(0.06, lost=0.01, won=0.01))
         False
         """
-        drop = self.drop_for(expected)
-        if self.drop is not None and drop is not None and drop > self.drop:
-            return False
-        return self.agreement is None or self.agreement_for(expected) >= self.agreement
+        return self.chance(expected) >= _LIKELY
+
+    def chance(self, expected: Changes) -> float:
+        """How likely the bounds will be found inside.
+
+        What is expected was itself seen on few samples: both its error and the chance of the `samples` to come count.
+        """
+        chances = [1.0]
+        if self.drop is not None and expected.lost is not None and expected.won is not None:
+            chances.append(_below(self.drop, *self._drop(expected.lost, expected.won, expected)))
+        if self.agreement is not None:
+            bound, unsure = self._agreement(expected)
+            chances.append(_below(-self.agreement, -bound, unsure))
+        return min(chances)
 
     def drop_for(self, expected: Changes) -> float | None:
         """The smallest bound on accuracy lost that would let these expected changes in; None without labels."""
         if expected.lost is None or expected.won is None:
             return None
-        # Rounding wins answers by chance alone, so that more won than lost is chance too.
-        won = min(expected.won, expected.lost)
-        caution = _CAUTION * self._spread(expected.lost + expected.won, expected.seen)
-        return _drop_bound(expected.lost, won, self.samples) + caution
+        bound, unsure = self._drop(expected.lost, expected.won, expected)
+        return bound + _CAUTION * unsure
 
     def agreement_for(self, expected: Changes) -> float:
         """The largest bound on equal answers that would."""
-        caution = _CAUTION * self._spread(expected.flips * (1 - expected.flips), expected.seen)
-        return _agreement_bound(expected.flips, self.samples) - caution
+        bound, unsure = self._agreement(expected)
+        return bound - _CAUTION * unsure
+
+    def _drop(self, lost: float, won: float, expected: Changes) -> tuple[float, float]:
+        """The bound that is expected, and its standard error."""
+        bound = paired_difference(lost * self.samples, won * self.samples, self.samples).high
+        # How wide the interval will be is as uncertain as the answers that change are, by half.
+        wide = (bound - lost + won) / 2 * (expected.flips_error / expected.flips if expected.flips else 0.0)
+        return bound, math.sqrt((lost + won) / self.samples + expected.drop_error**2 + wide**2)
+
+    def _agreement(self, expected: Changes) -> tuple[float, float]:
+        bound = proportion((1 - expected.flips) * self.samples, self.samples).low
+        return bound, math.sqrt(expected.flips * (1 - expected.flips) / self.samples + expected.flips_error**2)
 
     def decibel_for(self, spread: float, seen: int) -> float:
         """How much SQNR has to be to spare where it was seen on so few samples, whose noise has this `spread` (standard
@@ -188,10 +208,7 @@ class Allowed:
         >>> round(Allowed(32, sqnr=25.0).decibel_for(0.33, 32), 2)
         0.55
         """
-        return 10 * math.log10(1 + _SURE * self._spread(spread**2, seen))
-
-    def _spread(self, variance: float, seen: int) -> float:
-        return math.sqrt(variance / self.samples + (variance / seen if seen else 0.0))
+        return 10 * math.log10(1 + _SURE * spread * math.sqrt(1 / self.samples + (1 / seen if seen else 0.0)))
 
     @property
     def hopeless(self) -> bool:
@@ -213,9 +230,6 @@ def allowed(budgets: Budgets, samples: int, *, labelled: bool) -> Allowed:
     )
 
 
-def _drop_bound(lost: float, won: float, samples: int) -> float:
-    return paired_difference(lost * samples, won * samples, samples).high
-
-
-def _agreement_bound(flips: float, samples: int) -> float:
-    return proportion((1 - flips) * samples, samples).low
+def _below(limit: float, value: float, error: float) -> float:
+    """The chance that what is `value`, with this standard error, is at most `limit`."""
+    return statistics.NormalDist(value, error).cdf(limit) if error else float(value <= limit)

@@ -138,13 +138,14 @@ def plan(
 
 def _begun_as(steps: tuple[Step, ...], others: tuple[Step, ...]) -> tuple[Step, ...]:
     """`steps` with the options of `others`, one after the other, as far as both kinds have them; as they are where
-    these are not as many."""
+    these are not as many. A search is a fallback then."""
     if len(steps) != len(others):
         return steps
     return tuple(
         dataclasses.replace(
             step,  # type: ignore[type-var]
             **{name: getattr(other, name) for name in _fields(type(step)) & _fields(type(other))},
+            **({"fallback": True} if "fallback" in _fields(type(step)) else {}),
         )
         for step, other in zip(steps, others, strict=True)
     )

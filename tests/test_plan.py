@@ -273,5 +273,7 @@ def test_a_search_begins_as_the_repaired_one_where_that_is_made_too(
     search, static = mixed.steps[place], repaired.steps[place]
     assert (search.name, static.name) == ("quantize-mixed", "quantize-static")
     assert common(search) == common(static)  # type: ignore[arg-type]
+    assert options_of(search)["fallback"], "all int8 is judged beside it"
     (alone,) = plan(facts, target, [find_recipe(names[0])], given).candidates[1:]
     assert options_of(alone.steps[0])["calibrator"] == "min-max", "without a companion, the quicker way"
+    assert not options_of(alone.steps[place])["fallback"]

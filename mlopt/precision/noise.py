@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, np.ndarray]
 
 _BUDGET: Final = 1 << 28  # bytes of answers to hold; a model with large outputs is judged on fewer samples
-_CROSSED: Final = 256  # samples whose noise is tried on one another
-_ROUNDING: Final = 1e-6  # of the largest score: more than a sum in float32 is ever off
 
 
 def answers(
@@ -66,15 +64,17 @@ class Noise:
         return math.inf if self.power == 0 else -10 * math.log10(self.power)
 
     def within(self, allowed: Allowed) -> bool:
-        """Whether answers with this noise stay inside what is allowed."""
-        if self.changes is not None and not allowed.keeps_answers(self.changes):
-            return False
+        """Whether answers with this noise likely stay inside what is allowed."""
+        return self._keeps_signal(allowed) and (self.changes is None or allowed.keeps_answers(self.changes))
+
+    def chance(self, allowed: Allowed) -> float:
+        """How likely that is."""
+        if not self._keeps_signal(allowed):
+            return 0.0
+        return 1.0 if self.changes is None else allowed.chance(self.changes)
+
+    def _keeps_signal(self, allowed: Allowed) -> bool:
         return allowed.sqnr is None or self.sqnr - allowed.decibel_for(self.spread, self.seen) >= allowed.sqnr
-
-
-def noise(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Noise:
-    """Of answers to the same samples."""
-    return Noise(power(exact, quantized), changes(exact[0], quantized[0], labels, scale=1.0))
 
 
 def power(exact: Sequence[np.ndarray], quantized: Sequence[np.ndarray]) -> float:
@@ -99,45 +99,3 @@ def spread(exact: np.ndarray, quantized: np.ndarray) -> float:
     rows = min(len(exact), len(quantized))
     apart = np.square(exact[:rows].astype(np.float64) - quantized[:rows]).reshape(rows, -1).sum(axis=1)
     return float(apart.std() / apart.mean()) if apart.any() and np.isfinite(apart).all() else 0.0
-
-
-def changes(
-    exact: np.ndarray, quantized: np.ndarray, labels: np.ndarray | None = None, *, scale: float
-) -> Changes | None:
-    """What is expected to change when noise `scale` times as large is added to the exact scores; None unless the
-    answers are [samples, classes].
-
-    Counting on n samples cannot see less than 1 / n. Instead the noise of every sample is tried on every other one:
-    n² trials, as many as 256² here, from n samples. Noise is taken in scores (logarithms, where the outputs are
-    probabilities), where it does not depend on how sure the answer is. `quantized` may be answers to the first few
-    samples alone: their noise is tried on all.
-    """
-    import numpy as np
-
-    if exact.ndim != 2 or exact.shape[1] < 2:
-        return None
-    rows, known = min(len(exact), _CROSSED), min(len(exact), len(quantized), _CROSSED)
-    first, second = _scores(exact[:rows]), _scores(quantized[:known])
-    apart = (second - first[:known]) * np.float32(scale)
-    best = first.argmax(axis=1)
-    # A class that is further behind the best than any noise could bring it forward need not be looked at.
-    with np.errstate(invalid="ignore"):  # what is not finite leaves no class out
-        reach = float((apart.max(axis=1) - apart.min(axis=1)).max())
-    reach += _ROUNDING * float(np.abs(first).max() + np.abs(apart).max())
-    flips = lost = won = 0
-    for row, scores in enumerate(first):
-        near = np.flatnonzero(~(scores[best[row]] - scores > reach))
-        now = near[(scores[near] + apart[:, near]).argmax(axis=1)]
-        flips += int((now != best[row]).sum())
-        if labels is not None:
-            still = int((now == labels[row]).sum())
-            lost, won = (lost + known - still, won) if best[row] == labels[row] else (lost, won + still)
-    trials = rows * known
-    return Changes(rows, flips / trials, *((lost / trials, won / trials) if labels is not None else ()))
-
-
-def _scores(outputs: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    probabilities = outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, atol=1e-3)
-    return np.log(np.maximum(outputs, np.float32(1e-9))) if probabilities else outputs

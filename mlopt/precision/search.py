@@ -1,4 +1,4 @@
-"""The fewest nodes to keep in floating point so that answers stay inside what is allowed, in few evaluations."""
+"""Which nodes to keep in floating point so that answers stay inside what is allowed, in few evaluations."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ class Mix:
 
 @dataclass(slots=True)
 class Search:
-    """Keep the groups that cost most noise for their work, as few as it takes.
+    """Keep groups that cost much noise for their work, as many as promise the most speed.
 
-    The order is fixed by the sensitivities; what is searched is how many of its first groups to keep. Noise of
-    groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
+    The order is fixed by the sensitivities; what is searched is how many of its first groups to keep. The more are
+    kept, the likelier is it that the answers are proven to be inside what is `allowed`, and the less is there to win:
+    what counts is the part of the work in int8 times that chance, which has to be at `least` so large.
+
+    Noise of groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
     Networks", arXiv:1511.06393), so each try predicts the next: the sum of what is left, scaled to what was seen.
     Neighbours share the rounding of the tensor between them, so that many make less noise than their sum; a group
     alone makes its own. The fewer are left, the nearer the scale is taken to one. `glance` builds a mix and runs it
@@ -54,9 +57,11 @@ class Search:
     changes_at: Predict
     most: int = 8
     sure: int = 2
+    least: float = 0.25
     floor: float = 0.0
     _order: list[Sensitivity] = field(init=False)
     _end: int = field(init=False)  # so many groups would be too many to keep
+    _seen: dict[int, Noise] = field(init=False, default_factory=dict)  # by how many groups are kept
 
     def __post_init__(self) -> None:
         # Ties are broken by the graph's order: sort is stable.
@@ -64,41 +69,64 @@ class Search:
         self._end = next(count for count in range(1, len(self._order) + 1) if not self._worth(count))
 
     def run(self, everything: Noise) -> Mix | None:
-        """`everything` is the noise with all quantized. None when too little may be quantized."""
+        """`everything` is the noise with all quantized. None when nothing that is worth making is likely enough."""
         if everything.within(self.allowed):
             return Mix((), everything)
-        count = self._glanced(everything)
-        for _ in range(self.sure):
-            if count >= self._end:
-                break
-            seen = self.evaluate(self._kept(count))
-            if seen.within(self.allowed):
-                return Mix(self._kept(count), seen)
-            count = max(count + 1, self._predicted(seen, count))
-        return None
-
-    def _glanced(self, everything: Noise) -> int:
-        """The fewest groups to keep by what a few samples show; `_end` where that is too many."""
-        failing, passing = 0, self._end
-        last, at = everything, 0
+        self._seen = {0: everything}
+        count = last = 0
         for _ in range(self.most):
-            if passing - failing <= 1:
+            count = self._best(last)
+            if count in self._seen:
                 break
-            wanted = min(self._predicted(last, at), passing - 1)
-            if wanted <= failing:  # noise does not add up here as predicted
-                wanted = (failing + passing) // 2
-            seen = self.glance(self._kept(wanted))
-            if seen.within(self.allowed):
-                passing = wanted
-                if wanted == max(self._predicted(seen, wanted), failing + 1):
-                    break  # the prediction that fits what was seen says that one fewer would not do
-            else:
-                failing = wanted
-            last, at = seen, wanted
-        return passing
+            self._seen[count], last = self.glance(self._kept(count)), count
+        evaluated = {0}
+        for _ in range(self.sure):
+            count = self._best(last)
+            if count in evaluated or not self._promise(count, self._chance(count, last)):
+                break
+            self._seen[count], last = self.evaluate(self._kept(count)), count
+            evaluated.add(count)
+        best = max(sorted(evaluated), key=lambda one: self._promise(one, self._chance(one, last)))
+        if not self._promise(best, self._chance(best, last)):
+            return None
+        return Mix(self._kept(best), self._seen[best])
+
+    def _best(self, last: int) -> int:
+        """How many groups to keep by all that was seen, `last` that with so many. Where nothing promises anything as
+        many as are worth it, for that is predicted, and predictions are off."""
+        best, most = self._end - 1, 0.0
+        for count in range(self._end):
+            if self._quantized(count) <= most:
+                break
+            if (promise := self._promise(count, self._chance(count, last))) > most:
+                best, most = count, promise
+        return best
+
+    def _promise(self, count: int, chance: float) -> float:
+        return chance * self._quantized(count) if chance >= self.least else 0.0
+
+    def _chance(self, count: int, last: int) -> float:
+        """As seen, or as predicted; more kept groups are no less likely to do."""
+        if count in self._seen:
+            return self._seen[count].chance(self.allowed)
+        least = max((noise.chance(self.allowed) for one, noise in self._seen.items() if one < count), default=0.0)
+        most = min((noise.chance(self.allowed) for one, noise in self._seen.items() if one > count), default=1.0)
+        return max(least, min(most, self._predicted(count, last).chance(self.allowed)))
+
+    def _predicted(self, count: int, last: int) -> Noise:
+        """By the sum of sensitivities, scaled to what was seen with `last` groups kept."""
+        seen, then, left = self._seen[last], self._left(last), self._left(count)
+        scale = max(0.0, seen.power - self.floor) / then if then and math.isfinite(seen.power) else 1.0
+        power = self.floor + left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
+        return replace(seen, power=power, changes=self.changes_at(power))
 
     def _kept(self, count: int) -> tuple[Group, ...]:
         return tuple(one.group for one in self._order[:count])
+
+    def _quantized(self, count: int) -> float:
+        """The part of the work that is in int8 with so many groups kept; of no work at all a part of the groups."""
+        every, left = (sum(one.group.work for one in some) for some in (self._order, self._order[count:]))
+        return left / every if every else 1 - count / len(self._order)
 
     def _worth(self, count: int) -> bool:
         """Whether enough is left to quantize with so many kept."""
@@ -109,14 +137,3 @@ class Search:
 
     def _left(self, count: int) -> float:
         return sum(one.power for one in self._order[count:])
-
-    def _predicted(self, seen: Noise, at: int) -> int:
-        """The fewest groups to keep, by the sum of sensitivities scaled to what was seen with `at` groups kept."""
-        then = self._left(at)
-        scale = max(0.0, seen.power - self.floor) / then if then and math.isfinite(seen.power) else 1.0
-        for count in range(len(self._order)):
-            left = self._left(count)
-            power = self.floor + left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
-            if replace(seen, power=power, changes=self.changes_at(power)).within(self.allowed):
-                return count
-        return len(self._order)

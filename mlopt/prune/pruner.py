@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlopt.precision.noise import answers, noise
+from mlopt.precision.noise import answers, power
 from mlopt.prune.allocate import Costs, Work, allocate
 from mlopt.prune.cells import Cell, cells_of, products_of, stopped
 from mlopt.prune.channels import Channels, follow
@@ -128,7 +128,7 @@ class Pruner:
             for kept, weights in ranking.weights.items():
                 onnx.save(cut(self._model, self._channels, ranking.gone(kept), weights), str(path))
                 error = ranking.errors[ranking.cell.kept.index(kept)]
-                ratios[kept] = noise(exact, answers(path, feeds)).power / max(error, 1e-12)
+                ratios[kept] = power(exact, answers(path, feeds)) / max(error, 1e-12)
             yield Costs(ranking.cell, tuple(_noise(ranking.cell, ranking.errors, ratios)))
         path.unlink()
 

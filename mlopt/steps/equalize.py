@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.precision.groups import PRODUCTS
-from mlopt.precision.noise import answers, noise
+from mlopt.precision.noise import answers, power
 from mlopt.repair.chains import Pair, pairs_of
 from mlopt.repair.equalization import Balance, equalize
 from mlopt.repair.migration import Norm, fork, join, migrate, norms_of, separate
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Change = Callable[[dict[str, np.ndarray]], None]
 
-_SAME: Final = 80.0  # dB between the answers before and after, at least: what is left is rounding in float32
+_SAME: Final = 1e-8  # of the answers' power, at most, changes: what is left is rounding in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +77,23 @@ class Equalize(Calibrated):
         with tempfile.TemporaryDirectory(prefix="mlopt-equalize-") as scratch:
             path = Path(scratch) / "model.onnx"
 
-            def power(tried: Any) -> float:
+            def noise(tried: Any) -> float:
                 """Infinite where rounding in float32 changed the answers already."""
                 onnx.save(tried, str(path))
-                if noise(exact, answers(path, feeds)).sqnr < _SAME:
+                if power(exact, answers(path, feeds)) > _SAME:
                     return math.inf
                 ranges = self.qdq.observe(tried, self.calibration, Path(scratch), self.how, first=self.samples)
                 self.qdq.write(tried, ranges, path)
                 if self.repair:
                     onnx.save(_with_weights_of(tried, onnx.load(str(path))), str(path))
-                return noise(exact, answers(path, feeds, as_written=self.repair)).power
+                return power(exact, answers(path, feeds, as_written=self.repair))
 
-            best, least = model, power(model)
+            best, least = model, noise(model)
             for rivals in self._changes(original, pairs, norms):
                 start = best
                 for change in rivals:
                     tried = _changed(start, change)
-                    if (found := power(tried)) < least:
+                    if (found := noise(tried)) < least:
                         best, least = tried, found
         return best
 

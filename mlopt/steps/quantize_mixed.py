@@ -26,6 +26,8 @@ from mlopt.steps.sensitivity import groups_to_decide
 from mlopt.steps.set_precision import NARROW
 from mlopt.steps.tries import Known, Tries
 
+_LEAST: Final = 0.25  # chance: what is made for less is mostly for nothing
+_SURER: Final = 0.6  # where all int8 is judged by itself
 _HOPE: Final = 0.7  # of the noise that a few samples show: with less all samples would hardly be
 
 
@@ -34,19 +36,22 @@ class QuantizeMixed(Calibrated):
     """Quantize, but keep in floating point the fewest groups of nodes with which the answers stay inside the budget.
 
     `allowed` is what the answers may lose, which a plan takes from the profile's budgets and the number of evaluation
-    samples. First all int8 is tried: where that stays inside, the bytes are those of `quantize-static` with the same
-    options. With `repair`, weights and biases are then made good for the errors before them, and tried. Only where that
-    is too much still, every group (`precision/groups.py`) is quantized alone and run on the first `probes` of
+    samples. First all int8 is tried: where that likely stays inside, the bytes are those of `quantize-static` with the
+    same options. With `repair`, weights and biases are then made good for the errors before them, and tried. Only where
+    that is too much still, every group (`precision/groups.py`) is quantized alone and run on the first `probes` of
     `calibration`, and what has to stay is searched: at most `glances` mixes are looked at on the first `samples`, and
-    the one that will do on all. All of it sees calibration samples alone, so that those that judge the result are new
-    to it. Raises `BudgetInfeasible` when not even one group can be quantized inside the budget.
+    the one that promises most (`Search`) on all. All of it sees calibration samples alone, so that those that judge the
+    result are new to it. Raises `BudgetInfeasible` where no mix that is worth making is likely enough.
+
+    All int8 and mixes are weighed by what they promise, however bold. As a `fallback`, where all int8 is judged by
+    itself, what is made has to be likelier than not.
 
     `rest` is the type in which OpenVINO is told to compute what is not int8. The search counts with what bf16 does to
     the answers; where bf16 alone would be too much, it is f32 after all.
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 15
+    version: ClassVar[int] = 16
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -57,6 +62,7 @@ class QuantizeMixed(Calibrated):
     samples: int = 16
     probes: int = 4
     rest: Literal["f32", "bf16"] = "f32"
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a value that no calibrator takes, or a type that there is not."""
@@ -81,6 +87,8 @@ class QuantizeMixed(Calibrated):
             mix, weights, everything = self._searched(tries, groups, source, make)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
+            if not mix.noise.within(self.allowed):
+                notes.append(f"it keeps the budget with a chance of {mix.noise.chance(self.allowed):.0%}")
             if tries.narrowed and mix.kept:
                 notes.append(NARROW)
         saved(result, notes=notes, properties=tries.properties)
@@ -122,10 +130,11 @@ class QuantizeMixed(Calibrated):
             return tries.noise_of(tries.answers(kept, made[kept]))
 
         looks = (glance, evaluate, known.changes_at)
-        mix = Search(each, self.allowed, *looks, self.glances, floor=tries.floor).run(everything)
+        least = _SURER if self.fallback else _LEAST
+        mix = Search(each, self.allowed, *looks, self.glances, least=least, floor=tries.floor).run(everything)
         if mix is None:
             raise self._infeasible(everything, source, tries.evaluations)
-        return mix, made[mix.kept], plain
+        return mix, made.get(mix.kept, weights), plain
 
     def _infeasible(self, nearest: Noise, source: Artifact, evaluations: int) -> BudgetInfeasible:
         """`nearest` is what all int8 brings at best."""

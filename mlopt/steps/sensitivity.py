@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlopt.precision.groups import Group, groups_of
 from mlopt.precision.lent import Lent
-from mlopt.precision.noise import answers, noise
+from mlopt.precision.noise import answers, power
 from mlopt.precision.search import Sensitivity
 from mlopt.steps.histogram import Range
 from mlopt.steps.qdq import Qdq
@@ -43,4 +43,4 @@ def sensitivities(
     for group in groups:
         copy, lent = light.holding(group.nodes)
         qdq.write(copy, ranges, trial, keep=every.difference(group.nodes))
-        yield Sensitivity(group, noise(exact, answers(trial, feeds, lent=lent)).power)
+        yield Sensitivity(group, power(exact, answers(trial, feeds, lent=lent)))

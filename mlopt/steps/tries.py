@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mlopt.intervals import Allowed, Changes
 from mlopt.precision.activations import unweighted
 from mlopt.precision.bf16 import rounded
+from mlopt.precision.expected import Exact
 from mlopt.precision.groups import Group, names_of
-from mlopt.precision.noise import Noise, answers, changes, power, spread
+from mlopt.precision.noise import Noise, answers, power, spread
 from mlopt.precision.search import Sensitivity
 from mlopt.steps.histogram import Range
 from mlopt.steps.qdq import Qdq
@@ -38,6 +39,7 @@ class Tries:
     ranges: Mapping[str, Range]
     calibration: Samples
     exact: Answers
+    scores: Exact | None  # None: it is no classifier
     trial: Path
     few: int
     asked: int
@@ -52,7 +54,8 @@ class Tries:
 
         onnx.save(model, str(trial))
         exact = answers(trial, calibration.feeds(batch=1))
-        return cls(qdq, model, ranges, calibration, exact, trial, min(few, len(calibration)), len(calibration))
+        scores, count = Exact.of(exact[0], calibration.labels), len(calibration)
+        return cls(qdq, model, ranges, calibration, exact, scores, trial, min(few, count), count)
 
     @property
     def evaluations(self) -> int:
@@ -106,7 +109,7 @@ class Tries:
 
     def noise_of(self, answered: Answers, *, scale: float = 1.0) -> Noise:
         """Were it `scale` times as large."""
-        seen = changes(self.exact[0], answered[0], self.calibration.labels, scale=scale)
+        seen = self.scores.changes(answered[0], scale=scale) if self.scores else None
         loudest = [spread(*pair) for pair in zip(self.exact, answered, strict=True)]
         return Noise(scale**2 * power(self.exact, answered), seen, max(loudest), len(answered[0]))
 
@@ -152,4 +155,4 @@ class Known:
     def changes_at(self, at: float) -> Changes | None:
         """With noise like the known one's, but of that power."""
         scale = math.sqrt(at / self._power) if self._power else 0.0
-        return changes(self.tries.exact[0], self.known[0], self.tries.calibration.labels, scale=scale)
+        return self.tries.scores.changes(self.known[0], scale=scale) if self.tries.scores else None

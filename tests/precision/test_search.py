@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mlopt.intervals import Allowed
+from mlopt.intervals import Allowed, Changes
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
 from mlopt.precision.search import Mix, Search, Sensitivity
@@ -151,3 +151,60 @@ def test_a_mix_that_is_int8_in_name_alone_is_none() -> None:
         search = Search([quiet, loud], Allowed(400, sqnr=60.0), noises.__getitem__, noises.__getitem__, lambda _: None)
         mix = search.run(noises[()])
         assert (mix is not None) == found
+
+
+class Answers:
+    """Ten groups of the same work and noise; answers that change follow from the power, at `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        self.groups = [Sensitivity(Group(f"g{number}", (f"n{number}",), 10, 1), 0.1) for number in range(10)]
+        self.rate = rate
+        self.evaluated: list[int] = []
+
+    def changes(self, power: float) -> Changes:
+        share = self.rate * power
+        return Changes(2 * share, lost=share, won=share)
+
+    def look(self, kept: tuple[Group, ...]) -> Noise:
+        power = 0.1 * (10 - len(kept))
+        return Noise(power, self.changes(power))
+
+    def evaluate(self, kept: tuple[Group, ...]) -> Noise:
+        self.evaluated.append(len(kept))
+        return self.look(kept)
+
+    def run(self, allowed: Allowed, least: float = 0.25) -> Mix | None:
+        return Search(self.groups, allowed, self.look, self.evaluate, self.changes, least=least).run(self.look(()))
+
+
+@pytest.mark.parametrize("rate", [0.006, 0.008, 0.011, 0.014, 0.02, 0.05])
+def test_what_promises_most_is_made(rate: float) -> None:
+    """By trying every number of kept groups."""
+    world, allowed = Answers(rate), Allowed(800, drop=0.01)
+    promise = {count: (1 - count / 10) * allowed.chance(world.changes(0.1 * (10 - count))) for count in range(8)}
+    likely = {count: value for count, value in promise.items() if value / (1 - count / 10) >= 0.25}
+    if promise[0] >= 0.75:
+        likely = {0: promise[0]}  # what will likely do is not searched
+    mix = world.run(allowed)
+    assert (mix is None) == (not likely)
+    if mix is not None:
+        assert len(mix.kept) == max(likely, key=likely.__getitem__)
+        assert world.evaluated == [len(mix.kept)] * bool(mix.kept), "all int8 was run on all samples before"
+
+
+def test_an_even_chance_at_all_of_the_speed_is_worth_more_than_a_sure_one_at_a_part() -> None:
+    world, allowed = Answers(0.009), Allowed(800, drop=0.01)
+    assert 0.4 < allowed.chance(world.changes(1.0)) < 0.75
+    mix = world.run(allowed)
+    assert mix is not None
+    assert len(mix.kept) <= 2
+    sure = world.run(allowed, least=0.75)
+    assert sure is not None
+    assert len(sure.kept) > len(mix.kept)
+    assert sure.noise.within(allowed)
+
+
+def test_what_is_hardly_likely_is_not_made() -> None:
+    world = Answers(0.2)
+    assert world.run(Allowed(800, drop=0.01)) is None
+    assert not world.evaluated
