@@ -39,7 +39,8 @@ class Search:
 
     The order is fixed by the sensitivities; what is searched is how many of its first groups to keep. The more are
     kept, the likelier is it that the answers are proven to be inside what is `allowed`, and the less is there to win:
-    what counts is the part of the work in int8 times that chance, which has to be at `least` so large.
+    what counts is the part of the work in int8 times that chance, which has to be at `least` so large. Where all int8 is
+    not likely, `fewest` groups or more are kept.
 
     Noise of groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
     Networks", arXiv:1511.06393), so each try predicts the next: the sum of what is left, scaled to what was seen.
@@ -58,6 +59,7 @@ class Search:
     most: int = 8
     sure: int = 2
     least: float = 0.25
+    fewest: int = 0
     floor: float = 0.0
     _order: list[Sensitivity] = field(init=False)
     _end: int = field(init=False)  # so many groups would be too many to keep
@@ -79,23 +81,22 @@ class Search:
             if count in self._seen:
                 break
             self._seen[count], last = self.glance(self._kept(count)), count
-        evaluated = {0}
+        evaluated = {0} - set(range(self.fewest))
         for _ in range(self.sure):
             count = self._best(last)
             if count in evaluated or not self._promise(count, self._chance(count, last)):
                 break
             self._seen[count], last = self.evaluate(self._kept(count)), count
             evaluated.add(count)
-        best = max(sorted(evaluated), key=lambda one: self._promise(one, self._chance(one, last)))
-        if not self._promise(best, self._chance(best, last)):
-            return None
-        return Mix(self._kept(best), self._seen[best])
+        made = {one: promise for one in sorted(evaluated) if (promise := self._promise(one, self._chance(one, last)))}
+        best = max(made, key=made.__getitem__, default=None)
+        return None if best is None else Mix(self._kept(best), self._seen[best])
 
     def _best(self, last: int) -> int:
         """How many groups to keep by all that was seen, `last` that with so many. Where nothing promises anything as
         many as are worth it, for that is predicted, and predictions are off."""
         best, most = self._end - 1, 0.0
-        for count in range(self._end):
+        for count in range(self.fewest, self._end):
             if self._quantized(count) <= most:
                 break
             if (promise := self._promise(count, self._chance(count, last))) > most:

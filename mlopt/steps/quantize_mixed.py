@@ -44,7 +44,7 @@ class QuantizeMixed(Calibrated):
     result are new to it. Raises `BudgetInfeasible` where no mix that is worth making is likely enough.
 
     All int8 and mixes are weighed by what they promise, however bold. As a `fallback`, where all int8 is judged by
-    itself, what is made has to be likelier than not.
+    itself, a mix is made that is likelier than not.
 
     `rest` is the type in which OpenVINO is told to compute what is not int8. The search counts with what bf16 does to
     the answers; where bf16 alone would be too much, it is f32 after all.
@@ -88,7 +88,8 @@ class QuantizeMixed(Calibrated):
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
             if not mix.noise.within(self.allowed):
-                notes.append(f"it keeps the budget with a chance of {mix.noise.chance(self.allowed):.0%}")
+                chance = mix.noise.chance(self.allowed)
+                notes.append(f"by calibration samples its chance to keep the budget was {chance:.0%}")
             if tries.narrowed and mix.kept:
                 notes.append(NARROW)
         saved(result, notes=notes, properties=tries.properties)
@@ -130,8 +131,9 @@ class QuantizeMixed(Calibrated):
             return tries.noise_of(tries.answers(kept, made[kept]))
 
         looks = (glance, evaluate, known.changes_at)
-        least = _SURER if self.fallback else _LEAST
-        mix = Search(each, self.allowed, *looks, self.glances, least=least, floor=tries.floor).run(everything)
+        least, fewest = (_SURER, 1) if self.fallback else (_LEAST, 0)
+        search = Search(each, self.allowed, *looks, self.glances, least=least, fewest=fewest, floor=tries.floor)
+        mix = search.run(everything)
         if mix is None:
             raise self._infeasible(everything, source, tries.evaluations)
         return mix, made.get(mix.kept, weights), plain

@@ -198,6 +198,9 @@ def test_an_even_chance_at_all_of_the_speed_is_worth_more_than_a_sure_one_at_a_p
     mix = world.run(allowed)
     assert mix is not None
     assert len(mix.kept) <= 2
+    kept = Search(world.groups, allowed, world.look, world.evaluate, world.changes, fewest=1).run(world.look(()))
+    assert kept is not None
+    assert kept.kept, "all int8 is somebody else's"
     sure = world.run(allowed, least=0.75)
     assert sure is not None
     assert len(sure.kept) > len(mix.kept)

@@ -15,6 +15,7 @@ from trials import answers, calibration, run, source, sqnr
 from mlopt.errors import BudgetInfeasible, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import notes_in
+from mlopt.precision.expected import Exact
 from mlopt.precision.noise import answers as precision_answers
 from mlopt.serve.openvino import APART, PRECISION
 from mlopt.steps.quantize_mixed import QuantizeMixed
@@ -173,3 +174,22 @@ def test_what_stays_may_be_in_bf16_where_that_is_inside_the_budget_too(tmp_path:
     assert any("stay in floating point" in said for said in notes_in(exact.main))
     with pytest.raises(ValueError, match="there are 'f32' and 'bf16'"):
         QuantizeMixed(samples, allowed=Allowed(400), rest="fp16")  # type: ignore[arg-type]
+
+
+def test_what_is_bold_says_its_chance_and_a_fallback_is_not(tmp_path: Path) -> None:
+    model = conv_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    static = run(QuantizeStatic(samples), base, tmp_path / "static")
+    exact, found = (precision_answers(one.main, samples.feeds(batch=1))[0] for one in (base, static))
+    known = Exact.of(exact)
+    assert known
+    expected = known.changes(found)
+    limits = np.linspace(0.5, 1, 2001)
+    limit = next(float(one) for one in limits if Allowed(400, agreement=one).chance(expected) < 0.74)
+    step = QuantizeMixed(samples, allowed=Allowed(400, agreement=limit), repair=False)
+    bold = run(step, base, tmp_path / "bold")
+    assert any("its chance to keep the budget was 7" in said for said in notes_in(bold.main)), notes_in(bold.main)
+    assert answers(bold, picture(7))[0] == pytest.approx(answers(static, picture(7))[0]), "all int8"
+    tight = dataclasses.replace(step, allowed=Allowed(400, agreement=float(limits[list(limits).index(limit) + 40])))
+    surer = run(dataclasses.replace(tight, fallback=True), base, tmp_path / "surer")
+    assert any("groups of nodes stay" in said for said in notes_in(surer.main)), notes_in(surer.main)
