@@ -39,8 +39,8 @@ class Search:
 
     The order is fixed by the sensitivities; what is searched is how many of its first groups to keep. The more are
     kept, the likelier is it that the answers are proven to be inside what is `allowed`, and the less is there to win:
-    what counts is the part of the work in int8 times that chance, which has to be at `least` so large. Where all int8 is
-    not likely, `fewest` groups or more are kept.
+    what counts is the part of the work in int8 times that chance, which has to be at `least` so large. Where all int8
+    is not likely, `fewest` groups or more are kept.
 
     Noise of groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
     Networks", arXiv:1511.06393), so each try predicts the next: the sum of what is left, scaled to what was seen.
