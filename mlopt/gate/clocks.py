@@ -180,12 +180,13 @@ _EACH: Final = {"latency-p50": _one, "latency-p95": _enough, "cpu-time": _one}
 
 
 def _share(found: Sequence) -> Interval | None:
-    """The median change as a share, with the bounds that decide."""
+    """The median change as a share, with the bounds that decide; those of a median that moved between them too."""
     if not found.values:
         return None
+    low, high = sorted((found.low, found.high))
     return Interval(
         math.expm1(found.median),
-        math.expm1(found.low) if math.isfinite(found.low) else -1.0,
-        math.expm1(found.high) if math.isfinite(found.high) else math.inf,
+        math.expm1(low) if math.isfinite(low) else -1.0,
+        math.expm1(high) if math.isfinite(high) else math.inf,
         f"median of {len(found.values)} mirrored pairs of rounds, confidence sequence {1 - found.error:.1%}",
     )

@@ -48,12 +48,11 @@ class Sequence:
         return statistics.median(self._ordered)
 
     def side_of(self, limit: float) -> Side:
-        """Where the median is proven to lie. Bounds that exclude each other show that it moved, and prove nothing."""
-        if self.low > self.high:
-            return "open"
-        if self.low > limit:
+        """Where the median is proven to lie. Bounds that exclude each other show that it moved: then both have to be on
+        that side, for it moved between them."""
+        if min(self.low, self.high) > limit:
             return "above"
-        return "below" if self.high < limit else "open"
+        return "below" if max(self.low, self.high) < limit else "open"
 
 
 @lru_cache(maxsize=65536)

@@ -70,7 +70,8 @@ def highest_rate(worker: Worker, bound: float, *, seconds: float, seed: int = 0)
     ends = time.monotonic() + seconds
     trials: list[Trial] = []
     held, not_held, rate = None, None, predicted_rate(services, bound, seed=seed)
-    least = min(rate, _IDLE * len(services) / sum(services)) / _HOPELESS
+    mean = sum(services) / len(services)
+    least = min(rate, _IDLE / mean) / _HOPELESS
     step = _STEP  # longer each time until there is a rate on both sides: the prediction may be far off
     while len(trials) < _TRIALS and (held is None or time.monotonic() < ends):
         trial = _try(worker, rate, bound, queries=_queries(rate, seconds), seed=seed)
@@ -80,6 +81,8 @@ def highest_rate(worker: Worker, bound: float, *, seconds: float, seed: int = 0)
         else:
             not_held = min(rate, not_held or rate)
         if held and not_held and not_held / held <= _CLOSE:
+            break
+        if held and held * mean > _MOST:  # all queries of a trial come in the time of one: faster is the same trial
             break
         if held and not_held:
             rate = math.sqrt(held * not_held)
