@@ -12,6 +12,7 @@ from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
 
 _PART: Final = 0.25  # of the work: twice as fast, it makes all one eighth faster
+_BETTER: Final = 1.1  # than what is known: an evaluation is a pass over all samples
 
 Evaluate = Callable[[tuple[Group, ...]], Noise]
 Predict = Callable[[float], Changes | None]
@@ -84,7 +85,8 @@ class Search:
         evaluated = {0} - set(range(self.fewest))
         for _ in range(self.sure):
             count = self._best(last)
-            if count in evaluated or not self._promise(count, self._chance(count, last)):
+            known = max((self._promise(one, self._chance(one, last)) for one in evaluated), default=0.0)
+            if count in evaluated or self._promise(count, self._chance(count, last)) <= _BETTER * known:
                 break
             self._seen[count], last = self.evaluate(self._kept(count)), count
             evaluated.add(count)
