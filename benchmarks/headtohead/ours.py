@@ -73,15 +73,15 @@ def _walk(home: Path, name: str, options: list[str], *, candidates: bool) -> Non
     keep(folder, facts)
 
 
-def _evaluations(mixed: Mapping[str, Any] | None) -> int | None:
+def _evaluations(mixed: Mapping[str, Any] | None) -> float | None:
     """How often the search ran the model or a variant on all calibration samples; where all int8 does, that was twice.
     None where it failed before it searched."""
     if mixed is None:
         return None
-    said = re.search(r"\((\d+) evaluations", " ".join([*mixed["notes"], mixed["failure"]]))
+    said = re.search(r"\(([\d.]+) evaluations", " ".join([*mixed["notes"], mixed["failure"]]))
     if mixed["failure"] and not said:
         return None
-    return int(said[1]) if said else 2
+    return float(said[1]) if said else 2
 
 
 def _candidate(candidate: Mapping[str, Any], store: Path, folder: Path) -> None:

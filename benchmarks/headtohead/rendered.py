@@ -90,7 +90,7 @@ def _seconds(row: Mapping[str, Any]) -> str:
     if row.get("seconds") is None:
         return "in the walk above" if row["tool"] == "mlopt" else ""
     extra = f", of it timing {row['measuring']:.0f}" if row.get("measuring") is not None else ""
-    extra += f", {row['evaluations']} evaluations" if row.get("evaluations") is not None else ""
+    extra += f", {row['evaluations']:g} evaluations" if row.get("evaluations") is not None else ""
     extra += f", at load {row['load']:.1f}" if row.get("load") is not None else ""
     return f"{row['seconds']:.1f} s{extra}"
 

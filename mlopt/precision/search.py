@@ -12,7 +12,8 @@ from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
 
 _PART: Final = 0.25  # of the work: twice as fast, it makes all one eighth faster
-_BETTER: Final = 1.1  # than what is known: an evaluation is a pass over all samples
+_HARDLY: Final = 1.02  # better than what is known: not worth a glance
+_BETTER: Final = 1.25  # not worth an evaluation, which is a pass over all samples
 
 Evaluate = Callable[[tuple[Group, ...]], Noise]
 Predict = Callable[[float], Changes | None]
@@ -44,7 +45,7 @@ class Search:
     is not likely, `fewest` groups or more are kept.
 
     Noise of groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
-    Networks", arXiv:1511.06393), so each try predicts the next: the sum of what is left, scaled to what was seen.
+    Networks", arXiv:1511.06393), so tries predict the next: the sum of what is left, scaled to what was seen.
     Neighbours share the rounding of the tensor between them, so that many make less noise than their sum; a group
     alone makes its own. The fewer are left, the nearer the scale is taken to one. `glance` builds a mix and runs it
     on a few samples, `evaluate` on all; `changes_at` gives the expected changes at a noise power. At most `most` are
@@ -65,6 +66,7 @@ class Search:
     _order: list[Sensitivity] = field(init=False)
     _end: int = field(init=False)  # so many groups would be too many to keep
     _seen: dict[int, Noise] = field(init=False, default_factory=dict)  # by how many groups are kept
+    _sure: set[int] = field(init=False, default_factory=set)  # what of it was evaluated
 
     def __post_init__(self) -> None:
         # Ties are broken by the graph's order: sort is stable.
@@ -75,22 +77,22 @@ class Search:
         """`everything` is the noise with all quantized. None when nothing that is worth making is likely enough."""
         if everything.within(self.allowed):
             return Mix((), everything)
-        self._seen = {0: everything}
+        self._seen, self._sure = {0: everything}, set()
         count = last = 0
         for _ in range(self.most):
             count = self._best(last)
             if count in self._seen:
                 break
             self._seen[count], last = self.glance(self._kept(count)), count
-        evaluated = {0} - set(range(self.fewest))
+        self._sure = {0} - set(range(self.fewest))
         for _ in range(self.sure):
             count = self._best(last)
-            known = max((self._promise(one, self._chance(one, last)) for one in evaluated), default=0.0)
-            if count in evaluated or self._promise(count, self._chance(count, last)) <= _BETTER * known:
+            known = max((self._promise(one, self._chance(one, last)) for one in self._sure), default=0.0)
+            if count in self._sure or self._promise(count, self._chance(count, last)) <= _BETTER * known:
                 break
             self._seen[count], last = self.evaluate(self._kept(count)), count
-            evaluated.add(count)
-        made = {one: promise for one in sorted(evaluated) if (promise := self._promise(one, self._chance(one, last)))}
+            self._sure.add(count)
+        made = {one: promise for one in sorted(self._sure) if (promise := self._promise(one, self._chance(one, last)))}
         best = max(made, key=made.__getitem__, default=None)
         return None if best is None else Mix(self._kept(best), self._seen[best])
 
@@ -101,7 +103,8 @@ class Search:
         for count in range(self.fewest, self._end):
             if self._quantized(count) <= most:
                 break
-            if (promise := self._promise(count, self._chance(count, last))) > most:
+            promise = self._promise(count, self._chance(count, last)) / (1.0 if count in self._seen else _HARDLY)
+            if promise > most:
                 best, most = count, promise
         return best
 
@@ -117,10 +120,19 @@ class Search:
         return max(least, min(most, self._predicted(count, last).chance(self.allowed)))
 
     def _predicted(self, count: int, last: int) -> Noise:
-        """By the sum of sensitivities, scaled to what was seen with `last` groups kept."""
-        seen, then, left = self._seen[last], self._left(last), self._left(count)
-        scale = max(0.0, seen.power - self.floor) / then if then and math.isfinite(seen.power) else 1.0
-        power = self.floor + left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
+        """By the sum of sensitivities: between two mixes that were glanced at, or scaled to what was seen with `last`
+        groups kept."""
+        seen, left = self._seen[last], self._left(count)
+        fewer = max((one for one in self._seen if one < count), default=0)
+        more = min((one for one in self._seen if one > count), default=0)
+        if fewer and more and not self._sure and math.isfinite(self._seen[fewer].power):
+            most, least = self._seen[fewer].power, self._seen[more].power
+            span = self._left(fewer) - self._left(more)
+            power = least + (most - least) * ((left - self._left(more)) / span if span else 1.0)
+        else:
+            then = self._left(last)
+            scale = max(0.0, seen.power - self.floor) / then if then and math.isfinite(seen.power) else 1.0
+            power = self.floor + left * (1 + (scale - 1) * min(1.0, left / then if then else 1.0))
         return replace(seen, power=power, changes=self.changes_at(power))
 
     def _kept(self, count: int) -> tuple[Group, ...]:

@@ -138,7 +138,7 @@ class QuantizeMixed(Calibrated):
             raise self._infeasible(everything, source, tries.evaluations)
         return mix, made.get(mix.kept, weights), plain
 
-    def _infeasible(self, nearest: Noise, source: Artifact, evaluations: int) -> BudgetInfeasible:
+    def _infeasible(self, nearest: Noise, source: Artifact, evaluations: float) -> BudgetInfeasible:
         """`nearest` is what all int8 brings at best."""
         would = []
         if self.allowed.drop is not None and nearest.changes and (drop := self.allowed.drop_for(nearest.changes)):
@@ -150,15 +150,17 @@ class QuantizeMixed(Calibrated):
         if self.allowed.sqnr is not None and sure < self.allowed.sqnr:
             would.append(f"min-sqnr = {math.floor(10 * sure) / 10:g} in the profile")
         return BudgetInfeasible(
-            f"No mix of int8 and floating point is likely to keep the budget ({evaluations} evaluations); all int8 "
+            f"No mix of int8 and floating point is likely to keep the budget ({evaluations:g} evaluations); all int8 "
             f"gives {_seen(nearest)}.",
             where=str(source.main),
             next=f"all int8 would likely keep {' and '.join(would)}; or give more samples" if would else "",
         )
 
 
-def _notes(mix: Mix, weights: Weights, groups: tuple[Group, ...], everything: Noise, evaluations: int) -> Iterator[str]:
-    count = f"({evaluations} evaluations on calibration samples, the model's own among them)"
+def _notes(
+    mix: Mix, weights: Weights, groups: tuple[Group, ...], everything: Noise, evaluations: float
+) -> Iterator[str]:
+    count = f"({evaluations:g} evaluations on calibration samples, the model's own among them)"
     if weights.grids:
         repaired = f"weights and biases are repaired; without that all int8 gives {_seen(everything)}"
         yield repaired if mix.kept else f"{repaired} {count}"

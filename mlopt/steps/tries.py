@@ -58,9 +58,9 @@ class Tries:
         return cls(qdq, model, ranges, calibration, exact, scores, trial, min(few, count), count)
 
     @property
-    def evaluations(self) -> int:
-        """How many passes over all of `calibration` that was; a part of one counts as one."""
-        return math.ceil(self.asked / len(self.calibration))
+    def evaluations(self) -> float:
+        """How many passes over all of `calibration` that was, to a tenth, rounded up."""
+        return math.ceil(10 * self.asked / len(self.calibration)) / 10
 
     @property
     def properties(self) -> dict[str, str]:
