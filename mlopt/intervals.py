@@ -176,7 +176,7 @@ class Allowed:
         if self.agreement is not None:
             bound, unsure = self._agreement(expected)
             chances.append(_below(-self.agreement, -bound, unsure))
-        return min(chances)
+        return min(0.0 if math.isnan(chance) else chance for chance in chances)
 
     def drop_for(self, expected: Changes) -> float | None:
         """The smallest bound on accuracy lost that would let these expected changes in; None without labels."""
@@ -194,7 +194,9 @@ class Allowed:
         """The bound that is expected, and its standard error."""
         bound = paired_difference(lost * self.samples, won * self.samples, self.samples).high
         # How wide the interval will be is as uncertain as the answers that change are, by half.
-        wide = (bound - lost + won) / 2 * (expected.flips_error / expected.flips if expected.flips else 0.0)
+        at, off = ((share * self.samples + 1) / (self.samples + 2) for share in (lost, won))
+        more = (lost + won) * expected.flips_error / expected.flips if expected.flips else 0.0
+        wide = (bound - at + off) / 2 * more / (at + off)
         return bound, math.sqrt((lost + won) / self.samples + expected.drop_error**2 + wide**2)
 
     def _agreement(self, expected: Changes) -> tuple[float, float]:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 _CROSSED: Final = 256  # samples whose noise is tried on one another
 _ROUNDING: Final = 1e-6  # of the largest score: more than a sum in float32 is ever off
-_SHARPEST: Final = 1e4  # over the mean distance to the best score
-_HALVINGS: Final = 40
+_SHARPEST: Final = 1e4  # over the mean distance of the second best score
+_HALVINGS: Final = 60
+_LOWEST: Final = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +54,24 @@ class Exact:
         import numpy as np
 
         rows, known = len(self.ahead), min(len(self.ahead), len(quantized))
-        apart = (_scores(quantized[:known]) - self.scores[:known]) * np.float32(scale)
+        first, second = self.scores[:known], _scores(quantized[:known])
+        with np.errstate(invalid="ignore"):  # of a class that is masked out, -inf as before is no noise
+            apart = np.where(first == second, np.float32(0), second - first) * np.float32(scale)
         apart = np.take_along_axis(apart, self.order[:known], 1)
         # A class that is further behind the best than any noise could bring it forward need not be looked at.
         with np.errstate(invalid="ignore"):  # what is not finite leaves no class out
             reach = float((apart.max(axis=1) - apart.min(axis=1)).max())
-        reach += _ROUNDING * float(np.abs(self.scores).max() + np.abs(apart).max())
+        finite = self.scores[np.isfinite(self.scores)]
+        reach += _ROUNDING * float(np.abs(finite).max(initial=0.0) + np.abs(apart).max())
         now = np.empty((rows, known), np.intp)
         for row, scores in enumerate(self.ahead):
             near = len(scores) - int((scores[0] - scores > reach).sum())
             now[row] = (scores[:near] + apart[:, :near]).argmax(axis=1)
-        flips = now != 0
+        broken = ~np.isfinite(apart).all(axis=1)  # answers that are no numbers are wrong ones
+        flips = (now != 0) | broken
         if self.belief is None:
             return Changes(float(flips.mean()), _error(flips))
-        lost, won = flips * self.belief[:, :1], flips * np.take_along_axis(self.belief, now, 1)
+        lost, won = flips * self.belief[:, :1], (flips & ~broken) * np.take_along_axis(self.belief, now, 1)
         return Changes(float(flips.mean()), _error(flips), float(lost.mean()), float(won.mean()), _error(lost - won))
 
 
@@ -90,7 +95,7 @@ def _belief(ahead: np.ndarray, order: np.ndarray, labels: np.ndarray) -> np.ndar
     had been half wrong, lest a model that is right on all be believed without limit (Platt 1999)."""
     import numpy as np
 
-    behind = ahead[:, :1].astype(np.float64) - ahead
+    behind = ahead[:, :1].astype(np.float64) - np.maximum(ahead, _LOWEST)  # a class that is masked out may have -inf
     there = order == labels[:, None]
     told = float(behind[there].sum()) / len(behind)
     told += float(behind[:, 1].mean()) / (2 * len(behind) + 2)
@@ -101,7 +106,7 @@ def _belief(ahead: np.ndarray, order: np.ndarray, labels: np.ndarray) -> np.ndar
         return result
 
     # The likelihood of a softmax is concave in its sharpness: expected and seen distances to the best meet once.
-    low, high = 0.0, _SHARPEST / max(float(behind.mean()), 1e-30)
+    low, high = 0.0, _SHARPEST / max(float(behind[:, 1].mean()), 1e-30)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         expected = float((chances(middle) * behind).sum(axis=1).mean())

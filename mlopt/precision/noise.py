@@ -74,6 +74,8 @@ class Noise:
         return 1.0 if self.changes is None else allowed.chance(self.changes)
 
     def _keeps_signal(self, allowed: Allowed) -> bool:
+        if not math.isfinite(self.power):
+            return False
         return allowed.sqnr is None or self.sqnr - allowed.decibel_for(self.spread, self.seen) >= allowed.sqnr
 
 

@@ -77,6 +77,8 @@ class Search:
         """`everything` is the noise with all quantized. None when nothing that is worth making is likely enough."""
         if everything.within(self.allowed):
             return Mix((), everything)
+        if self._end <= self.fewest:
+            return None
         self._seen, self._sure = {0: everything}, set()
         count = last = 0
         for _ in range(self.most):
@@ -125,7 +127,7 @@ class Search:
         seen, left = self._seen[last], self._left(count)
         fewer = max((one for one in self._seen if one < count), default=0)
         more = min((one for one in self._seen if one > count), default=0)
-        if fewer and more and not self._sure and math.isfinite(self._seen[fewer].power):
+        if fewer and more and self._sure <= {0} and math.isfinite(self._seen[fewer].power):
             most, least = self._seen[fewer].power, self._seen[more].power
             span = self._left(fewer) - self._left(more)
             power = least + (most - least) * ((left - self._left(more)) / span if span else 1.0)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from mlopt.parallel import mapped
 from mlopt.repair.layers import Layer, layers_of
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     Feeds = Iterable[Mapping[str, np.ndarray]]
 
-_Thing = TypeVar("_Thing")
-
 _MEMORY: Final = 1 << 28  # bytes of values between layers; more goes to disk
 # How many positions of a layer's output are looked at: enough for each of its columns, and not more than help.
 _PER_COLUMN: Final = 256
@@ -29,7 +27,7 @@ _POSITIONS: Final = 8192
 _LEAST_PER_COLUMN: Final = 4
 _SINGLE: Final = 1e-5  # of what is summed up
 _PIECE: Final = 1 << 25  # bytes of patches that are multiplied at a time
-_PIECES: Final = 4  # at least, for as many cores; their sums are taken in order, however many there are
+_PIECES: Final = 4  # at least: products are summed up in single precision, pieces of them in double
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def moments_of(
     """From what the layer reads, in the model and in the copy, for each of so many samples."""
     import numpy as np
 
-    groups, _, columns = weights.shape
+    columns = weights.shape[-1]
     enough = min(_POSITIONS, max(_FEWEST, _PER_COLUMN * columns))
     each = -(-max(enough, _LEAST_PER_COLUMN * columns) // samples)
     random = np.random.default_rng([0, *layer.name.encode()])
@@ -93,19 +91,23 @@ def moments_of(
             every = layer.positions(x.shape)
             yield x, q, np.sort(random.choice(every, each, replace=False)) if every > each else np.arange(every)
 
-    def products(several: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Products:
-        exact, quantized = (joined([layer.patches(of[side], of[2]) for of in several]) for side in (0, 1))
-        return sums.products(exact, quantized)
-
-    together = min(-(-samples // _PIECES), _PIECE // (4 * groups * each * columns))
-    for some in mapped(products, _several(chosen(), max(1, together))):
-        sums.add(some)
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for pair in mapped(lambda of: (layer.patches(of[0], of[2]), layer.patches(of[1], of[2])), chosen()):
+        waiting.append(pair)
+        if len(waiting) >= _together(pair[0].nbytes, weights, samples):
+            sums.add(*waiting)
+            waiting.clear()
+    if waiting:
+        sums.add(*waiting)
     return sums.moments(centred=bool(layer.bias))
 
 
-def _several(things: Iterator[_Thing], count: int) -> Iterator[list[_Thing]]:
-    while some := list(itertools.islice(things, count)):
-        yield some
+def _together(size: int, weights: np.ndarray, samples: int) -> int:
+    """Of how many samples, of `size` bytes of patches each, products are taken at a time."""
+    groups, _, columns = weights.shape
+    fit = max(1, _PIECE // max(1, size))
+    wide = 4 * groups * columns**2 > _PIECE  # where a product is larger than what is multiplied, the fewest of them
+    return fit if wide else min(-(-samples // _PIECES), fit)
 
 
 def aim(weights: np.ndarray, moments: Moments, *, hold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -132,17 +134,6 @@ def corrected(bias: np.ndarray, weights: np.ndarray, values: np.ndarray, moments
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Products:
-    """Sums over some positions, in single precision; of `Moments` before the means are taken off."""
-
-    count: int
-    exact: np.ndarray
-    quantized: np.ndarray
-    wanted: np.ndarray
-    gram: np.ndarray
-
-
 class Sums:
     """Moments of patches [groups, positions, columns] that come in pieces, for weights [groups, rows, columns]."""
 
@@ -154,26 +145,22 @@ class Sums:
         self.exact, self.quantized = np.zeros((groups, columns)), np.zeros((groups, columns))
         self.wanted, self.gram = np.zeros((groups, rows, columns)), np.zeros((groups, columns, columns))
 
-    def products(self, one: np.ndarray, other: np.ndarray) -> Products:
-        """Of a piece; nothing is changed here, so that several may be made at a time."""
+    def add(self, *pairs: tuple[np.ndarray, np.ndarray]) -> None:
+        """A piece: what a layer reads in the model and in the copy, for each of some samples."""
         import numpy as np
 
+        one, other = (_joined(side) for side in zip(*pairs, strict=True))
+        self.count += one.shape[1]
         ones = np.ones((1, one.shape[1]), np.float32)  # by a product: a sum along the middle is slow
+        self.exact += (ones @ one)[:, 0]
+        self.quantized += (ones @ other)[:, 0]
+        self.gram += np.swapaxes(other, 1, 2) @ other
         # The order that multiplies less; of depthwise layers the other one is also slow in OpenBLAS (small, turned).
         rows, columns = self.weights.shape[1:]
         if rows < columns:
-            wanted = np.swapaxes(one @ np.swapaxes(self.weights, 1, 2), 1, 2) @ other
+            self.wanted += np.swapaxes(one @ np.swapaxes(self.weights, 1, 2), 1, 2) @ other
         else:
-            wanted = self.weights @ (np.swapaxes(one, 1, 2) @ other)
-        gram = np.swapaxes(other, 1, 2) @ other
-        return Products(one.shape[1], (ones @ one)[:, 0], (ones @ other)[:, 0], wanted, gram)
-
-    def add(self, some: Products) -> None:
-        self.count += some.count
-        self.exact += some.exact
-        self.quantized += some.quantized
-        self.wanted += some.wanted
-        self.gram += some.gram
+            self.wanted += self.weights @ (np.swapaxes(one, 1, 2) @ other)
 
     def moments(self, *, centred: bool) -> Moments:
         import numpy as np
@@ -187,7 +174,7 @@ class Sums:
         return Moments(self.count, exact, quantized, wanted, gram, off)
 
 
-def joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
     """Patches one after the other, in C's order whatever theirs is: products round by how arrays lie."""
     import numpy as np
 

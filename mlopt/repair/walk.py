@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mlopt.onnx_file import read_by
 from mlopt.parallel import mapped
@@ -13,8 +13,6 @@ from mlopt.repair.shelf import Shelf
 
 if TYPE_CHECKING:
     import numpy as np
-
-_AT_ONCE: Final = 8  # samples that a thread runs before it hands them over: pieces of small nets take microseconds
 
 
 @dataclass(slots=True)
@@ -77,15 +75,13 @@ class Walk:
         outputs = sorted(made & wanted)
         session = self._session(piece, given, outputs)
 
-        def run(samples: range) -> list[list[np.ndarray]]:
-            feeds = ({name: self.shelf.get(name, sample) for name in given} for sample in samples)
-            return [session.run(outputs, each) for each in feeds]
+        def run(sample: int) -> list[np.ndarray]:
+            made: list[np.ndarray] = session.run(outputs, {name: self.shelf.get(name, sample) for name in given})
+            return made
 
-        some = [range(first, min(first + _AT_ONCE, self.samples)) for first in range(0, self.samples, _AT_ONCE)]
-        for samples, made_of in zip(some, mapped(run, some), strict=True):
-            for sample, values in zip(samples, made_of, strict=True):
-                for name, value in zip(outputs, values, strict=True):
-                    self.shelf.put(name, sample, value)
+        for sample, values in enumerate(mapped(run, range(self.samples))):
+            for name, value in zip(outputs, values, strict=True):
+                self.shelf.put(name, sample, value)
         for name in given:
             if name not in wanted:
                 self.shelf.drop(name, self.samples)

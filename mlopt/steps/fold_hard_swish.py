@@ -103,6 +103,9 @@ def _gate(node: Any, makers: dict[str, Any], readers: dict[str, list[Any]]) -> _
     reads, dequantizes = (readers.get(one.output[0], []) for one in (rounds, behind[0]))
     if not dequantizes or any(one is None or one.op_type != "DequantizeLinear" for one in (*reads, *dequantizes)):
         return None
+    pairs = ((rounds, reads), (behind[0], dequantizes))
+    if any(list(one.input[1:]) != list(made.input[1:]) for made, some in pairs for one in some):
+        return None  # it is read with another grid than it was rounded to
     gated = {one.output[0] for one in dequantizes}
     others = [one for each in reads for one in readers.get(each.output[0], []) if one is not node]
     if len(others) > 1 or any(one is None or one.op_type != "Mul" or gated.isdisjoint(one.input) for one in others):
@@ -121,7 +124,7 @@ def _grid(gate: _Gate, constants: dict[str, Any]) -> _Grid | None:
     scale, zero, own, own_zero = (numpy_helper.to_array(constants[name]) for name in names)
     said = {"alpha": 0.2, "beta": 0.5} | attributes_of(gate.node)
     alpha, beta = said["alpha"], said["beta"]
-    bytes_both = zero.dtype in (np.uint8, np.int8) and zero.dtype == own_zero.dtype
+    bytes_both = zero.dtype in (np.uint8, np.int8) and zero.dtype == own_zero.dtype and scale.dtype == np.float32
     if not bytes_both or scale.size != 1 or own.size != 1 or alpha <= 0 or not 0 < beta < 1:
         return None
     lowest, shut = int(np.iinfo(zero.dtype).min), beta / alpha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mlopt.intervals import Allowed, Changes
 from mlopt.precision.expected import Exact
+from mlopt.precision.noise import Noise
 
 CLASSES = 50
 
@@ -70,13 +72,15 @@ def test_classes_that_are_not_looked_at_change_nothing(strength: float) -> None:
     ahead = np.take_along_axis(scores, order, 1)
     apart = np.take_along_axis((noisy - scores) * np.float32(scale), order, 1)
     now = np.stack([(ahead + one).argmax(axis=1) for one in apart], axis=1)
-    assert found.flips == (now != 0).sum() / 48**2
+    broken = ~np.isfinite(apart).all(axis=1)
+    flips = (now != 0) | broken
+    assert found.flips == flips.sum() / 48**2
     exact = Exact.of(scores, labels)
     assert exact
     assert exact.belief is not None
     chances = exact.belief[np.arange(48)[:, None], now]
-    assert found.lost == pytest.approx(((now != 0) * exact.belief[:, :1]).sum() / 48**2)
-    assert found.won == pytest.approx(((now != 0) * chances).sum() / 48**2)
+    assert found.lost == pytest.approx((flips * exact.belief[:, :1]).sum() / 48**2)
+    assert found.won == pytest.approx(((flips & ~broken) * chances).sum() / 48**2)
 
 
 def test_more_noise_changes_more() -> None:
@@ -145,3 +149,42 @@ def test_one_sample_proves_nothing() -> None:
 def test_what_is_no_classifier_has_no_flips() -> None:
     assert Exact.of(np.ones((2, 3, 4, 4), np.float32)) is None
     assert Exact.of(np.ones((2, 1), np.float32)) is None
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_answers_that_are_no_numbers_are_changes(*, labelled: bool) -> None:
+    scores, noisy, labels = answered(128, 9, 0.01)
+    for rows in (slice(None), slice(0, 64)):
+        broken = noisy.copy()
+        broken[rows] = np.nan
+        found = changes(scores, broken, labels if labelled else None)
+        assert found.flips >= 0.5
+        assert not Allowed(5000, agreement=0.9).keeps_answers(found)
+        assert not Noise(math.inf, found).within(Allowed(5000))
+        assert Noise(math.inf, found).chance(Allowed(5000)) == 0
+
+
+@pytest.mark.parametrize("masked", [-1e9, -math.inf])
+def test_a_class_that_is_masked_out_says_nothing_of_the_others(masked: float) -> None:
+    scores, noisy, labels = answered(128, 10, 0.2)
+    labels = np.where(labels == 0, 1, labels)
+    plain = changes(scores[:, 1:], noisy[:, 1:], labels - 1)
+    scores[:, 0] = noisy[:, 0] = masked
+    found = changes(scores, noisy, labels)
+    assert found.flips == pytest.approx(plain.flips)
+    assert found.lost == pytest.approx(plain.lost, abs=1e-3)
+    assert found.won == pytest.approx(plain.won, abs=1e-3)
+
+
+def test_the_fewer_answers_change_the_likelier_is_a_budget() -> None:
+    scores, _, labels = answered(128, 11, 0.1)
+    exact, generator = Exact.of(scores, labels), np.random.default_rng(3)
+    assert exact
+    noise = generator.standard_normal(scores.shape).astype(np.float32)
+    chances = []
+    for strength in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3):
+        found = exact.changes(scores + np.float32(strength) * noise)
+        chances.append(Allowed(342, drop=0.02).chance(found))
+    assert chances[:3] == pytest.approx([1.0] * 3, abs=0.02), "hardly any is as good as none"
+    assert all(later <= earlier + 0.02 for earlier, later in itertools.pairwise(chances))
+    assert chances[-1] < 0.5

@@ -211,3 +211,13 @@ def test_what_is_hardly_likely_is_not_made() -> None:
     world = Answers(0.2)
     assert world.run(Allowed(800, drop=0.01)) is None
     assert not world.evaluated
+
+
+def test_a_fallback_of_one_group_is_none() -> None:
+    """What would be left is all int8, which is somebody else's."""
+    (one,) = [Sensitivity(Group("only", ("n1",), 9, 1), 1.0)]
+    noise = Noise(1e-3, Changes(0.02, lost=0.01, won=0.01))
+    search = Search([one], Allowed(828, drop=0.0125), lambda _: noise, lambda _: noise, lambda _: None, fewest=1)
+    assert not noise.within(search.allowed)
+    assert noise.chance(search.allowed) > 0.5
+    assert search.run(noise) is None

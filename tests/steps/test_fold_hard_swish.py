@@ -167,3 +167,17 @@ def test_a_gate_that_is_an_output_too_keeps_its_answers(tmp_path: Path) -> None:
         made = run(step, plain, tmp_path / step.name)
         with OnnxRuntimeRunner(plain.main, threads=1) as one, OnnxRuntimeRunner(made.main, threads=1) as other:
             assert np.abs(one.infer(feed)[1] - other.infer(feed)[1]).max() < 0.02, "a step or two of 1/256"
+
+
+@pytest.mark.parametrize("other", ["no zero-point", "another scale"])
+def test_what_is_read_with_another_grid_than_it_was_rounded_to_gets_no_clip(tmp_path: Path, other: str) -> None:
+    plain = one_swish(tmp_path / "plain", np.uint8, low=-9, high=9)
+    model = onnx.load(str(plain.main))
+    (read,) = [node for node in model.graph.node if node.output[0] == "x_d"]
+    if other == "no zero-point":
+        del read.input[2]
+    else:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.01), "x_other"))
+        read.input[1] = "x_other"
+    folded = run(FoldHardSwish(), source(tmp_path / "o", model), tmp_path / "folded")
+    assert "Clip" not in [node.op_type for node in onnx.load(str(folded.main)).graph.node]
