@@ -120,7 +120,7 @@ def test_the_core_stays_small(wheel: Path) -> None:
     names = {line.split()[1].split(">")[0].split("<")[0] for line in needed}
     small = {"click", "jinja2", "numpy", "onnx", "onnxconverter-common", "onnxruntime", "packaging", "pillow"}
     assert names == small
-    assert wheel.stat().st_size < 1_250_000
+    assert wheel.stat().st_size < 1_400_000
 
 
 def test_the_sdist_holds_what_builds_and_tests_it(dist: Path) -> None:
