@@ -79,8 +79,8 @@ def measure_together(
     In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. `others` says by name
     who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Rounds end
     early once every speed-up is known within this share of itself that is `enough`: to stop at a width leaves an
-    interval as sure as it was (Chow and Robbins 1965), where to stop at a verdict would not. Raises `WorkerFailed` when
-    the baseline itself dies, `Misused` for the scenario `server`.
+    interval about as sure as it was (Chow and Robbins 1965), where to stop at a verdict would not. Raises
+    `WorkerFailed` when the baseline itself dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
     given = Given(single, offline, method, limits)
