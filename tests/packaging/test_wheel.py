@@ -91,7 +91,9 @@ def test_the_wheel_holds_all_that_runs_and_nothing_else(wheel: Path, checkout: P
         assert f"mlopt/_data/docker/{name}" in names
     code = {f"mlopt/{path.relative_to(checkout / 'mlopt').as_posix()}" for path in (checkout / "mlopt").rglob("*.*")}
     assert len(code) > 100
-    assert code <= names
+    generators = {name for name in code if name.endswith("/json_schema.py")}
+    assert code - generators <= names
+    assert not generators & names, "they write files of a checkout, and nothing that runs imports them"
     for name in ("report/schemas/report.schema.json", "schemas/target.schema.json", "serve/page.html", "py.typed"):
         assert f"mlopt/{name}" in names
     assert {name.split("/")[0] for name in names} == {"mlopt", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
@@ -120,7 +122,7 @@ def test_the_core_stays_small(wheel: Path) -> None:
     names = {line.split()[1].split(">")[0].split("<")[0] for line in needed}
     small = {"click", "jinja2", "numpy", "onnx", "onnxconverter-common", "onnxruntime", "packaging", "pillow"}
     assert names == small
-    assert wheel.stat().st_size < 1_400_000
+    assert wheel.stat().st_size < 1_250_000
 
 
 def test_the_sdist_holds_what_builds_and_tests_it(dist: Path) -> None:
