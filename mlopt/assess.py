@@ -14,8 +14,8 @@ from mlopt.choose import Judged, judge
 from mlopt.errors import ImageFailed, UnsupportedModel, WorkerFailed
 from mlopt.intervals import FEWEST
 from mlopt.measure.alone import Given, started_again
-from mlopt.measure.interleave import Subject, measure_together
-from mlopt.measurement import Accuracy, Measurement
+from mlopt.measure.interleave import Enough, Subject, measure_together
+from mlopt.measurement import Accuracy, BudgetVerdict, Measurement
 from mlopt.onnx_file import work_of
 from mlopt.packing import image_size
 from mlopt.plan import BASELINE
@@ -25,10 +25,12 @@ from mlopt.steps.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from mlopt.prepare import Prepared
+    from mlopt.profile import Budgets
 
 _TIMED_FEEDS = 8
-_ENOUGH = 0.01  # of a speed-up: nobody would choose by less
-_ENOUGH_ALONE = 0.025  # where one candidate is the faster or is not
+_RIVALS = Enough(0.01)  # nobody would choose by less
+_ALONE = Enough(0.025)  # where one candidate is the faster or is not
+_REFUSED = Enough(0.1, visit=0.1)  # where none may ship: what a looser budget would win
 
 
 def assess(
@@ -44,30 +46,38 @@ def assess(
     known = {one.name for one in upon}
     artifacts = {name: artifacts[name] for name in artifacts if name not in known | failures.keys()}
     accuracies = _accuracies(prepared, artifacts, failures, progress)
-    measured: dict[str, Measurement] = {}
-    if prepared.on_this_machine:
-        with progress.phase("measure", f"{len(accuracies)} side by side"):
-            measured, died = _measure(prepared, {name: artifacts[name] for name in accuracies})
-        failures.update({name: error.what for name, error in died.items()})
-    alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
-    images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
     rounds = {
         one.name: rounds_alone(one.precision, (step.name for step in one.steps)) for one in prepared.plan.candidates
     }
+    budgets = prepared.profile.budgets
+
+    def verdicts(name: str, measurement: Measurement | None, image: int | None = None) -> tuple[BudgetVerdict, ...]:
+        return judge(
+            budgets,
+            file_size=artifacts[name].bytes,
+            accuracy=accuracies[name],
+            measurement=measurement,
+            image_size=image,
+            rounds=rounds[name],
+        )
+
+    measured: dict[str, Measurement] = {}
+    if prepared.on_this_machine:
+        candidates = [name for name in accuracies if name != BASELINE]
+        refused = [any(one.outcome == "missed" for one in verdicts(name, None)) for name in candidates]
+        with progress.phase("measure", f"{len(accuracies)} side by side"):
+            timed = {name: artifacts[name] for name in accuracies}
+            measured, died = _measure(prepared, timed, well_enough(budgets, refused))
+        failures.update({name: error.what for name, error in died.items()})
+    alive = {name: accuracy for name, accuracy in accuracies.items() if name not in failures}
+    images = _image_sizes(prepared, {name: artifacts[name] for name in alive}, progress)
     baseline, *others = (
         Judged(
             name=name,
             file_size=artifacts[name].bytes,
             accuracy=accuracy,
             measurement=measured.get(name),
-            verdicts=judge(
-                prepared.profile.budgets,
-                file_size=artifacts[name].bytes,
-                accuracy=accuracy,
-                measurement=measured.get(name),
-                image_size=images.get(name),
-                rounds=rounds[name],
-            ),
+            verdicts=verdicts(name, measured.get(name), images.get(name)),
             work=_work(prepared, name, artifacts[name]),
         )
         for name, accuracy in alive.items()
@@ -173,11 +183,20 @@ def _image_sizes(prepared: Prepared, artifacts: Mapping[str, Artifact], progress
         return {}
 
 
+def well_enough(budgets: Budgets, refused: Sequence[bool]) -> Enough | None:
+    """How well speed-ups have to be known of candidates that may ship or are `refused` whatever their speed. None where
+    a budget takes all the queries that there are."""
+    if budgets.latency_p90 is not None or budgets.latency_p99 is not None:
+        return None
+    if refused and all(refused) and budgets.latency_p50 is None and budgets.throughput is None:
+        return _REFUSED
+    return _RIVALS if len(refused) > 1 else _ALONE
+
+
 def _measure(
-    prepared: Prepared, artifacts: Mapping[str, Artifact]
+    prepared: Prepared, artifacts: Mapping[str, Artifact], enough: Enough | None
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
-    method, budgets = prepared.profile.method, prepared.profile.budgets
-    tail = budgets.latency_p90 is not None or budgets.latency_p99 is not None  # takes all the queries that there are
+    method = prepared.profile.method
     single, offline = _feeds(prepared)
     subjects = {name: Subject(name, artifact, prepared.runtimes[name]) for name, artifact in artifacts.items()}
     return measure_together(
@@ -187,7 +206,7 @@ def _measure(
         offline=offline,
         method=method,
         device=prepared.device,
-        enough=None if tail else _ENOUGH if len(subjects) > 1 else _ENOUGH_ALONE,
+        enough=enough,
     )
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _SCENARIOS: Final = ("single-stream", "multi-stream", "offline")
 _RESAMPLES: Final = 2000
-_BRIEF: Final = 0.2  # seconds of a visit, at most, where rounds end early: many short ones cancel more than a few long
 _LEAST_ROUNDS: Final = 8  # with fewer an interval from order statistics is that of the two extremes
 _FEWEST, _MOST = 3, 50  # queries per visit
 _SETTLING_SHARE = 0.3  # of a visit's time, at most; but always one query
@@ -40,6 +39,15 @@ class Subject:
     name: str
     artifact: Artifact
     runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enough:
+    """Rounds may end once every speed-up is known `within` this share of itself. A visit takes at most `visit` seconds:
+    many short ones cancel more than a few long."""
+
+    within: float
+    visit: float = 0.2
 
 
 @dataclass(slots=True)
@@ -68,7 +76,7 @@ def measure_together(
     device: str,
     limits: Limits = UNLIMITED,
     others: Mapping[str, Given] = MappingProxyType({}),
-    enough: float | None = None,
+    enough: Enough | None = None,
 ) -> tuple[dict[str, Measurement], dict[str, WorkerFailed]]:
     """Measurements by name (the baseline's among them), and failures by name for those that died.
 
@@ -78,9 +86,9 @@ def measure_together(
     process computes at a time.
     In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. `others` says by name
     who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Rounds end
-    early once every speed-up is known within this share of itself that is `enough`: to stop at a width leaves an
-    interval about as sure as it was (Chow and Robbins 1965), where to stop at a verdict would not. Raises
-    `WorkerFailed` when the baseline itself dies, `Misused` for the scenario `server`.
+    early where speed-ups are known well `enough`: to stop at a width leaves an interval about as sure as it was (Chow
+    and Robbins 1965), where to stop at a verdict would not. Raises `WorkerFailed` when the baseline itself dies,
+    `Misused` for the scenario `server`.
     """
     check_scenario(method)
     given = Given(single, offline, method, limits)
@@ -98,7 +106,7 @@ def measure_together(
                 if subject is baseline:
                     raise
                 failures[subject.name] = error
-        offline_visits = _plan_visits(runs, method, longest=math.inf if enough is None else _BRIEF)
+        offline_visits = _plan_visits(runs, method, longest=enough.visit if enough else math.inf)
         for number in range(method.rounds):
             for run in list(runs if number % 2 == 0 else reversed(runs)):
                 try:
@@ -114,7 +122,7 @@ def measure_together(
                         raise
                     failures[run.subject.name] = error
                     runs.remove(run)
-            if enough is not None and _known(runs, number + 1, enough):
+            if enough and _known(runs, number + 1, enough.within):
                 break
         for run in list(runs):
             try:

@@ -13,7 +13,7 @@ from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import BudgetInfeasible, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import first_few
-from mlopt.precision.groups import Group, names_of
+from mlopt.precision.groups import Group, beside_bf16, names_of
 from mlopt.precision.noise import Noise, power
 from mlopt.precision.search import Mix, Search
 from mlopt.step import Make
@@ -51,7 +51,7 @@ class QuantizeMixed(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 16
+    version: ClassVar[int] = 17
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -60,7 +60,7 @@ class QuantizeMixed(Calibrated):
     glances: int = 8
     repair: bool = True
     samples: int = 16
-    probes: int = 4
+    probes: int = 2
     rest: Literal["f32", "bf16"] = "f32"
     fallback: bool = False
 
@@ -84,6 +84,8 @@ class QuantizeMixed(Calibrated):
             tries = Tries.of(self.qdq, model, ranges, self.calibration, Path(scratch) / "model.onnx", few=self.samples)
             if self.rest == "bf16":
                 tries.narrow(self.allowed)
+            if tries.narrowed:
+                groups = beside_bf16(groups, model.graph)
             mix, weights, everything = self._searched(tries, groups, source, make)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]

@@ -21,7 +21,7 @@ from nets import conv_net, save
 from mlopt.artifact import ONNX, Artifact, digest_of
 from mlopt.errors import WorkerFailed
 from mlopt.measure.bench import bench
-from mlopt.measure.interleave import Subject, measure_together, ratio
+from mlopt.measure.interleave import Enough, Subject, measure_together, ratio
 from mlopt.measure.percentiles import percentile
 from mlopt.measure.process import Worker, write_feeds
 from mlopt.profile import Method
@@ -63,9 +63,9 @@ def test_a_larger_net_is_measured_as_slower(tmp_path: Path, method: Method) -> N
     assert slow.device == "test machine"
 
 
-@pytest.mark.parametrize(("enough", "rounds"), [(1e6, 8), (1e-9, 12), (None, 12)])
+@pytest.mark.parametrize(("enough", "rounds"), [(Enough(1e6), 8), (Enough(1e-9), 12), (None, 12)])
 def test_rounds_end_once_every_speed_up_is_known_well_enough(
-    tmp_path: Path, method: Method, enough: float | None, rounds: int
+    tmp_path: Path, method: Method, enough: Enough | None, rounds: int
 ) -> None:
     baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
     larger = Subject("larger", artifact(tmp_path / "l", 16), "onnxruntime")
@@ -74,6 +74,17 @@ def test_rounds_end_once_every_speed_up_is_known_well_enough(
         baseline, [larger], single=[feeds(1)], offline=feeds(4), method=asked, device="d", enough=enough
     )
     assert {one.rounds for one in found.values()} == {rounds}
+
+
+def test_short_visits_have_few_queries(tmp_path: Path, method: Method) -> None:
+    baseline = Subject("baseline", artifact(tmp_path / "b", 8), "onnxruntime")
+    asked = dataclasses.replace(method, rounds=8, seconds=20.0)
+    given = {"single": [feeds(1)], "offline": feeds(4), "method": asked, "device": "d"}
+    long, short = (
+        measure_together(baseline, [], **given, enough=Enough(1.0, visit=visit))[0]["baseline"].latency.queries
+        for visit in (0.2, 1e-6)
+    )
+    assert short == 8 * 3 < long
 
 
 def test_a_measurement_says_how_many_samples_a_query_had(tmp_path: Path, method: Method) -> None:
