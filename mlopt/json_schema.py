@@ -47,7 +47,7 @@ def json_schema(cls: type) -> dict[str, Any]:
 
 def schema_text(cls: type) -> str:
     """The schema as its file holds it."""
-    return json.dumps(json_schema(cls), indent=0, ensure_ascii=False) + "\n"
+    return json.dumps(json_schema(cls), indent=0, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def schema_path(name: str) -> Path:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Multiply-accumulates that take as long as one number that is read or written and little else (13 to 19 for the weights
 # of MobileNets' last layers in OpenVINO and ONNX Runtime: docs/decisions/57-what-int8-saves.md).
-_MOVED: Final = 16
+MOVED: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,43 +45,13 @@ def name_nodes(graph: Any) -> None:
         seen.add(node.name)
 
 
-def beside_bf16(groups: Sequence[Group], graph: Any) -> tuple[Group, ...]:
-    """The same, `work` being what int8 saves where OpenVINO computes all else in bfloat16.
-
-    Of a depthwise convolution that is nothing: it takes as long in either type. But what it gives to integer products,
-    with nothing between that reads two results, is written once more when it is not in int8 itself.
-    """
-    shapes, constants = _shapes(graph), {tensor.name for tensor in graph.initializer}
-    nodes, readers = {node.name: node for node in graph.node}, defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
-
-    def read_by_products(result: str) -> bool:
-        return bool(readers[result]) and all(
-            node.op_type in PRODUCTS
-            or (not set(node.input) - constants - {result, ""} and all(map(read_by_products, node.output)))
-            for node in readers[result]
-        )
-
-    def beside(group: Group) -> Group:
-        leader = nodes[group.name]
-        weight = shapes.get(leader.input[1], ()) if leader.op_type == "Conv" else ()
-        if not weight or weight[1] > 1 or weight[0] == 1:
-            return group
-        result = leader.output[0]
-        return replace(group, work=_MOVED * math.prod(shapes[result]) if read_by_products(result) else 0)
-
-    return tuple(map(beside, groups))
-
-
 def groups_of(graph: Any, operators: Collection[str]) -> tuple[Group, ...]:
     """The groups in the order of the graph. Every node whose operator is in `operators` is in exactly one.
 
     A node between two products belongs to the later-born of the groups that it reads from, so that keeping a group
     in floating point moves one border of the integer region and makes no island in its middle.
     """
-    shapes = _shapes(graph)
+    shapes = shapes_of(graph)
     constants = {tensor.name for tensor in graph.initializer}
     leaders: list[str] = []
     members: list[list[Any]] = []
@@ -121,7 +90,7 @@ def _grouped(
         if quantized:
             read = constants.intersection(name for node in nodes for name in node.input)
             weights = sum(math.prod(shapes[name]) for name in read)
-            work = sum(_work(node, shapes) for node in nodes) + _MOVED * weights
+            work = sum(_work(node, shapes) for node in nodes) + MOVED * weights
             yield Group(leader, quantized, work, weights)
 
 
@@ -139,7 +108,7 @@ def _work(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
     return written * (1 + (inner[0] if turned else inner[-1]))
 
 
-def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(graph: Any) -> dict[str, tuple[int, ...]]:
     """Sizes by name; a dimension that is not known counts as one, which is one sample for the batch."""
     shapes = {
         value.name: tuple(max(1, dim.dim_value) for dim in value.type.tensor_type.shape.dim)

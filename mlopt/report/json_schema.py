@@ -41,7 +41,7 @@ def schema_of(cls: type) -> dict[str, Any]:
 
 def schema_text(cls: type) -> str:
     """The schema as its file holds it."""
-    return json.dumps(schema_of(cls), indent=0, ensure_ascii=False) + "\n"
+    return json.dumps(schema_of(cls), indent=0, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def _define(cls: type, definitions: dict[str, Any]) -> None:

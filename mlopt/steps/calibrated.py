@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """`scheme` to `signed` as in `Qdq`; `calibrator` and the options below it as in `Calibration`."""
+    """`scheme` to `beside_bf16` as in `Qdq`; `calibrator` and the options below it as in `Calibration`."""
 
     calibration: Samples
     scheme: Scheme = "u8s8"
@@ -24,6 +24,7 @@ class Calibrated:
     shortest_dot: int = 0
     outputs: bool = True
     signed: bool = False
+    beside_bf16: bool = False
     calibrator: Calibrator = "min-max"
     percentile: float = 99.999
     averaging_constant: float = 0.01
@@ -37,7 +38,7 @@ class Calibrated:
     @property
     def qdq(self) -> Qdq:
         """How to quantize."""
-        return Qdq(self.scheme, self.per_channel, self.op_types, self.shortest_dot, self.outputs, self.signed)
+        return Qdq(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Qdq)})
 
     @property
     def how(self) -> Calibration:

@@ -21,6 +21,7 @@ from mlopt.precision.activations import (
     unrounded,
     unweighted,
 )
+from mlopt.precision.depthwise import gated
 from mlopt.precision.groups import PRODUCTS
 from mlopt.precision.head import short_head
 from mlopt.repair.repair import WeightGrid, paired_grids
@@ -62,6 +63,7 @@ class Qdq:
     (`precision/activations.py`); and inputs of the graph that reach about as far to both sides of zero are signed, with
     `signed` all that convolutions read and does so. Inside, OpenVINO then takes other kernels where there is no AMX,
     whose float arithmetic rounds otherwise.
+    With `beside_bf16`, where OpenVINO computes what is left in that type, so do depthwise convolutions before gates.
     `s8s8-tensorrt` is symmetric, and puts the pairs where TensorRT fuses them.
     """
 
@@ -71,22 +73,30 @@ class Qdq:
     shortest_dot: int = 0
     outputs: bool = True
     signed: bool = False
+    beside_bf16: bool = False
 
     def floating(self, graph: Any) -> tuple[str, ...]:
         """The nodes that stay in floating point because integers would only cost time there."""
         head = short_head(graph, self.shortest_dot) if self.shortest_dot else ()
-        return head if self.outputs else (*head, *unweighted(graph), *idle_joints(graph))
+        apart = gated(graph) if self.beside_bf16 else ()
+        return (*head, *apart) if self.outputs else (*head, *apart, *unweighted(graph), *idle_joints(graph))
 
     def notes(self, graph: Any) -> tuple[str, ...]:
         """What a report says of that."""
         head = set(short_head(graph, self.shortest_dot)) if self.shortest_dot else set()
         kept = [node.name for node in graph.node if node.name in head and node.op_type == "Conv"]
         products = () if self.outputs else unweighted(graph)
+        apart = gated(graph) if self.beside_bf16 else ()
         said = []
         if kept:
             said.append(
                 f"{len(kept)} convolutions at the input stay in floating point, where int8 is slower (dot products of "
                 f"less than {self.shortest_dot} terms): {first_few(kept)}"
+            )
+        if apart:
+            said.append(
+                f"{len(apart)} depthwise convolutions before gates stay in floating point, where int8 is no faster: "
+                f"{first_few(apart)}"
             )
         if products:
             said.append(f"{len(products)} products of two activations stay in floating point: {first_few(products)}")

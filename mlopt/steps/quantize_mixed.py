@@ -13,7 +13,8 @@ from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import BudgetInfeasible, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import first_few
-from mlopt.precision.groups import Group, beside_bf16, names_of
+from mlopt.precision.depthwise import beside_bf16
+from mlopt.precision.groups import Group, names_of
 from mlopt.precision.noise import Noise, power
 from mlopt.precision.search import Mix, Search
 from mlopt.step import Make

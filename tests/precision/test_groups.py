@@ -6,7 +6,7 @@ import onnx
 from nets import conv_net, matmul_net
 from onnx import TensorProto, helper
 
-from mlopt.precision.groups import beside_bf16, groups_of, name_nodes
+from mlopt.precision.groups import groups_of, name_nodes
 
 EVERY = frozenset({"Conv", "Gemm", "MatMul", "Relu", "Add", "GlobalAveragePool"})
 
@@ -63,40 +63,3 @@ def test_nodes_without_a_name_get_one_of_their_own() -> None:
     again = list(names)
     name_nodes(model.graph)
     assert [node.name for node in model.graph.node] == again
-
-
-def depthwise_net() -> onnx.GraphProto:
-    """Three depthwise convolutions between products: behind the first a ReLU, behind the second a gate that multiplies
-    it, and the third's result leaves the net."""
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["d1"], name="first", group=8),
-        helper.make_node("Relu", ["d1"], ["r1"], name="relu"),
-        helper.make_node("Conv", ["r1", "v"], ["p1"], name="dense"),
-        helper.make_node("Conv", ["p1", "w"], ["d2"], name="second", group=8),
-        helper.make_node("GlobalAveragePool", ["d2"], ["m"], name="pool"),
-        helper.make_node("Conv", ["m", "v"], ["g"], name="gate"),
-        helper.make_node("Mul", ["d2", "g"], ["gated"], name="gated"),
-        helper.make_node("Conv", ["gated", "v"], ["p2"], name="narrow"),
-        helper.make_node("Conv", ["p2", "w"], ["d3"], name="third", group=8),
-    ]
-    weights = [
-        helper.make_tensor(name, TensorProto.FLOAT, shape, [1.0] * 8 * shape[1]) for name, shape in SHAPES.items()
-    ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 4, 4]) for name in ("x", "d3")]
-    return inferred(helper.make_model(helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)))
-
-
-SHAPES = {"w": [8, 1, 1, 1], "v": [8, 8, 1, 1]}
-
-
-def test_beside_bf16_a_depthwise_convolution_saves_what_its_result_takes_to_be_written_again() -> None:
-    graph = depthwise_net()
-    before = groups_of(graph, frozenset({"Conv"}))
-    after = beside_bf16(before, graph)
-    work = {group.name: group.work for group in after}
-    assert work["first"] == 16 * 8 * 4 * 4, "a product reads it through a ReLU"
-    assert work["second"] == 0, "a product reads it, but so does one that multiplies it first"
-    assert work["third"] == 0, "no product reads it"
-    kept = {group.name: group.work for group in before}
-    assert all(work[name] == kept[name] for name in ("dense", "gate", "narrow"))
-    assert [group.nodes for group in after] == [group.nodes for group in before]
