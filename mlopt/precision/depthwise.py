@@ -29,10 +29,14 @@ def gated(graph: Any) -> tuple[str, ...]:
 
 
 def depthwise(graph: Any) -> list[Any]:
-    """The nodes, in order."""
-    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    shapes = ((node, weights.get(node.input[1], ())) for node in graph.node if node.op_type == "Conv")
-    return [node for node, shape in shapes if shape and shape[0] > 1 == shape[1]]
+    """The nodes, in order: a channel of its own for each group. One that reads a single channel is none."""
+    alone = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1 == tensor.dims[1]}
+    groups = {node.output[0]: entry.i for node in graph.node for entry in node.attribute if entry.name == "group"}
+    return [
+        node
+        for node in graph.node
+        if node.op_type == "Conv" and node.input[1] in alone and groups.get(node.output[0], 1) > 1
+    ]
 
 
 def beside_bf16(groups: Sequence[Group], graph: Any) -> tuple[Group, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx
 from onnx import TensorProto, helper
 
-from mlopt.precision.depthwise import beside_bf16, gated
+from mlopt.precision.depthwise import beside_bf16, depthwise, gated
 from mlopt.precision.groups import groups_of
 from mlopt.steps.qdq import Qdq
 
@@ -47,6 +47,13 @@ def test_beside_bf16_a_depthwise_convolution_saves_what_its_result_takes_to_be_w
     kept = {group.name: group.work for group in before}
     assert all(work[name] == kept[name] for name in ("dense", "gate", "narrow"))
     assert [group.nodes for group in after] == [group.nodes for group in before]
+
+
+def test_a_convolution_of_one_channel_is_not_depthwise() -> None:
+    graph = depthwise_net()
+    first = graph.node[0]
+    del first.attribute[:]
+    assert [node.name for node in depthwise(graph)] == ["second", "third"]
 
 
 def test_gated_are_those_whose_result_no_product_reads_as_it_is() -> None:
