@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _TIMED_FEEDS = 8
 _RIVALS = Enough(0.01)  # nobody would choose by less
 _ALONE = Enough(0.025)  # where one candidate is the faster or is not
-_REFUSED = Enough(0.1, visit=0.1)  # where none may ship: what a looser budget would win
+_REFUSED = Enough(0.05, visit=0.1)  # where none may ship: what a looser budget would win
 
 
 def assess(
@@ -64,7 +64,8 @@ def assess(
     measured: dict[str, Measurement] = {}
     if prepared.on_this_machine:
         candidates = [name for name in accuracies if name != BASELINE]
-        refused = [any(one.outcome == "missed" for one in verdicts(name, None)) for name in candidates]
+        ship = prepared.request.ship
+        refused = [name != ship and any(one.outcome == "missed" for one in verdicts(name, None)) for name in candidates]
         with progress.phase("measure", f"{len(accuracies)} side by side"):
             timed = {name: artifacts[name] for name in accuracies}
             measured, died = _measure(prepared, timed, well_enough(budgets, refused))

@@ -82,3 +82,9 @@ def test_a_recipe_with_a_slip_is_refused(text: str, what: str, tmp_path: Path) -
 def test_an_unknown_recipe_gets_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="Did you mean int8-static"):
         find_recipe("int8-statc")
+
+
+def test_int8_beside_bf16_says_so_to_all_that_observe_or_quantize() -> None:
+    steps = {step.name: step.options for step in find_recipe("openvino-int8-bf16").steps}
+    told = {name for name, options in steps.items() if options.get("beside-bf16")}
+    assert told == {"equalize", "quantize-static"}

@@ -43,8 +43,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Enough:
-    """Rounds may end once every speed-up is known `within` this share of itself. A visit takes at most `visit` seconds:
-    many short ones cancel more than a few long."""
+    """Rounds may end once every speed-up is known `within` this share of itself. A visit takes at most `visit` seconds
+    (three queries at least): many short ones cancel more than a few long."""
 
     within: float
     visit: float = 0.2

@@ -11,7 +11,7 @@ from mlopt.precision.groups import PRODUCTS
 
 _JOINTS: Final = frozenset({"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"})
 # Hands a tensor on, integers included, to whatever reads it next.
-_PASSING: Final = _JOINTS | {
+PASSING: Final = _JOINTS | {
     "Clip", "DepthToSpace", "Dropout", "Flatten", "Gather", "Identity", "LeakyRelu", "Pad", "Relu", "Reshape", "Resize",
     "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
@@ -36,7 +36,7 @@ def idle_joints(graph: Any) -> tuple[str, ...]:
     for node in reversed(graph.node):
         if node.op_type in PRODUCTS:
             reaching.update(node.input[:2])
-        elif node.op_type in _PASSING and reaching.intersection(node.output):
+        elif node.op_type in PASSING and reaching.intersection(node.output):
             reaching.update(node.input)
     return tuple(node.name for node in graph.node if node.op_type in _JOINTS and not reaching.intersection(node.output))
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlopt.onnx_file import readers_of
+from mlopt.precision.activations import PASSING
 from mlopt.precision.groups import MOVED, PRODUCTS, Group, shapes_of
 
 
-def gated(graph: Any) -> tuple[str, ...]:
-    """Those, in order, whose result no product reads as it is or after operators of one operand: a gate multiplies it
-    first. `graph` is an onnx.GraphProto with shapes inferred."""
-    readers, constants = readers_of(graph), {tensor.name for tensor in graph.initializer}
+def gated(graph: Any, operators: Container[str]) -> tuple[str, ...]:
+    """Those, in order, whose result no product of integers reads, as it is or handed on by poolings, ReLUs and the
+    like: a gate, a sum or a normalisation computes with it first. `operators` are those that compute on integers.
+    `graph` is an onnx.GraphProto with shapes inferred."""
+    readers, mine = readers_of(graph), {node.name for node in depthwise(graph)}
+    found: set[str] = set()
 
-    def product(node: Any, read: str) -> bool:
-        """Whether it is one, or hands what it read, and nothing else, to such alone."""
-        if node is None or node.op_type in PRODUCTS:
-            return node is not None
-        return not set(node.input) - constants - {read, ""} and all(map(read_by_products, node.output))
+    def by_products(result: str) -> bool:
+        return all(map(product, readers[result]))
 
-    def read_by_products(result: str) -> bool:
-        return result in readers and all(product(node, result) for node in readers[result])
+    def product(node: Any) -> bool:
+        """Whether it is one, or hands what it reads to such alone."""
+        if node is None or node.name in found:
+            return False
+        handed = [name for name in node.output if name in readers]
+        return (node.op_type in PRODUCTS and node.op_type in operators) or (
+            node.op_type in PASSING and bool(handed) and all(map(by_products, handed))
+        )
 
-    return tuple(node.name for node in depthwise(graph) if not read_by_products(node.output[0]))
+    for node in reversed(graph.node):  # what reads a result is known before what makes it
+        if node.name in mine and not (node.output[0] in readers and by_products(node.output[0])):
+            found.add(node.name)
+    return tuple(node.name for node in graph.node if node.name in found)
 
 
 def depthwise(graph: Any) -> list[Any]:
@@ -39,14 +48,15 @@ def depthwise(graph: Any) -> list[Any]:
     ]
 
 
-def beside_bf16(groups: Sequence[Group], graph: Any) -> tuple[Group, ...]:
+def beside_bf16(groups: Sequence[Group], graph: Any, operators: Container[str]) -> tuple[Group, ...]:
     """The same, `work` being what int8 saves where all else computes in bfloat16.
 
     Of a depthwise convolution that is nothing. But what a product of integers reads of it is written once more where it
     is not in int8 itself.
     """
-    shapes, apart = shapes_of(graph), set(gated(graph))
+    shapes, apart = shapes_of(graph), set(gated(graph, operators))
     work = {
-        node.name: 0 if node.name in apart else MOVED * math.prod(shapes[node.output[0]]) for node in depthwise(graph)
+        node.name: 0 if node.name in apart else MOVED * math.prod(shapes.get(node.output[0], ()))
+        for node in depthwise(graph)
     }
     return tuple(replace(group, work=work.get(group.name, group.work)) for group in groups)

@@ -16,8 +16,8 @@ MOVED: Final = 16
 @dataclass(frozen=True, slots=True)
 class Group:
     """`name` is the leading node's. `nodes` are those that would be quantized; `work` is multiply-accumulates plus
-    elements written, and what the constants that it reads take in such, per sample: what the group costs, in no unit of
-    time. `weights` is how many constants that are.
+    elements written, and what the weights of its products take in such, per sample: what the group costs, in no unit of
+    time. `weights` is how many constants it reads.
     """
 
     name: str
@@ -90,22 +90,22 @@ def _grouped(
         if quantized:
             read = constants.intersection(name for node in nodes for name in node.input)
             weights = sum(math.prod(shapes[name]) for name in read)
-            work = sum(_work(node, shapes) for node in nodes) + MOVED * weights
-            yield Group(leader, quantized, work, weights)
+            yield Group(leader, quantized, sum(_work(node, shapes, constants) for node in nodes), weights)
 
 
-def _work(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+def _work(node: Any, shapes: dict[str, tuple[int, ...]], constants: set[str]) -> int:
     written = sum(math.prod(shapes.get(name, ())) for name in node.output if name)
     if node.op_type not in PRODUCTS:
         return written
     weight = shapes.get(node.input[1], ())
+    moved = written + (MOVED * math.prod(weight) if node.input[1] in constants else 0)
     if node.op_type == "Conv":
-        return written * (1 + math.prod(weight[1:]))
+        return moved + written * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
-        return written + math.prod(shapes.get(node.input[0], ())) * math.prod(weight[1:])
+        return moved + math.prod(shapes.get(node.input[0], ())) * math.prod(weight[1:])
     inner = shapes.get(node.input[0], (1,))
     turned = any(entry.name == "transA" and entry.i for entry in node.attribute)
-    return written * (1 + (inner[0] if turned else inner[-1]))
+    return moved + written * (inner[0] if turned else inner[-1])
 
 
 def shapes_of(graph: Any) -> dict[str, tuple[int, ...]]:

@@ -78,7 +78,7 @@ class Qdq:
     def floating(self, graph: Any) -> tuple[str, ...]:
         """The nodes that stay in floating point because integers would only cost time there."""
         head = short_head(graph, self.shortest_dot) if self.shortest_dot else ()
-        apart = gated(graph) if self.beside_bf16 else ()
+        apart = gated(graph, self.operators) if self.beside_bf16 else ()
         return (*head, *apart) if self.outputs else (*head, *apart, *unweighted(graph), *idle_joints(graph))
 
     def notes(self, graph: Any) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ class Qdq:
         head = set(short_head(graph, self.shortest_dot)) if self.shortest_dot else set()
         kept = [node.name for node in graph.node if node.name in head and node.op_type == "Conv"]
         products = () if self.outputs else unweighted(graph)
-        apart = gated(graph) if self.beside_bf16 else ()
+        apart = gated(graph, self.operators) if self.beside_bf16 else ()
         said = []
         if kept:
             said.append(
@@ -95,7 +95,7 @@ class Qdq:
             )
         if apart:
             said.append(
-                f"{len(apart)} depthwise convolutions before gates stay in floating point, where int8 is no faster: "
+                f"{len(apart)} depthwise convolutions stay in floating point, which computes with what they give: "
                 f"{first_few(apart)}"
             )
         if products:

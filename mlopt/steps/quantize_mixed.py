@@ -86,7 +86,7 @@ class QuantizeMixed(Calibrated):
             if self.rest == "bf16":
                 tries.narrow(self.allowed)
             if tries.narrowed:
-                groups = beside_bf16(groups, model.graph)
+                groups = beside_bf16(groups, model.graph, self.qdq.operators)
             mix, weights, everything = self._searched(tries, groups, source, make)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from mlopt.precision.depthwise import beside_bf16, depthwise, gated
 from mlopt.precision.groups import groups_of
 from mlopt.steps.qdq import Qdq
 
+CONV = frozenset({"Conv"})
 SHAPES = {"w": [8, 1, 1, 1], "v": [8, 8, 1, 1]}
 
 
@@ -38,8 +40,8 @@ def depthwise_net() -> onnx.GraphProto:
 
 def test_beside_bf16_a_depthwise_convolution_saves_what_its_result_takes_to_be_written_again() -> None:
     graph = depthwise_net()
-    before = groups_of(graph, frozenset({"Conv"}))
-    after = beside_bf16(before, graph)
+    before = groups_of(graph, CONV)
+    after = beside_bf16(before, graph, CONV)
     work = {group.name: group.work for group in after}
     assert work["first"] == 16 * 8 * 4 * 4, "a product reads it through a ReLU"
     assert work["second"] == 0, "a product reads it, but so does one that multiplies it first"
@@ -57,7 +59,7 @@ def test_a_convolution_of_one_channel_is_not_depthwise() -> None:
 
 
 def test_gated_are_those_whose_result_no_product_reads_as_it_is() -> None:
-    assert gated(depthwise_net()) == ("second", "third")
+    assert gated(depthwise_net(), CONV) == ("second", "third")
 
 
 def test_beside_bf16_gated_ones_stay_in_floating_point_and_notes_name_them() -> None:
@@ -67,5 +69,49 @@ def test_beside_bf16_gated_ones_stay_in_floating_point_and_notes_name_them() -> 
     beside = replace(qdq, beside_bf16=True)
     assert beside.floating(graph) == ("second", "third")
     (note,) = beside.notes(graph)
-    assert note.startswith("2 depthwise convolutions before gates stay in floating point")
+    assert note.startswith("2 depthwise convolutions stay in floating point")
     assert note.endswith("second, third")
+
+
+def behind(nodes: list[onnx.NodeProto], last: str) -> onnx.GraphProto:
+    """A depthwise convolution that writes `d`, the nodes, and a convolution that reads what they write."""
+    every = [
+        helper.make_node("Conv", ["x", "w"], ["d"], name="wise", group=8),
+        *nodes,
+        helper.make_node("Conv", [last, "v"], ["out"], name="dense"),
+    ]
+    weights = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, [1.0] * 8 * shape[1]) for name, shape in SHAPES.items()
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 4, 4]) for name in ("x", "out")]
+    return helper.make_graph(every, "net", ends[:1], ends[1:], weights)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "last", "found"),
+    [
+        ([helper.make_node("MaxPool", ["d"], ["p", "where"], kernel_shape=[1, 1])], "p", ()),
+        ([helper.make_node("HardSwish", ["d"], ["h"])], "h", ("wise",)),
+        ([helper.make_node("LayerNormalization", ["d", "scale"], ["n"])], "n", ("wise",)),
+        ([helper.make_node("Add", ["d", "x"], ["sum"])], "sum", ("wise",)),
+        (
+            [
+                helper.make_node("Conv", ["d", "w"], ["e"], name="next", group=8),
+                helper.make_node("Add", ["e", "x"], ["sum"]),
+            ],
+            "sum",
+            ("wise", "next"),
+        ),
+    ],
+    ids=["an output that nothing reads", "HardSwish", "normalisation", "sum", "read by one that stays"],
+)
+def test_what_lies_between_decides(nodes: list[onnx.NodeProto], last: str, found: tuple[str, ...]) -> None:
+    graph = behind(nodes, last)
+    assert gated(graph, CONV) == found
+    assert set(gated(graph, frozenset({"MatMul"}))) >= {"wise"}, "no convolution is an integer product"
+
+
+def test_a_shape_that_nobody_knows_counts_as_one() -> None:
+    graph = behind([helper.make_node("Relu", ["d"], ["r"])], "r")
+    work = {group.name: group.work for group in beside_bf16(groups_of(graph, CONV), graph, CONV)}
+    assert work["wise"] == 16

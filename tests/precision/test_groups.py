@@ -63,3 +63,17 @@ def test_nodes_without_a_name_get_one_of_their_own() -> None:
     again = list(names)
     name_nodes(model.graph)
     assert [node.name for node in model.graph.node] == again
+
+
+def test_a_table_of_which_rows_are_taken_is_not_read() -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], name="embed"),
+        helper.make_node("MatMul", ["rows", "w"], ["y"], name="product"),
+    ]
+    constants = [helper.make_tensor("table", TensorProto.FLOAT, [1000, 4], [0.0] * 4000)]
+    constants.append(helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [0.0] * 16))
+    ends = [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 2])]
+    ends.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 4]))
+    graph = inferred(helper.make_model(helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)))
+    work = {group.name: group.work for group in groups_of(graph, frozenset({"Gather", "MatMul"}))}
+    assert work == {"embed": 8, "product": 8 * (1 + 4) + 16 * 16}

@@ -176,6 +176,40 @@ def test_what_stays_may_be_in_bf16_where_that_is_inside_the_budget_too(tmp_path:
         QuantizeMixed(samples, allowed=Allowed(400), rest="fp16")  # type: ignore[arg-type]
 
 
+def gated_net() -> onnx.ModelProto:
+    """The deep net with a gate behind the depthwise convolutions 3 and 5."""
+    model = mobile_net()
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.name in ("relu3", "relu5"):
+            (result,) = node.output
+            node.output[0] = f"{result}_before"
+            nodes.append(
+                onnx.helper.make_node("Sigmoid", [node.output[0]], [f"{result}_gate"], name=f"{node.name}_gate")
+            )
+            nodes.append(
+                onnx.helper.make_node("Mul", [node.output[0], f"{result}_gate"], [result], name=f"{result}_mul")
+            )
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def test_beside_bf16_depthwise_convolutions_before_gates_are_kept_first(tmp_path: Path) -> None:
+    model = gated_net()
+    base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
+    allowed = Allowed(400, sqnr=36.0)
+    step = QuantizeMixed(samples, op_types=("Conv", "Gemm"), outputs=False, repair=False, allowed=allowed)
+    kept = {}
+    for rest, tried in (("f32", step), ("bf16", dataclasses.replace(step, rest="bf16"))):
+        made = onnx.load(str(run(tried, base, tmp_path / rest).main))
+        integers = {node.output[0] for node in made.graph.node if node.op_type == "DequantizeLinear"}
+        kept[rest] = {node.name for node in made.graph.node if node.op_type == "Conv" and node.input[1] not in integers}
+    assert kept["bf16"] >= {"conv3", "conv5"}
+    assert not kept["f32"] >= {"conv3", "conv5"}
+
+
 def test_what_is_bold_says_its_chance_and_a_fallback_is_not(tmp_path: Path) -> None:
     model = conv_net()
     base, samples = source(tmp_path / "m", model), calibration(tmp_path, model)
