@@ -69,7 +69,7 @@ def test_beside_bf16_gated_ones_stay_in_floating_point_and_notes_name_them() -> 
     beside = replace(qdq, beside_bf16=True)
     assert beside.floating(graph) == ("second", "third")
     (note,) = beside.notes(graph)
-    assert note.startswith("2 depthwise convolutions stay in floating point")
+    assert note.startswith("2 depthwise convolutions before gates or sums stay in bf16")
     assert note.endswith("second, third")
 
 
