@@ -79,6 +79,8 @@ def test_the_wheel_is_told_to_hold_every_folder(root: Path) -> None:
 
     project = tomllib.loads((root / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    expected = {"targets", "profiles", "optimize", "docker"}
-    assert {f"mlopt/_data/{name}" for name in expected} | {"mlopt/_data/reports"} <= set(included.values())
-    assert all((root / source).is_dir() for source in included)
+    expected = {"targets", "profiles", "optimize", "docker", "reports"}
+    assert expected == {inside.removeprefix("mlopt/_data/").split("/")[0] for inside in included.values()}
+    assert all((root / source).exists() for source in included)
+    docker = {source for source in included if source.startswith("docker/")}
+    assert docker == {f"docker/{path.name}" for path in (root / "docker").iterdir()} - {"docker/ci"}
