@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlopt.onnx_file import readers_of
+from mlopt.onnx_file import attributes_of, readers_of
 from mlopt.precision.activations import PASSING
 from mlopt.precision.groups import MOVED, PRODUCTS, Group, shapes_of
 
@@ -40,12 +40,8 @@ def gated(graph: Any, operators: Container[str]) -> tuple[str, ...]:
 def depthwise(graph: Any) -> list[Any]:
     """The nodes, in order: a channel of its own for each group. One that reads a single channel is none."""
     alone = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1 == tensor.dims[1]}
-    groups = {node.output[0]: entry.i for node in graph.node for entry in node.attribute if entry.name == "group"}
-    return [
-        node
-        for node in graph.node
-        if node.op_type == "Conv" and node.input[1] in alone and groups.get(node.output[0], 1) > 1
-    ]
+    read = (node for node in graph.node if node.op_type == "Conv" and node.input[1] in alone)
+    return [node for node in read if attributes_of(node).get("group", 1) > 1]
 
 
 def beside_bf16(groups: Sequence[Group], graph: Any, operators: Container[str]) -> tuple[Group, ...]:

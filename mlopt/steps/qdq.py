@@ -78,16 +78,15 @@ class Qdq:
     def floating(self, graph: Any) -> tuple[str, ...]:
         """The nodes that stay in floating point because integers would only cost time there."""
         head = short_head(graph, self.shortest_dot) if self.shortest_dot else ()
-        apart = gated(graph, self.operators) if self.beside_bf16 else ()
-        return (*head, *apart) if self.outputs else (*head, *apart, *unweighted(graph), *idle_joints(graph))
+        head = (*head, *self._apart(graph))
+        return head if self.outputs else (*head, *unweighted(graph), *idle_joints(graph))
 
     def notes(self, graph: Any) -> tuple[str, ...]:
         """What a report says of that."""
         head = set(short_head(graph, self.shortest_dot)) if self.shortest_dot else set()
         kept = [node.name for node in graph.node if node.name in head and node.op_type == "Conv"]
         products = () if self.outputs else unweighted(graph)
-        apart = gated(graph, self.operators) if self.beside_bf16 else ()
-        said = []
+        apart, said = self._apart(graph), []
         if kept:
             said.append(
                 f"{len(kept)} convolutions at the input stay in floating point, where int8 is slower (dot products of "
@@ -101,6 +100,9 @@ class Qdq:
         if products:
             said.append(f"{len(products)} products of two activations stay in floating point: {first_few(products)}")
         return tuple(said)
+
+    def _apart(self, graph: Any) -> tuple[str, ...]:
+        return gated(graph, self.operators) if self.beside_bf16 else ()
 
     @property
     def paired(self) -> bool:
