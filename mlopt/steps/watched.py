@@ -64,6 +64,7 @@ class Watched:
                 if not (math.isfinite(extremes.low) and math.isfinite(extremes.high)):
                     raise self._traced(name, feed, query)
                 kept[name].add(value, extremes)
+            seen.clear()  # while the next is waited for, nothing of this one is held
         return kept
 
     def _seen(self, feed: Mapping[str, np.ndarray]) -> tuple[Mapping[str, np.ndarray], list[_Seen]]:
