@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlopt.onnx_file import attributes_of, readers_of
 from mlopt.precision.activations import PASSING
-from mlopt.precision.groups import MOVED, PRODUCTS, Group, shapes_of
+from mlopt.precision.groups import PRODUCTS, Group
 
 
 def gated(graph: Any, operators: Container[str]) -> tuple[str, ...]:
@@ -44,15 +43,7 @@ def depthwise(graph: Any) -> list[Any]:
     return [node for node in read if attributes_of(node).get("group", 1) > 1]
 
 
-def beside_bf16(groups: Sequence[Group], graph: Any, operators: Container[str]) -> tuple[Group, ...]:
-    """The same, `work` being what int8 saves where all else computes in bfloat16.
-
-    Of a depthwise convolution that is nothing. But what a product of integers reads of it is written once more where it
-    is not in int8 itself.
-    """
-    shapes, apart = shapes_of(graph), set(gated(graph, operators))
-    work = {
-        node.name: 0 if node.name in apart else MOVED * math.prod(shapes.get(node.output[0], ()))
-        for node in depthwise(graph)
-    }
-    return tuple(replace(group, work=work.get(group.name, group.work)) for group in groups)
+def beside_bf16(groups: Sequence[Group], graph: Any) -> tuple[Group, ...]:
+    """The same, `work` being what int8 saves where all else computes in bfloat16: nothing of depthwise convolutions."""
+    names = {node.name for node in depthwise(graph)}
+    return tuple(replace(group, work=0) if group.name in names else group for group in groups)

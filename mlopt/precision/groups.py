@@ -51,41 +51,46 @@ def groups_of(graph: Any, operators: Collection[str]) -> tuple[Group, ...]:
     A node between two products belongs to the later-born of the groups that it reads from, so that keeping a group
     in floating point moves one border of the integer region and makes no island in its middle.
     """
-    shapes = shapes_of(graph)
+    shapes, owners = shapes_of(graph), owners_of(graph, operators)
+    constants = {tensor.name for tensor in graph.initializer}
+    members: dict[str, list[Any]] = {}
+    for node in graph.node:
+        if node.name in owners:
+            members.setdefault(owners[node.name], []).append(node)
+    return tuple(_grouped(members, operators, shapes, constants))
+
+
+def owners_of(graph: Any, operators: Collection[str]) -> dict[str, str]:
+    """The leading node's name of the group of each node that is in one, by its own."""
     constants = {tensor.name for tensor in graph.initializer}
     leaders: list[str] = []
-    members: list[list[Any]] = []
-    owner: dict[str, int] = {}
+    born: dict[str, int] = {}
+    found: dict[str, str] = {}
     for node in graph.node:
-        before = [owner[name] for name in node.input if name in owner]
+        before = [born[name] for name in node.input if name in born]
         if node.op_type in PRODUCTS and node.op_type in operators:
-            number = _born(leaders, members, node.name)
+            leaders.append(node.name)
+            number = len(leaders) - 1
         elif before:
             number = max(before)
         elif any(name not in constants and name for name in node.input):
             # What touches the input before any product does.
-            number = 0 if leaders else _born(leaders, members, node.name)
+            leaders = leaders or [node.name]
+            number = 0
         else:
             continue
-        members[number].append(node)
-        owner |= dict.fromkeys(node.output, number)
-    return tuple(_grouped(leaders, members, operators, shapes, constants))
-
-
-def _born(leaders: list[str], members: list[list[Any]], name: str) -> int:
-    leaders.append(name)
-    members.append([])
-    return len(leaders) - 1
+        found[node.name] = leaders[number]
+        born |= dict.fromkeys(node.output, number)
+    return found
 
 
 def _grouped(
-    leaders: list[str],
-    members: list[list[Any]],
+    members: dict[str, list[Any]],
     operators: Collection[str],
     shapes: dict[str, tuple[int, ...]],
     constants: set[str],
 ) -> Iterator[Group]:
-    for leader, nodes in zip(leaders, members, strict=True):
+    for leader, nodes in members.items():
         quantized = tuple(node.name for node in nodes if node.op_type in operators)
         if quantized:
             read = constants.intersection(name for node in nodes for name in node.input)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mlopt.intervals import Allowed, Changes
+from mlopt.precision.borders import Border
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
+from mlopt.precision.order import Order, Sensitivity
 
 _PART: Final = 0.25  # of the work: twice as fast, it makes all one eighth faster
 _HARDLY: Final = 1.02  # better than what is known: not worth a glance
@@ -17,14 +19,6 @@ _BETTER: Final = 1.25  # not worth an evaluation, which is a pass over all sampl
 
 Evaluate = Callable[[tuple[Group, ...]], Noise]
 Predict = Callable[[float], Changes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """A group and the noise power at the outputs when it alone is quantized."""
-
-    group: Group
-    power: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +31,12 @@ class Mix:
 
 @dataclass(slots=True)
 class Search:
-    """Keep groups that cost much noise for their work, as many as promise the most speed.
+    """Keep groups that cost much noise for what int8 saves of them, as many as promise the most speed.
 
-    The order is fixed by the sensitivities; what is searched is how many of its first groups to keep. The more are
-    kept, the likelier is it that the answers are proven to be inside what is `allowed`, and the less is there to win:
-    what counts is the part of the work in int8 times that chance, which has to be at `least` so large. Where all int8
-    is not likely, `fewest` groups or more are kept.
+    The order is fixed by sensitivities and `borders` (`Order`); what is searched is how many of its first groups to
+    keep. The more are kept, the likelier is it that the answers are proven to be inside what is `allowed`, and the less
+    is there to win: what counts is the part of what all int8 saves times that chance, which has to be at `least` so
+    large. Where all int8 is not likely, `fewest` groups or more are kept.
 
     Noise of groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
     Networks", arXiv:1511.06393), so tries predict the next: the sum of what is left, scaled to what was seen.
@@ -50,7 +44,8 @@ class Search:
     alone makes its own. The fewer are left, the nearer the scale is taken to one. `glance` builds a mix and runs it
     on a few samples, `evaluate` on all; `changes_at` gives the expected changes at a noise power. At most `most` are
     glanced at, and `sure` evaluated. `floor` is the power with everything kept, where what is kept rounds too (bf16).
-    A mix that would be int8 in name alone is none: a part of the work, or of the weights, must be quantized.
+    A mix that would be int8 in name alone is none: it saves a part of what all int8 does, or a part of the weights is
+    quantized.
     """
 
     sensitivities: Sequence[Sensitivity]
@@ -63,15 +58,15 @@ class Search:
     least: float = 0.25
     fewest: int = 0
     floor: float = 0.0
-    _order: list[Sensitivity] = field(init=False)
+    borders: Sequence[Border] = ()
+    _order: Order = field(init=False)
     _end: int = field(init=False)  # so many groups would be too many to keep
     _seen: dict[int, Noise] = field(init=False, default_factory=dict)  # by how many groups are kept
     _sure: set[int] = field(init=False, default_factory=set)  # what of it was evaluated
 
     def __post_init__(self) -> None:
-        # Ties are broken by the graph's order: sort is stable.
-        self._order = sorted(self.sensitivities, key=lambda one: -one.power / max(1, one.group.work))
-        self._end = next(count for count in range(1, len(self._order) + 1) if not self._worth(count))
+        self._order = Order(self.sensitivities, self.borders)
+        self._end = next(count for count in range(1, len(self.sensitivities) + 1) if not self._worth(count))
 
     def run(self, everything: Noise) -> Mix | None:
         """`everything` is the noise with all quantized. None when nothing that is worth making is likely enough."""
@@ -103,15 +98,15 @@ class Search:
         many as are worth it, for that is predicted, and predictions are off."""
         best, most = self._end - 1, 0.0
         for count in range(self.fewest, self._end):
-            if self._quantized(count) <= most:
-                break
+            if self._saved(count) <= most:
+                continue  # however likely it is
             promise = self._promise(count, self._chance(count, last)) / (1.0 if count in self._seen else _HARDLY)
             if promise > most:
                 best, most = count, promise
         return best
 
     def _promise(self, count: int, chance: float) -> float:
-        return chance * self._quantized(count) if chance >= self.least else 0.0
+        return chance * self._saved(count) if chance >= self.least else 0.0
 
     def _chance(self, count: int, last: int) -> float:
         """As seen, or as predicted; more kept groups are no less likely to do."""
@@ -138,19 +133,19 @@ class Search:
         return replace(seen, power=power, changes=self.changes_at(power))
 
     def _kept(self, count: int) -> tuple[Group, ...]:
-        return tuple(one.group for one in self._order[:count])
+        return tuple(one.group for one in self._order.groups[:count])
 
-    def _quantized(self, count: int) -> float:
-        """The part of the work that is in int8 with so many groups kept; of no work at all a part of the groups."""
-        every, left = (sum(one.group.work for one in some) for some in (self._order, self._order[count:]))
-        return left / every if every else 1 - count / len(self._order)
+    def _saved(self, count: int) -> float:
+        """The part that so many kept groups leave of what all int8 saves; where that is nothing, of the groups."""
+        saves = self._order.saves
+        return saves[count] / saves[0] if saves[0] > 0 else 1 - count / len(self.sensitivities)
 
     def _worth(self, count: int) -> bool:
         """Whether enough is left to quantize with so many kept."""
-        every, left = ([one.group for one in some] for some in (self._order, self._order[count:]))
-        return sum(one.work for one in left) > _PART * sum(one.work for one in every) or (
+        every, left = ([one.group for one in some] for some in (self._order.groups, self._order.groups[count:]))
+        return self._order.saves[count] > _PART * self._order.saves[0] or (
             sum(one.weights for one in left) > _PART * sum(one.weights for one in every)
         )
 
     def _left(self, count: int) -> float:
-        return sum(one.power for one in self._order[count:])
+        return sum(one.power for one in self._order.groups[count:])

@@ -13,6 +13,7 @@ from mlopt.artifact import ONNX, Artifact, Format
 from mlopt.errors import BudgetInfeasible, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import first_few
+from mlopt.precision.borders import borders_of
 from mlopt.precision.depthwise import beside_bf16
 from mlopt.precision.groups import Group, names_of
 from mlopt.precision.noise import Noise, power
@@ -52,7 +53,7 @@ class QuantizeMixed(Calibrated):
     """
 
     name: ClassVar[str] = "quantize-mixed"
-    version: ClassVar[int] = 17
+    version: ClassVar[int] = 18
     accepts: ClassVar[frozenset[Format]] = frozenset({ONNX})
     produces: ClassVar[Format] = ONNX
     requires: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -86,7 +87,7 @@ class QuantizeMixed(Calibrated):
             if self.rest == "bf16":
                 tries.narrow(self.allowed)
             if tries.narrowed:
-                groups = beside_bf16(groups, model.graph, self.qdq.operators)
+                groups = beside_bf16(groups, model.graph)
             mix, weights, everything = self._searched(tries, groups, source, make)
             tries.write(mix.kept, weights, result)
             notes = [*self.qdq.notes(model.graph), *_notes(mix, weights, groups, everything, tries.evaluations)]
@@ -135,7 +136,10 @@ class QuantizeMixed(Calibrated):
 
         looks = (glance, evaluate, known.changes_at)
         least, fewest = (_SURER, 1) if self.fallback else (_LEAST, 0)
-        search = Search(each, self.allowed, *looks, self.glances, least=least, fewest=fewest, floor=tries.floor)
+        borders = borders_of(tries.model.graph, self.qdq.operators, outputs=self.qdq.outputs)
+        search = Search(
+            each, self.allowed, *looks, self.glances, least=least, fewest=fewest, floor=tries.floor, borders=borders
+        )
         mix = search.run(everything)
         if mix is None:
             raise self._infeasible(everything, source, tries.evaluations)

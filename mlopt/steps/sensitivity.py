@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlopt.precision.groups import Group, groups_of
 from mlopt.precision.lent import Lent
 from mlopt.precision.noise import answers, power
-from mlopt.precision.search import Sensitivity
+from mlopt.precision.order import Sensitivity
 from mlopt.steps.histogram import Range
 from mlopt.steps.qdq import Qdq
 

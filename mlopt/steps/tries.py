@@ -15,7 +15,7 @@ from mlopt.precision.bf16 import rounded
 from mlopt.precision.expected import Exact
 from mlopt.precision.groups import Group, names_of
 from mlopt.precision.noise import Noise, answers, power, spread
-from mlopt.precision.search import Sensitivity
+from mlopt.precision.order import Sensitivity
 from mlopt.steps.histogram import Range
 from mlopt.steps.qdq import Qdq
 from mlopt.steps.repairing import Weights, mended

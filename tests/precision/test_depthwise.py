@@ -38,16 +38,14 @@ def depthwise_net() -> onnx.GraphProto:
     return onnx.shape_inference.infer_shapes(model).graph
 
 
-def test_beside_bf16_a_depthwise_convolution_saves_what_its_result_takes_to_be_written_again() -> None:
+def test_beside_bf16_a_depthwise_convolution_saves_nothing() -> None:
     graph = depthwise_net()
     before = groups_of(graph, CONV)
-    after = beside_bf16(before, graph, CONV)
+    after = beside_bf16(before, graph)
     work = {group.name: group.work for group in after}
-    assert work["first"] == 16 * 8 * 4 * 4, "a product reads it through a ReLU"
-    assert work["second"] == 0, "a product reads it, but so does one that multiplies it first"
-    assert work["third"] == 0, "no product reads it"
+    assert [work[name] for name in ("first", "second", "third")] == [0, 0, 0]
     kept = {group.name: group.work for group in before}
-    assert all(work[name] == kept[name] for name in ("dense", "gate", "narrow"))
+    assert all(work[name] == kept[name] > 0 for name in ("dense", "gate", "narrow"))
     assert [group.nodes for group in after] == [group.nodes for group in before]
 
 
@@ -109,9 +107,3 @@ def test_what_lies_between_decides(nodes: list[onnx.NodeProto], last: str, found
     graph = behind(nodes, last)
     assert gated(graph, CONV) == found
     assert set(gated(graph, frozenset({"MatMul"}))) >= {"wise"}, "no convolution is an integer product"
-
-
-def test_a_shape_that_nobody_knows_counts_as_one() -> None:
-    graph = behind([helper.make_node("Relu", ["d"], ["r"])], "r")
-    work = {group.name: group.work for group in beside_bf16(groups_of(graph, CONV), graph, CONV)}
-    assert work["wise"] == 16

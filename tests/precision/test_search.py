@@ -10,7 +10,8 @@ import pytest
 from mlopt.intervals import Allowed, Changes
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
-from mlopt.precision.search import Mix, Search, Sensitivity
+from mlopt.precision.order import Sensitivity
+from mlopt.precision.search import Mix, Search
 
 COUNT = 40
 

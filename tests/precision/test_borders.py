@@ -1,0 +1,60 @@
+"""Borders: where integers pass from group to group, and what a group in floating point between them costs."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from nets import conv_net
+from onnx import TensorProto, helper
+
+from mlopt.precision.borders import Border, borders_of
+
+CONV = frozenset({"Conv"})
+EVERY = frozenset({"Conv", "Relu", "Add", "Mul", "GlobalAveragePool", "Gemm"})
+
+
+def graph_of(nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
+    """From `x` to `y`, both of 8 channels and 4×4."""
+    weights = [helper.make_tensor("w", TensorProto.FLOAT, [8, 8, 1, 1], [1.0] * 64)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 4, 4]) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(nodes, "net", ends[:1], ends[1:], weights))
+    return onnx.shape_inference.infer_shapes(model).graph
+
+
+def conv(read: str, written: str) -> onnx.NodeProto:
+    return helper.make_node("Conv", [read, "w"], [written], name=f"to_{written}")
+
+
+def test_a_tensor_between_two_groups_is_a_border_past_what_hands_it_on() -> None:
+    graph = onnx.shape_inference.infer_shapes(conv_net(batch=1)).graph
+    (between, _) = borders_of(graph, EVERY, outputs=True)
+    assert (between.writer, between.readers) == ("conv1", {"conv2"})
+    (read,) = [node for node in graph.node if node.name == "conv2"]
+    (value,) = [value for value in graph.value_info if value.name == read.input[0]]
+    sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    assert between.size == sizes[0] * sizes[1] * sizes[2] * sizes[3]
+    assert borders_of(graph, CONV, outputs=False)[0].groups == between.groups
+
+
+def test_it_is_paid_where_one_side_alone_is_in_floating_point() -> None:
+    border = Border(10, "a", frozenset({"b", "c"}), narrowed=3, widened=2)
+    paid = {(): 0, ("a",): 30, ("b",): 20, ("b", "c"): 20, ("a", "b"): 30, ("a", "b", "c"): 0, ("d",): 0}
+    assert {kept: border.cost(frozenset(kept)) for kept in paid} == paid
+
+
+@pytest.mark.parametrize(
+    ("operators", "outputs", "writers"), [(CONV, False, ["to_a"]), (EVERY, True, ["to_a", "to_b"])]
+)
+def test_behind_a_gate_integers_are_made_anew(operators: frozenset[str], outputs: bool, writers: list[str]) -> None:
+    gate = helper.make_node("Mul", ["b", "a"], ["gated"], name="gate")
+    graph = graph_of([conv("x", "a"), conv("a", "b"), gate, conv("gated", "y")])
+    found = borders_of(graph, EVERY, outputs=outputs)
+    assert [border.writer for border in found] == writers
+    assert {border.widened for border in found} == ({32} if outputs else {0})
+    assert {border.narrowed for border in found} == ({32} if outputs else {16})
+
+
+def test_one_tensor_for_two_groups_is_one_border() -> None:
+    both = helper.make_node("Add", ["b", "c"], ["y"], name="sum")
+    (border,) = borders_of(graph_of([conv("x", "a"), conv("a", "b"), conv("a", "c"), both]), CONV, outputs=False)
+    assert border == Border(8 * 4 * 4, "to_a", frozenset({"to_b", "to_c"}), narrowed=16, widened=0)
