@@ -2,10 +2,10 @@
 
     python benchmarks/instruction_sets.py [--out OUT] [--models NAME…] [--seconds N] [--arm N]
 
-Writes reports/published/instruction-sets.json and .md after every cell, and leaves out what is there already, so that
-it may be stopped and started again; --seconds stops it by itself. x86 is this processor with instruction sets hidden,
-and AVX2 once more in qemu-user; Arm is qemu-user with the files of mlopt's image, on the first --arm samples. Without
-qemu-user 10 or newer the rest of the table is made. It needs ../shared/data.
+Writes reports/published/instruction-sets.json and .md after every cell, and leaves out what is there already of this
+machine, so that it may be stopped and started again; --seconds stops it by itself. x86 is this processor with
+instruction sets hidden, and AVX2 once more in qemu-user; Arm is qemu-user with the files of mlopt's image, on the first
+--arm samples. Without qemu-user 10 or newer the rest of the table is made. It needs ../shared/data.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ def main() -> None:
     options.add_argument("--qemu", type=int, default=100, help="samples for AVX2 in qemu-user")
     said = options.parse_args()
     until = time.monotonic() + said.seconds
-    facts: dict[str, Any] = json.loads(INTO.read_text()) if INTO.exists() else {"rows": {}}
+    runs: list[dict[str, Any]] = json.loads(INTO.read_text())["runs"] if INTO.exists() else []
+    machine = f"{detect().cpu}, {platform.system()} {platform.release()}"
+    facts = next((one for one in runs if one["machine"] == machine), {"machine": machine, "rows": {}})
+    runs = [*(one for one in runs if one is not facts), facts]
     facts |= {
         "command": "python benchmarks/instruction_sets.py",
-        "machine": f"{detect().cpu}, {platform.system()} {platform.release()}",
         "versions": {name: metadata.version(name) for name in ("mlopt", "onnxruntime", "openvino", "onnx", "numpy")},
         "date": time.strftime("%Y-%m"),
         "limit": LIMIT,
@@ -78,9 +80,9 @@ def main() -> None:
                 if missing and time.monotonic() < until:
                     for one, row in rows(home, artifact, runtime, missing, qemu=qemu, count=count):
                         facts["rows"][keys[one]] = row
-                        publish(facts)
+                        publish(runs)
                         print(keys[one], row["apart"], row["outcome"], flush=True)
-    publish(facts)
+    publish(runs)
 
 
 def artifacts(home: Path) -> Iterator[tuple[str, Path, str]]:
@@ -144,23 +146,31 @@ def rows(
         )
 
 
-def publish(facts: dict[str, Any]) -> None:
+def publish(runs: list[dict[str, Any]]) -> None:
     """Write the JSON and the table made from it."""
-    INTO.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    INTO.write_text(json.dumps({"runs": runs}, indent=1, sort_keys=True) + "\n")
     lines = [
         "# int8 on other instruction sets",
         "",
-        f"`{facts['command']}`, {facts['date']}. {facts['machine']}; {versions}. Emulated: x86 is that processor with "
-        "the rest hidden from the runtime, or qemu-user; Arm is qemu-user. *Apart* is top-1 on the processor as it is "
-        "less top-1 there, paired, with its 95 % interval; *same class* counts all answers; *largest* is the largest "
-        "difference of any output as a part of the largest. *Plain* is what `u8s8` would make where VNNI is taken for "
-        "granted: mlopt makes no such model unasked, and leaves it out of images.",
+        "Emulated: x86 is the processor with the rest hidden from the runtime, or qemu-user; Arm is qemu-user. *Apart* "
+        "is top-1 on the processor as it is less top-1 there, paired, with its 95 % interval; *same class* counts all "
+        "answers; *largest* is the largest difference of any output as a part of the largest. *Plain* is what `u8s8` "
+        "would make where VNNI is taken for granted: mlopt makes no such model unasked, and leaves it out of images.",
         "",
     ]
+    for facts in runs:
+        lines += _tables(facts)
+    lines += ["## How", "", *(f"* {name}: {one.summary}" for name, one in SETS.items())]
+    INTO.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def _tables(facts: dict[str, Any]) -> list[str]:
+    """Of one machine."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines = [f"## {facts['machine']}", "", f"`{facts['command']}`, {facts['date']}; {versions}.", ""]
     for name in sorted({key.split("/")[0] for key in facts["rows"]}):
         lines += [
-            f"## {name}",
+            f"### {name}",
             "",
             "| model | on | samples | top-1 | apart, points | same class | largest | |",
             "|---|---|--:|--:|--:|--:|--:|---|",
@@ -170,8 +180,7 @@ def publish(facts: dict[str, Any]) -> None:
             if model == name:
                 lines.append(_line(label, instructions, row))
         lines.append("")
-    lines += ["## How", "", *(f"* {name}: {one.summary}" for name, one in SETS.items())]
-    INTO.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    return lines
 
 
 def _line(label: str, instructions: str, row: dict[str, Any]) -> str:
