@@ -9,6 +9,8 @@ Finding a name imports nothing; loading it imports that one module.
 from __future__ import annotations
 
 import difflib
+import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ Group = Literal["mlopt.steps", "mlopt.runners"]
 
 def names(group: Group) -> tuple[str, ...]:
     """Every registered name of a group, sorted."""
-    return tuple(sorted({entry.name for entry in entry_points(group=group)}))
+    return tuple(sorted(_entries(group, tuple(sys.path))))
 
 
 def load(group: Group, name: str) -> Any:
@@ -28,10 +30,19 @@ def load(group: Group, name: str) -> Any:
 
 
 def _find(group: Group, name: str) -> EntryPoint:
-    for entry in entry_points(group=group, name=name):
-        return entry
-    noun = group.removeprefix("mlopt.").removesuffix("s")
-    raise unknown(noun, name, names(group))
+    found = _entries(group, tuple(sys.path)).get(name)
+    if found is None:
+        raise unknown(group.removeprefix("mlopt.").removesuffix("s"), name, names(group))
+    return found
+
+
+@cache
+def _entries(group: Group, path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """By name, of what is installed on `path`: a compile asks some fifteen times, and each reading takes 8 ms."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, entry)  # the first on the path is what an import finds
+    return found
 
 
 def unknown(noun: str, name: str, known: tuple[str, ...], *, next: str = "") -> UnknownName:
