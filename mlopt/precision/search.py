@@ -35,8 +35,8 @@ class Search:
 
     The order is fixed by sensitivities and `borders` (`Order`); what is searched is how many of its first groups to
     keep. The more are kept, the likelier is it that the answers are proven to be inside what is `allowed`, and the less
-    is there to win: what counts is the part of what all int8 saves times that chance, which has to be at `least` so
-    large. Where all int8 is not likely, `fewest` groups or more are kept.
+    is there to win: what counts is the part of the work that int8 saves times that chance, which has to be at `least`
+    so large. Where all int8 is not likely, `fewest` groups or more are kept.
 
     Noise of groups adds up (independent roundings; Lin et al. 2016, "Fixed Point Quantization of Deep Convolutional
     Networks", arXiv:1511.06393), so tries predict the next: the sum of what is left, scaled to what was seen.
@@ -44,7 +44,7 @@ class Search:
     alone makes its own. The fewer are left, the nearer the scale is taken to one. `glance` builds a mix and runs it
     on a few samples, `evaluate` on all; `changes_at` gives the expected changes at a noise power. At most `most` are
     glanced at, and `sure` evaluated. `floor` is the power with everything kept, where what is kept rounds too (bf16).
-    A mix that would be int8 in name alone is none: it saves a part of what all int8 does, or a part of the weights is
+    A mix that would be int8 in name alone is none: it saves a part of the work, or a part of the weights is
     quantized.
     """
 
@@ -60,19 +60,21 @@ class Search:
     floor: float = 0.0
     borders: Sequence[Border] = ()
     _order: Order = field(init=False)
-    _end: int = field(init=False)  # so many groups would be too many to keep
+    _work: int = field(init=False)  # of all groups
+    _counts: list[int] = field(init=False)  # how many groups may be kept
     _seen: dict[int, Noise] = field(init=False, default_factory=dict)  # by how many groups are kept
     _sure: set[int] = field(init=False, default_factory=set)  # what of it was evaluated
 
     def __post_init__(self) -> None:
         self._order = Order(self.sensitivities, self.borders)
-        self._end = next(count for count in range(1, len(self.sensitivities) + 1) if not self._worth(count))
+        self._work = sum(one.group.work for one in self.sensitivities)
+        self._counts = [count for count in range(len(self.sensitivities)) if count == 0 or self._worth(count)]
 
     def run(self, everything: Noise) -> Mix | None:
         """`everything` is the noise with all quantized. None when nothing that is worth making is likely enough."""
         if everything.within(self.allowed):
             return Mix((), everything)
-        if self._end <= self.fewest:
+        if self._counts[-1] < self.fewest:
             return None
         self._seen, self._sure = {0: everything}, set()
         count = last = 0
@@ -96,9 +98,9 @@ class Search:
     def _best(self, last: int) -> int:
         """How many groups to keep by all that was seen, `last` that with so many. Where nothing promises anything as
         many as are worth it, for that is predicted, and predictions are off."""
-        best, most = self._end - 1, 0.0
-        for count in range(self.fewest, self._end):
-            if self._saved(count) <= most:
+        best, most = self._counts[-1], 0.0
+        for count in self._counts:
+            if count < self.fewest or self._saved(count) <= most:
                 continue  # however likely it is
             promise = self._promise(count, self._chance(count, last)) / (1.0 if count in self._seen else _HARDLY)
             if promise > most:
@@ -136,14 +138,13 @@ class Search:
         return tuple(one.group for one in self._order.groups[:count])
 
     def _saved(self, count: int) -> float:
-        """The part that so many kept groups leave of what all int8 saves; where that is nothing, of the groups."""
-        saves = self._order.saves
-        return saves[count] / saves[0] if saves[0] > 0 else 1 - count / len(self.sensitivities)
+        """The part of the work that int8 saves with so many kept, less borders; where there is none, of the groups."""
+        return self._order.saves[count] / self._work if self._work else 1 - count / len(self.sensitivities)
 
     def _worth(self, count: int) -> bool:
         """Whether enough is left to quantize with so many kept."""
         every, left = ([one.group for one in some] for some in (self._order.groups, self._order.groups[count:]))
-        return self._order.saves[count] > _PART * self._order.saves[0] or (
+        return self._order.saves[count] > _PART * self._work or (
             sum(one.weights for one in left) > _PART * sum(one.weights for one in every)
         )
 

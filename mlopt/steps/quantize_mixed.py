@@ -136,7 +136,8 @@ class QuantizeMixed(Calibrated):
 
         looks = (glance, evaluate, known.changes_at)
         least, fewest = (_SURER, 1) if self.fallback else (_LEAST, 0)
-        borders = borders_of(tries.model.graph, self.qdq.operators, outputs=self.qdq.outputs)
+        graph, qdq = tries.model.graph, self.qdq
+        borders = borders_of(graph, qdq.operators, outputs=qdq.outputs, floating=set(qdq.floating(graph)))
         search = Search(
             each, self.allowed, *looks, self.glances, least=least, fewest=fewest, floor=tries.floor, borders=borders
         )

@@ -37,24 +37,68 @@ def test_a_tensor_between_two_groups_is_a_border_past_what_hands_it_on() -> None
 
 
 def test_it_is_paid_where_one_side_alone_is_in_floating_point() -> None:
-    border = Border(10, "a", frozenset({"b", "c"}), narrowed=3, widened=2)
+    border = Border(10, "a", frozenset({"b", "c"}), narrowing=3, widening=2)
     paid = {(): 0, ("a",): 30, ("b",): 20, ("b", "c"): 20, ("a", "b"): 30, ("a", "b", "c"): 0, ("d",): 0}
     assert {kept: border.cost(frozenset(kept)) for kept in paid} == paid
 
 
-@pytest.mark.parametrize(
-    ("operators", "outputs", "writers"), [(CONV, False, ["to_a"]), (EVERY, True, ["to_a", "to_b"])]
-)
-def test_behind_a_gate_integers_are_made_anew(operators: frozenset[str], outputs: bool, writers: list[str]) -> None:
+def test_what_stays_in_floating_point_anyhow_writes_no_integers_and_reads_none() -> None:
+    graph = graph_of([conv("x", "a"), conv("a", "b"), conv("b", "y")])
+    (behind,) = borders_of(graph, CONV, outputs=True, floating={"to_a"})[:1]
+    assert (behind.writer, behind.readers) == ("", {"to_b"})
+    assert behind.cost(()) == behind.size * 32, "with all in int8"
+    assert behind.cost({"to_b"}) == 0
+    assert [one.writer for one in borders_of(graph, CONV, outputs=True, floating={"to_b"})] == [""]
+
+
+def test_each_part_that_is_joined_is_a_border() -> None:
+    nodes = [conv("x", "a"), helper.make_node("Sigmoid", ["x"], ["s"], name="sigmoid"), conv("x", "b")]
+    nodes.append(helper.make_node("Concat", ["s", "a", "b"], ["joined"], name="join", axis=2))
+    nodes += [
+        helper.make_node("MaxPool", ["joined"], ["pooled"], name="pool", kernel_shape=[9, 1]),
+        conv("pooled", "y"),
+    ]
+    found = borders_of(graph_of(nodes), CONV, outputs=False)
+    assert [(one.writer, one.readers) for one in found] == [("to_a", {"to_y"}), ("to_b", {"to_y"})]
+    assert {one.size for one in found} == {8 * 4 * 4}, "no more than what each writes"
+
+
+def test_a_pooling_leaves_fewer_numbers() -> None:
+    pool = helper.make_node("MaxPool", ["a"], ["pooled"], name="pool", kernel_shape=[2, 2], strides=[2, 2])
+    (border,) = borders_of(graph_of([conv("x", "a"), pool, conv("pooled", "y")]), CONV, outputs=False)
+    assert border.size == 8 * 2 * 2
+
+
+def test_shapes_are_no_borders() -> None:
+    nodes = [
+        conv("x", "a"),
+        helper.make_node("Shape", ["a"], ["shape"], name="shape"),
+        helper.make_node("Slice", ["shape", "zero", "two"], ["part"], name="part"),
+        conv("a", "b"),
+        helper.make_node("Concat", ["part", "rest"], ["wanted"], name="wanted", axis=0),
+        helper.make_node("Reshape", ["b", "wanted"], ["y"], name="reshape"),
+    ]
+    graph = graph_of(nodes)
+    graph.initializer.extend(
+        helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        for name, values in {"zero": [0], "two": [2], "rest": [4, 4]}.items()
+    )
+    graph = onnx.shape_inference.infer_shapes(helper.make_model(graph)).graph
+    found = borders_of(graph, frozenset({"Conv", "Slice", "Concat", "Reshape"}), outputs=True)
+    assert [(one.writer, one.readers) for one in found] == [("to_a", {"to_b"})]
+
+
+@pytest.mark.parametrize(("outputs", "writers"), [(False, ["to_a"]), (True, ["to_a", "to_b"])])
+def test_behind_a_gate_integers_are_made_anew(outputs: bool, writers: list[str]) -> None:
     gate = helper.make_node("Mul", ["b", "a"], ["gated"], name="gate")
     graph = graph_of([conv("x", "a"), conv("a", "b"), gate, conv("gated", "y")])
     found = borders_of(graph, EVERY, outputs=outputs)
     assert [border.writer for border in found] == writers
-    assert {border.widened for border in found} == ({32} if outputs else {0})
-    assert {border.narrowed for border in found} == ({32} if outputs else {16})
+    assert {border.widening for border in found} == ({32} if outputs else {0})
+    assert {border.narrowing for border in found} == ({32} if outputs else {16})
 
 
 def test_one_tensor_for_two_groups_is_one_border() -> None:
     both = helper.make_node("Add", ["b", "c"], ["y"], name="sum")
     (border,) = borders_of(graph_of([conv("x", "a"), conv("a", "b"), conv("a", "c"), both]), CONV, outputs=False)
-    assert border == Border(8 * 4 * 4, "to_a", frozenset({"to_b", "to_c"}), narrowed=16, widened=0)
+    assert border == Border(8 * 4 * 4, "to_a", frozenset({"to_b", "to_c"}), narrowing=16, widening=0)

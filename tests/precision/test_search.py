@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlopt.intervals import Allowed, Changes
+from mlopt.precision.borders import Border
 from mlopt.precision.groups import Group
 from mlopt.precision.noise import Noise
 from mlopt.precision.order import Sensitivity
@@ -222,3 +223,50 @@ def test_a_fallback_of_one_group_is_none() -> None:
     assert not noise.within(search.allowed)
     assert noise.chance(search.allowed) > 0.5
     assert search.run(noise) is None
+
+
+class Beside:
+    """Named groups of some work and noise, and so many weights each, with borders between them."""
+
+    def __init__(self, borders: list[Border], *, weights: int = 0, **groups: tuple[int, float]) -> None:
+        self.groups = [
+            Sensitivity(Group(name, (name,), work, weights), power) for name, (work, power) in groups.items()
+        ]
+        self.borders = borders
+
+    def noise(self, kept: tuple[Group, ...]) -> Noise:
+        return Noise(sum(one.power for one in self.groups if one.group not in kept), None)
+
+    def kept(self, sqnr: float) -> list[str] | None:
+        """The names of what is kept, in the graph's order."""
+        looks = (self.noise, self.noise, lambda _: None)
+        mix = Search(self.groups, Allowed(400, sqnr=sqnr), *looks, borders=self.borders).run(self.noise(()))
+        return None if mix is None else [one.group.name for one in self.groups if one.group in mix.kept]
+
+
+def test_what_lies_between_two_kept_groups_is_kept_with_them() -> None:
+    groups = {"a": (100, 1e-2), "b": (1, 1e-9), "c": (100, 1e-2), "d": (400, 1e-5)}
+    assert Beside([], **groups).kept(40.0) == ["a", "c"]
+    around = [Border(20, one, frozenset({other}), 1, 1) for one, other in ("ab", "bc", "cd")]
+    assert Beside(around, **groups).kept(40.0) == ["a", "b", "c"]
+
+
+def test_two_that_are_kept_for_each_other_are_seen_past_the_worse_mix_with_one() -> None:
+    """Of 600 that all int8 saves one kept leaves less than nothing, both 400."""
+    groups = {"a": (100, 1e-2), "b": (100, 1e-2), "c": (300, 1e-5), "d": (50, 1e-6), "e": (50, 1e-6)}
+    around = [Border(700, "a", frozenset({"b"}), 1, 1)]
+    assert Beside(around, **groups).kept(40.0) == ["a", "b"]
+    assert Beside(around, weights=1, **groups).kept(40.0) == ["a", "b"]
+
+
+def test_where_int8_saves_no_work_groups_count() -> None:
+    assert Beside([], weights=1, a=(0, 1e-2), b=(0, 1e-5), c=(0, 1e-6)).kept(40.0) == ["a"]
+
+
+def test_where_all_int8_saves_nothing_less_of_it_may() -> None:
+    """Numbers from what is in floating point anyhow cost more than int8 saves of who reads them."""
+    behind = Border(20, "", frozenset({"a"}), 1, 1)
+    assert Beside([behind], a=(10, 1.0)).kept(40.0) is None
+    assert Beside([behind], a=(10, 1e-2), b=(9, 1e-5)).kept(40.0) == ["a"]
+    assert Beside([behind], a=(10, 1e-2), b=(9, 1e-5)).kept(90.0) is None
+    assert Beside([behind], a=(10, 1e-2), b=(2, 1e-5)).kept(40.0) is None, "too little to be worth it"

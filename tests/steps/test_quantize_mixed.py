@@ -15,8 +15,10 @@ from trials import answers, calibration, run, source, sqnr
 from mlopt.errors import BudgetInfeasible, SamplesInvalid, UnsupportedModel
 from mlopt.intervals import Allowed
 from mlopt.onnx_file import notes_in
+from mlopt.precision.borders import Border
 from mlopt.precision.expected import Exact
 from mlopt.precision.noise import answers as precision_answers
+from mlopt.precision.search import Search
 from mlopt.serve.openvino import APART, PRECISION
 from mlopt.steps.quantize_mixed import QuantizeMixed
 from mlopt.steps.quantize_static import QuantizeStatic
@@ -208,6 +210,40 @@ def test_beside_bf16_depthwise_convolutions_before_gates_are_kept_first(tmp_path
         kept[rest] = {node.name for node in made.graph.node if node.op_type == "Conv" and node.input[1] not in integers}
     assert kept["bf16"] >= {"conv3", "conv5"}
     assert not kept["f32"] >= {"conv3", "conv5"}
+
+
+def narrow_net() -> onnx.ModelProto:
+    """Behind two convolutions that stay in floating point one of few terms, and a product at the end."""
+    nodes = [
+        onnx.helper.make_node("Conv", ["image", "w0"], ["a"], name="head", pads=[1] * 4),
+        onnx.helper.make_node("Conv", ["a", "wd"], ["b"], name="wise", pads=[1] * 4, group=32),
+        onnx.helper.make_node("Relu", ["b"], ["rb"], name="relu"),
+        onnx.helper.make_node("Conv", ["rb", "wp"], ["c"], name="narrow"),
+        onnx.helper.make_node("Relu", ["c"], ["rc"], name="relu2"),
+        onnx.helper.make_node("GlobalAveragePool", ["rc"], ["p"], name="pool"),
+        onnx.helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+        onnx.helper.make_node("Gemm", ["f", "w3"], ["logits"], name="last", transB=1),
+    ]
+    shapes = {"w0": (32, 3, 3, 3), "wd": (32, 1, 3, 3), "wp": (16, 32, 1, 1), "w3": (10, 16)}
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", *shape])
+        for name, shape in {"image": [3, 32, 32], "logits": [10]}.items()
+    ]
+    constants = [weights(name, *shape, scale=0.3) for name, shape in shapes.items()]
+    graph = onnx.helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_the_search_knows_what_stays_in_floating_point_anyhow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tensor that the first product in int8 reads each number costs more than int8 saves of that product."""
+    searched: list[Search] = []
+    monkeypatch.setattr(Search, "run", lambda self, _: searched.append(self))
+    base, samples = source(tmp_path / "m", narrow_net()), calibration(tmp_path, narrow_net())
+    with pytest.raises(BudgetInfeasible):
+        run(QuantizeMixed(samples, allowed=Allowed(400, sqnr=70.0), shortest_dot=32), base, tmp_path / "q")
+    first, second = searched[0].borders
+    assert first == Border(32 * 32 * 32, "", frozenset({"narrow"}), 32, 32)
+    assert (second.writer, second.readers) == ("narrow", {"last"})
 
 
 def test_what_is_bold_says_its_chance_and_a_fallback_is_not(tmp_path: Path) -> None:
