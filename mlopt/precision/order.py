@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -79,16 +80,7 @@ class Order:
         self._kept.difference_update(names)
         return after - before + sum(self._mine[name].group.work for name in names)
 
-    def _near(self, names: Iterable[str], *, most: int | None = None) -> set[str]:
+    def _near(self, names: Iterable[str], *, most: int = sys.maxsize) -> set[str]:
         """These, and those that share a border with one of them, of at most so many groups."""
-        touched = (border for name in names for border in self._at.get(name, ()))
-        return {
-            *names,
-            *(
-                near
-                for border in touched
-                if most is None or len(border.readers) < most
-                for near in border.groups
-                if near in self._mine
-            ),
-        }
+        touched = (one for name in names for one in self._at.get(name, ()) if len(one.groups) <= most)
+        return {*names, *(near for border in touched for near in border.groups if near in self._mine)}
