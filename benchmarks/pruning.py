@@ -51,9 +51,10 @@ def main() -> None:
             if said.only is None or name in said.only:
                 _publish("real", name, real(name, shares, _multiple(), scratch))
         for name, share, epochs, labels in TUNED:
-            if said.only is None or f"{name}-{share}" in said.only:
+            key = f"{name}-{share}-{'labels' if labels else 'answers'}"
+            if said.only is None or key in said.only:
                 store = Store(said.store or scratch / "store", listener=_heard)
-                _publish("tuned", f"{name}-{share}", tuned(name, share, epochs, store, scratch, labels=labels))
+                _publish("tuned", key, tuned(name, share, epochs, store, scratch / key, labels=labels))
         for name, (build, gone) in SHAPES.items():
             if said.only is None or name in said.only:
                 _publish("shapes", name, shape(build(), gone, _multiple(), scratch / name))
@@ -122,8 +123,8 @@ def tuned(name: str, share: float, epochs: int, store: Store, scratch: Path, *, 
     from mlopt.steps.fine_tune import FineTune
     from mlopt.steps.prune_channels import PruneChannels
 
-    folder = scratch / f"{name}-{share}"
-    folder.mkdir()
+    folder = scratch / "whole"
+    folder.mkdir(parents=True)
     given, count = model_and_samples(name, folder)
     signature = signature_of(folder / "model.onnx")
     split = open_samples(Asked(str(given), calibration=count), signature)
@@ -272,8 +273,8 @@ def _answers(path: Path, samples: Any, runtime: str = "onnxruntime") -> np.ndarr
 
 REAL = {"squeezenet1_0": (0.1, 0.2), "resnet20": (0.1, 0.3), "resnet32": (0.1,), "mobilenetv1_x0_25": (0.1,)}
 # Share, passes over the training samples, and whether their labels are used.
-TUNED = (("resnet20", 0.2, 12, False), ("resnet32", 0.2, 8, True))
-RECIPES = ("int8-static", "openvino-int8")
+TUNED = (("resnet20", 0.2, 12, False), ("resnet20", 0.2, 8, True), ("resnet32", 0.2, 8, True))
+RECIPES = ("int8-static", "openvino-int8", "litert-int8")
 SHAPES = {"resnet50": (resnet50, 0.75), "mobilenet_v2": (mobilenet_v2, 0.5)}
 
 
