@@ -57,13 +57,14 @@ def borders_of(
 
     def reading(name: str) -> Iterator[tuple[str, str]]:
         """Groups that read the tensor as integers, past what hands it on, and as which tensor each does."""
-        for node in readers.get(name, ()):
-            if node is not None and integers(node):
-                if node.name not in floating:
-                    yield owners[node.name], name
-            elif node is not None and node.op_type in PASSING:
-                for output in node.output:
-                    yield from reading(output)
+        ahead = [name]
+        for one in ahead:  # which grows
+            for node in readers.get(one, ()):
+                if node is not None and integers(node):
+                    if node.name not in floating:
+                        yield owners[node.name], one
+                elif node is not None and node.op_type in PASSING:
+                    ahead += [output for output in node.output if output not in ahead]
 
     found = []
     for node in graph.node:

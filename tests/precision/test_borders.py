@@ -102,3 +102,19 @@ def test_one_tensor_for_two_groups_is_one_border() -> None:
     both = helper.make_node("Add", ["b", "c"], ["y"], name="sum")
     (border,) = borders_of(graph_of([conv("x", "a"), conv("a", "b"), conv("a", "c"), both]), CONV, outputs=False)
     assert border == Border(8 * 4 * 4, "to_a", frozenset({"to_b", "to_c"}), narrowing=16, widening=0)
+
+
+def test_what_parts_and_joins_again_and_again_is_gone_through_once() -> None:
+    """Two ways at each of 40 places, which are 2 to the 40th in all."""
+    nodes = [conv("x", "t0")]
+    for place in range(40):
+        ways = [
+            helper.make_node("Relu", [f"t{place}"], [f"{way}{place}"], name=f"{way}{place}")
+            for way in ("left", "right")
+        ]
+        joined = helper.make_node(
+            "Concat", [f"left{place}", f"right{place}"], [f"t{place + 1}"], name=f"j{place}", axis=2
+        )
+        nodes += [*ways, joined]
+    (border,) = borders_of(graph_of([*nodes, conv("t40", "y")]), CONV, outputs=False)
+    assert (border.writer, border.readers) == ("to_t0", {"to_y"})
