@@ -1,4 +1,4 @@
-"""Packs the wheel as tightly as zlib can, which hatchling has no setting for: every CI job downloads it."""
+"""Packs the wheel as tightly as its format allows, which hatchling has no setting for: every CI job downloads it."""
 
 from __future__ import annotations
 
@@ -15,5 +15,26 @@ class Tightly(BuildHookInterface):  # type: ignore[misc,type-arg]
         loose, tight = Path(artifact_path), Path(f"{artifact_path}.tight")
         with zipfile.ZipFile(loose) as read, zipfile.ZipFile(tight, "w") as written:
             for entry in read.infolist():
-                written.writestr(entry, read.read(entry), zipfile.ZIP_DEFLATED, compresslevel=9)
+                data = read.read(entry)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                with written.open(entry, "w") as handle:
+                    handle._compressor = _Zopfli()  # type: ignore[attr-defined]  # as Python's own has no way to say
+                    handle.write(data)
         tight.replace(loose)
+
+
+class _Zopfli:
+    """What zipfile asks of a compressor, by zopfli: deflate, 3 % smaller than zlib's, and a hundred times slower."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def compress(self, data: bytes) -> bytes:
+        self._data += data
+        return b""
+
+    def flush(self) -> bytes:
+        import zopfli.zlib
+
+        packed: bytes = zopfli.zlib.compress(self._data, numiterations=5)
+        return packed[2:-4]  # without zlib's header and checksum

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 _PRECISIONS: Final = frozenset({"bf16", "fp32"})
 # Any other may change what is computed; transpositions move numbers, and change none.
 _STEPS: Final = frozenset({"optimize-graph", "set-precision", "split-transposes"})
-# Answers that change, for each part of noise in the scores (amplitudes): four trained nets in bf16 on photographs had
-# 0.5, 1.4, 1.4 and 2.2.
-_CHANGES: Final = 2.8
+# Integers whose range is that of each query.
+_HYBRID: Final = frozenset({"quantize-hybrid", "to-tflite"})
+# Answers that change, for each part of noise in the scores (amplitudes): seven trained nets on pictures had 0.3 to 2.1
+# in bf16, and 0.2 to 3.2 with ranges of each query (docs/decisions/59-ranges-of-each-query.md).
+_CHANGES: Final = 3.2
 
 
 def rounds_alone(precision: str, steps: Iterable[str]) -> bool:
     """Whether a recipe of this precision and these steps, by name, changes nothing but how numbers are rounded."""
-    return precision in _PRECISIONS and _STEPS.issuperset(steps)
+    names = frozenset(steps)
+    return (precision in _PRECISIONS and names <= _STEPS) or (precision == "int8" and names == _HYBRID)
 
 
 def judges(accuracy: Accuracy) -> bool:
@@ -37,7 +40,7 @@ def least_sqnr(agreement: float) -> float:
     """The SQNR in decibel at which about this share of answers to real inputs stays, estimated with caution.
 
     >>> round(least_sqnr(0.95), 1), round(least_sqnr(0.99), 1), least_sqnr(1.0)
-    (35.0, 48.9, inf)
+    (36.1, 50.1, inf)
     """
     return 20 * math.log10(_CHANGES / (1 - agreement)) if agreement < 1 else math.inf
 

@@ -186,9 +186,11 @@ def test_a_recipe_that_does_more_than_round_is_not_judged_as_one_that_rounds() -
     assert rounds_alone("fp32", ()), "the model itself in another runtime"
     assert not rounds_alone("fp32", ("optimize-graph", "prune-channels"))
     assert not rounds_alone("bf16", ("quantize-static", "set-precision"))
+    assert not rounds_alone("int8", ("quantize-static", "to-tflite")), "its ranges come from samples"
+    assert not rounds_alone("int8", ("prune-channels", "quantize-hybrid", "to-tflite"))
 
 
-@pytest.mark.parametrize("name", ["fp32", "openvino-fp32", "openvino-bf16"])
+@pytest.mark.parametrize("name", ["fp32", "openvino-fp32", "openvino-bf16", "litert-int8-dynamic"])
 def test_recipes_that_only_round_are_known_as_such(name: str) -> None:
     recipe = find_recipe(name)
     assert rounds_alone(recipe.precision, [step.name for step in recipe.steps])

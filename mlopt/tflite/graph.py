@@ -81,7 +81,7 @@ class Constant:
 @dataclass(frozen=True, slots=True)
 class Node:
     """One ONNX node, as its writer sees it. `output` is what it makes, its activation done. Where `integer`, it reads
-    integers and writes those of `grid`."""
+    integers and writes those of `grid`; where `hybrid`, its weights alone are integers."""
 
     name: str
     kind: str
@@ -91,6 +91,7 @@ class Node:
     activation: str = "NONE"
     integer: bool = False
     grid: Grid | None = None
+    hybrid: bool = False
 
     def refuse(self, why: str) -> NoReturn:
         raise UnsupportedModel(

@@ -23,9 +23,10 @@ def product(graph: Graph, node: Node) -> None:
     if said.get("transA") or len(graph.shape(node, node.inputs[1])) != 2:
         node.refuse("it is no product of values with a matrix of weights")
     name, rows = node.inputs[1], node.kind == "Gemm" and bool(said.get("transB"))
-    matrix = graph.constants[name].array if node.integer else graph.floats(node, name)
+    whole = node.integer or node.hybrid
+    matrix = graph.constants[name].array if whole else graph.floats(node, name)
     matrix = matrix if rows else matrix.T
-    if node.integer:
+    if whole:
         scale = graph.scales(node, name)
         weights = graph.file.constant(name, matrix, scale=scale, zero=[0] * len(scale))
     else:

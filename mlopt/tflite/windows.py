@@ -182,7 +182,7 @@ def bias_of(graph: Graph, node: Node, read: Value, count: int, *, times: float =
 
 def _filters(graph: Graph, node: Node, order: tuple[int, ...], *, axis: int) -> int:
     name = node.inputs[1]
-    if not node.integer:
+    if not (node.integer or node.hybrid):
         return graph.file.constant(name, graph.floats(node, name).transpose(order))
     scale, array = graph.scales(node, name), graph.constants[name].array
     return graph.file.constant(name, array.transpose(order), scale=scale, zero=[0] * len(scale), axis=axis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from mlopt.tflite.operators import SHARES, WRITERS
 from mlopt.tflite.tiles import worth_tiles
 
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_IN_EACH_QUERY: Final = "DynamicQuantizeLinear"
 # What hands on each integer that it reads, or several of them as one.
 _HANDING_ON: Final = frozenset({
     "AveragePool", "Dropout", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Transpose",
@@ -69,6 +70,7 @@ class _Writer:
         self.makers = {name: node for node in self.onnx.node for name in node.output if name}
         self.graph = Graph(self.constants, self.shapes)
         self.done: set[str] = set()
+        self.hybrid: set[str] = set()  # values that each query rounds for itself where they are read
         self.products: dict[bool, list[str]] = {True: [], False: []}
 
     def written(self) -> Written:
@@ -114,6 +116,8 @@ class _Writer:
     def _write(self, node: Any) -> None:
         if node.output[0] in self.constants:
             return
+        if node.op_type == _IN_EACH_QUERY:
+            return
         plain = Node(node.name or node.output[0], node.op_type, tuple(node.input), node.output[0], attributes_of(node))
         if node.domain not in ("", "ai.onnx") or any(name in self.readers for name in node.output[1:]):
             plain.refuse("LiteRT has no such operator" if node.domain else "more than its first output is read")
@@ -133,6 +137,11 @@ class _Writer:
         self.graph.values[node.output] = read
 
     def _dequantize(self, node: Node) -> None:
+        maker = self.makers.get(node.inputs[0])
+        if maker is not None and maker.op_type == _IN_EACH_QUERY:
+            self.graph.values[node.output] = self.graph.value(node, maker.input[0])
+            self.hybrid.add(node.output)
+            return
         read = self.graph.value(node, node.inputs[0])
         if read.grid != self._grid(node):
             node.refuse("what it reads has another scale or zero-point")
@@ -140,14 +149,12 @@ class _Writer:
 
     def _operator(self, node: Node) -> None:
         node = self._activated(self._simpler(node))
-        grid = self._integer_grid(node)
-        node = Node(
-            node.name, node.kind, node.inputs, node.output, node.attributes, node.activation, grid is not None, grid
-        )
+        hybrid, grid = self._hybrid(node), self._integer_grid(node)
+        node = replace(node, integer=grid is not None, grid=grid, hybrid=hybrid)
         WRITERS[node.kind](self.graph, node)
         self.done.add(node.output)
         if node.kind in _PRODUCTS:
-            self.products[node.integer].append(node.name)
+            self.products[node.integer or hybrid].append(node.name)
 
     def _simpler(self, node: Node) -> Node:
         """A mean over the whole picture as that: XNNPACK has a kernel of integers for it, and none for windows."""
@@ -190,6 +197,15 @@ class _Writer:
         if node.kind in ("Relu", "Clip") and clipping(self.graph, node) == "NONE":
             return None
         return asked if node.kind in _ROUNDING or node.kind == "Clip" else None
+
+    def _hybrid(self, node: Node) -> bool:
+        """Whether it rounds what it reads in each query, for int8 weights: LiteRT's products of such weights do so of
+        themselves, and its other operators do not."""
+        if self.hybrid.isdisjoint(node.inputs):
+            return False
+        if node.kind not in _PRODUCTS or not self._integer_constants(node) or node.attributes.get("group", 1) != 1:
+            node.refuse("it reads what each query rounds for itself, and is no product with int8 weights")
+        return True
 
     def _integer_constants(self, node: Node) -> bool:
         """Whether what is constant is there as integers that LiteRT multiplies."""
