@@ -4,9 +4,9 @@
 
 Needs PyTorch for CUDA; parts that need more (TensorRT for RTX, ONNX Runtime for CUDA) say what is missing and are
 skipped. Variants are visited in turned order every round; a time runs from the call until the GPU is idle again (a
-synchronised host clock). Clocks, power and memory are read through NVML and never set. Writes gpu.json, and gpu.md
-from it; parts named later are added to what is there of the same device. `--device cpu` runs everything once at small
-sizes: that tests the program, and says nothing of a GPU.
+synchronised host clock). Clocks, power and memory are read through NVML and never set. Writes gpu-DEVICE.json, and
+gpu-DEVICE.md from it; parts named later are added to what is there of the same device. `--device cpu` runs everything
+once at small sizes: that tests the program, and says nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -67,17 +68,17 @@ def main() -> None:
     bench = Bench.on(said.device, said.seconds, tuple(said.nets))
     found = run(said.parts or list(PARTS), bench, said.out)
     page = markdown(found)
-    (said.out / "gpu.md").write_text(page)
+    file_of(found["machine"], said.out).with_suffix(".md").write_text(page)
     print(page)
 
 
 def run(parts: list[str], bench: Bench, out: Path) -> dict[str, Any]:
     """The parts, one after the other; what was found is on disk after each."""
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "gpu.json"
     found: dict[str, Any] = {"machine": machine(bench), "parts": {}}
-    if file.exists() and (before := json.loads(file.read_text()))["machine"]["device"] == found["machine"]["device"]:
-        found["parts"] = before["parts"]
+    file = file_of(found["machine"], out)
+    if file.exists():
+        found["parts"] = json.loads(file.read_text())["parts"]
     print(json.dumps(found["machine"], indent=1), flush=True)
     for name in parts:
         bench.skipped.clear()
@@ -100,6 +101,11 @@ def run(parts: list[str], bench: Bench, out: Path) -> dict[str, Any]:
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         file.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
+
+
+def file_of(machine: dict[str, Any], out: Path) -> Path:
+    """One for each kind of device: gpu-nvidia-h200.json."""
+    return out / f"gpu-{'-'.join(re.findall('[a-z0-9]+', machine['device'].lower()))}.json"
 
 
 def machine(bench: Bench) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""gpu.json as a page: tables of times and ratios, what was skipped and why."""
+"""gpu-DEVICE.json as a page: tables of times and ratios, what was skipped and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLES = {
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The whole page; every figure in it is in gpu.json too."""
+    """The whole page; every figure in it is in the JSON too."""
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     about = [
