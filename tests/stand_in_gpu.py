@@ -34,6 +34,8 @@ H200 = {
     "millijoules": "5000",
 }
 _RUNNERS = """
+import time
+
 from mlopt.runners.onnxruntime_cuda import CPU, OnnxRuntimeCudaRunner
 from mlopt.runners.onnxruntime_graph import OnnxRuntimeCudaGraphRunner
 
@@ -42,6 +44,16 @@ class Plain(OnnxRuntimeCudaRunner):
 
 class Graph(OnnxRuntimeCudaGraphRunner):
     name, chain, memory, distributions = "stand-in-graph", (CPU,), "cpu", ("onnxruntime",)
+
+class Choosing(Plain):
+    name, before = "stand-in-choosing", None
+
+    def infer(self, feeds):
+        now = [value.shape for value in feeds.values()]
+        if now != self.before:  # as cuDNN's algorithms are chosen anew
+            time.sleep(0.2)
+        Choosing.before = now
+        return Plain.infer(self, feeds)
 """
 
 
@@ -93,6 +105,7 @@ def stand_in_gpu(folder: Path, **named: str) -> StandIn:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stand-in-gpu-runners\nVersion: 1\n")
     (information / "entry_points.txt").write_text(
         "[mlopt.runners]\nstand-in-gpu = stand_in_gpu_runners:Plain\nstand-in-graph = stand_in_gpu_runners:Graph\n"
+        "stand-in-choosing = stand_in_gpu_runners:Choosing\n"
     )
     smi = folder / "bin" / "nvidia-smi"
     smi.parent.mkdir()

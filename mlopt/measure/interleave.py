@@ -84,11 +84,13 @@ def measure_together(
     (ABBA), so that drift cancels; its first queries do not count, for the caches are another's then. `speedup`
     is the median over rounds of the ratio of that round's medians, per sample, with a bootstrap interval. Only one
     process computes at a time.
-    In the scenario `offline` a query is the offline batch. Each process has `limits` to itself. `others` says by name
-    who is asked with queries of another batch, or with other threads; the rest of its method is as for all. Rounds end
-    early where speed-ups are known well `enough`: to stop at a width leaves an interval about as sure as it was (Chow
-    and Robbins 1965), where to stop at a verdict would not. Raises `WorkerFailed` when the baseline itself dies,
-    `Misused` for the scenario `server`.
+    In the scenario `offline` a query is the offline batch. What runs on a GPU is asked for batches after the
+    rounds, one after the other, for ONNX Runtime's CUDA provider chooses algorithms anew whenever shapes change (of
+    a MobileNetV2 on an H100 in 1.1 s, for a batch of 8): between single queries both would pay for that. Each
+    process has `limits` to itself. `others` says by name who is asked with queries of another batch, or with other
+    threads; the rest of its method is as for all. Rounds end early where speed-ups are known well `enough`: to stop
+    at a width leaves an interval about as sure as it was (Chow and Robbins 1965), where to stop at a verdict would
+    not. Raises `WorkerFailed` when the baseline itself dies, `Misused` for the scenario `server`.
     """
     check_scenario(method)
     given = Given(single, offline, method, limits)
@@ -115,7 +117,7 @@ def measure_together(
                     with run.watch.round() if run.watch else nullcontext():
                         run.rounds.append(run.worker.ask("query", count=run.queries)["seconds"])
                     run.major_faults += run.worker.major_faults - faults
-                    if number < offline_visits:
+                    if number < offline_visits and run.watch is None:
                         run.offline.append(run.worker.ask("batch", count=1)["seconds"])
                 except WorkerFailed as error:
                     if run is runs[0]:
@@ -152,14 +154,17 @@ def _load(subject: Subject, folders: tuple[str, str], given: Given, stack: ExitS
 
 
 def _on_gpu(run: _Run) -> Gpu | None:
-    """What the GPU did, and its memory in one more process; None for what ran on none."""
+    """What the GPU did, and its memory in one more process, and then its batches; None for what ran on none."""
     if run.watch is None:
         return None
     method, limits = run.given.method, run.given.limits
-    return run.watch.found(
+    found = run.watch.found(
         without_copies=without_copies(run.watch, run.worker, statistics.median(run.rounds[-1])),
         memory=memory_peak(run.watch, run.subject, run.folders, threads=method.threads, limits=limits),
     )
+    run.worker.ask("batch", count=1)  # which chooses
+    run.offline = [run.worker.ask("batch", count=1)["seconds"] for _ in range(_OFFLINE_VISITS)]
+    return found
 
 
 def _plan_visits(runs: list[_Run], method: Method, *, longest: float) -> int:
@@ -168,8 +173,8 @@ def _plan_visits(runs: list[_Run], method: Method, *, longest: float) -> int:
     Returns in how many rounds the offline batch is run too.
     """
     times = [statistics.median(run.worker.ask("query", count=max(1, method.warm_up))["seconds"]) for run in runs]
-    batches = sum(run.worker.ask("batch", count=1)["seconds"] for run in runs)
-    visits = min(_OFFLINE_VISITS, max(1, int(method.seconds * _OFFLINE_SHARE / batches)), method.rounds)
+    batches = sum(run.worker.ask("batch", count=1)["seconds"] for run in runs if run.watch is None)
+    visits = min(_OFFLINE_VISITS, max(1, int(method.seconds * _OFFLINE_SHARE / max(batches, 1e-6))), method.rounds)
     share = max(0.0, method.seconds - visits * batches) / method.rounds / len(runs)
     for run, seconds in zip(runs, times, strict=True):
         fit = int(min(share, longest) / max(seconds, 1e-6))

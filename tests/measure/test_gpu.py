@@ -190,6 +190,21 @@ def test_bench_says_what_ran_on_a_gpu_and_how_it_ran(gpu: StandIn, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_what_a_change_of_shapes_costs_is_in_no_time(gpu: StandIn, tmp_path: Path) -> None:
+    """A batch of 8 takes 0.2 s the first time: 40 samples a second, if that were its throughput."""
+    save(conv_net(), tmp_path / "net.onnx")
+    (tmp_path / "quick.toml").write_text(PROFILE.replace("rounds = 3", "rounds = 8"))
+    runtimes = ("--runtime", "onnxruntime", "--runtime", "stand-in-choosing")
+    ended = mlopt(
+        gpu, "bench", str(tmp_path / "net.onnx"), *runtimes, "-p", str(tmp_path / "quick.toml"), "--json", "-q"
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = [one["measurement"] for one in json.loads(ended.stdout)["models"]]
+    assert found[1]["throughput"] > 100
+    assert found[1]["latency"]["p90"] < 0.1
+
+
+@pytest.mark.slow
 def test_a_machine_with_a_gpu_measures_every_model_on_it_too(gpu: StandIn, tmp_path: Path) -> None:
     with_onnxruntime_gpu(gpu, "stand_in_gpu_runners:Plain")
     save(conv_net(), tmp_path / "net.onnx")
