@@ -20,7 +20,7 @@ from mlopt.onnx_file import work_of
 from mlopt.packing import image_size
 from mlopt.plan import BASELINE
 from mlopt.progress import Progress
-from mlopt.rounding import rounds_alone
+from mlopt.rounding import changes_by_noise
 from mlopt.steps.evaluate import Evaluate
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def assess(
     artifacts = {name: artifacts[name] for name in artifacts if name not in known | failures.keys()}
     accuracies = _accuracies(prepared, artifacts, failures, progress)
     rounds = {
-        one.name: rounds_alone(one.precision, (step.name for step in one.steps)) for one in prepared.plan.candidates
+        one.name: changes_by_noise(one.precision, (step.name for step in one.steps)) for one in prepared.plan.candidates
     }
     budgets = prepared.profile.budgets
 

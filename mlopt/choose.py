@@ -64,12 +64,12 @@ def judge(
     accuracy: Accuracy | None,
     measurement: Measurement | None,
     image_size: int | None = None,
-    rounds: bool = False,
+    rounds: float = 0.0,
 ) -> tuple[BudgetVerdict, ...]:
     """One verdict per budget that the profile sets. A bound decides, not a point estimate: the upper end of the drop's
     interval, of the latencies', of load time's and of memory's, the lower end of agreement's. Without samples what only
-    rounds is judged by its noise (`rounding.py`); `rounds` says that this is such a variant. `image_size` is of the
-    image unpacked, None where none is made."""
+    rounds is judged by its noise: `rounds` is how many answers change for each part of it (`changes_by_noise` of
+    `rounding.py`), 0 for all else. `image_size` is of the image unpacked, None where none is made."""
     clocks: dict[str, float] = {}
     if measurement:
         clocks = {
@@ -114,14 +114,14 @@ def _bytes(value: float) -> str:
     return format_bytes(int(value))
 
 
-def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, rounds: bool) -> list[BudgetVerdict]:
+def _accuracy_verdicts(budgets: Budgets, accuracy: Accuracy | None, rounds: float) -> list[BudgetVerdict]:
     if accuracy is None:
         return []
     grade = accuracy.grade
     sqnr = budgets.min_sqnr
-    rounds = rounds and rounding.judges(accuracy)
+    rounds = rounds if rounding.judges(accuracy) else 0.0
     if rounds and budgets.min_agreement is not None:
-        sqnr = Decibel(max(sqnr or -math.inf, rounding.least_sqnr(budgets.min_agreement)))
+        sqnr = Decibel(max(sqnr or -math.inf, rounding.least_sqnr(budgets.min_agreement, rounds)))
     verdicts = []
     if accuracy.drop is not None:
         note = ""

@@ -22,6 +22,7 @@ from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.request import Server
+from mlopt.rounding import changes_by_noise, least_sqnr
 from mlopt.step import Step, installed, other_python
 from mlopt.target import HOST, NEWEST_OPSET, Target
 from mlopt.units import format_percent, format_points
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 BASELINE: Final = "baseline"
 _MULTIPLIES_BF16: Final = frozenset({"avx512-bf16", "amx-bf16"})
+# Of answers that stay where a profile bounds accuracy lost, in what is to be near-lossless; and decibel to spare, for a
+# step sees the noise of a few inputs.
+_AGREEMENT, _SPARE = 0.95, 0.5
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits", "ConvInteger"})
 # Where the wheels of a runtime exist.
 _RUNTIME_PLATFORMS: Final = {
@@ -59,7 +63,7 @@ class Candidate:
     @property
     def searches(self) -> bool:
         """Whether a step is told what answers may lose, and looks for the most int8 inside it."""
-        return any(hasattr(step, "allowed") for step in self.steps)
+        return any(hasattr(step, "allowed") or hasattr(step, "least_sqnr") for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +103,9 @@ def plan(
     """Pair the recipes that are legal for this model on this target with their steps; give a reason for the rest.
 
     `calibration` is what ranges are observed on, None when nobody gave samples; `probe` is inputs that the
-    model takes, real or generated, for steps that only look whether values overflow. `allowed` is what the answers
-    of a variant may lose, for steps that search inside it; `inputs` what mlopt.toml says of them. `asked` are the
-    recipes that somebody named, `server` is what will serve the winner.
+    model takes, real or generated, for steps that look whether values overflow, or how much noise there is.
+    `allowed` is what the answers of a variant may lose, for steps that search inside it; `inputs` what mlopt.toml says
+    of them. `asked` are the recipes that somebody named, `server` is what will serve the winner.
     """
     candidates = [Candidate(BASELINE, "the exported model, unchanged", _precision(signature), "onnxruntime", ())]
     left_out = []
@@ -286,6 +290,10 @@ def _step(
         options["multiple"] = target.channel_multiple
     if options.get("compute_capabilities") == "auto":
         options["compute_capabilities"] = (target.gpu.compute_capability,) if target.gpu else ()
+    if options.get("least_sqnr") == "auto":
+        changes = changes_by_noise(recipe.precision, [one.name for one in recipe.steps])
+        least = least_sqnr(_AGREEMENT if allowed.agreement is None else allowed.agreement, changes) if changes else 0.0
+        options["least_sqnr"] = round(max(least, allowed.sqnr or 0.0) + _SPARE, 1)
     if "calibration" in fields:
         options["calibration"] = calibration
     if "probe" in fields:

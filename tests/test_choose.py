@@ -13,7 +13,7 @@ from mlopt.measurement import BudgetVerdict, Interval, Latency
 from mlopt.pareto import pareto
 from mlopt.profile import Budgets, Profile
 from mlopt.recipe import find_recipe
-from mlopt.rounding import rounds_alone
+from mlopt.rounding import changes_by_noise
 from mlopt.units import Bytes, Decibel, Fraction, Seconds, parse
 from mlopt.verdicts import keepers, nearest, out_of_reach
 
@@ -175,7 +175,7 @@ def test_without_samples_what_only_rounds_is_judged_by_its_noise(
     budgets = Budgets(min_agreement=None if agreement is None else Fraction(agreement))
     found = dataclasses.replace(GENERATED, sqnr=sqnr)
     verdicts = judge(
-        budgets, file_size=1, accuracy=found, measurement=None, rounds=rounds_alone(precision, ["set-precision"])
+        budgets, file_size=1, accuracy=found, measurement=None, rounds=changes_by_noise(precision, ["set-precision"])
     )
     assert {one.budget: one.outcome for one in verdicts} == told
     for one in verdicts:
@@ -183,29 +183,30 @@ def test_without_samples_what_only_rounds_is_judged_by_its_noise(
 
 
 def test_a_recipe_that_does_more_than_round_is_not_judged_as_one_that_rounds() -> None:
-    assert rounds_alone("fp32", ()), "the model itself in another runtime"
-    assert not rounds_alone("fp32", ("optimize-graph", "prune-channels"))
-    assert not rounds_alone("bf16", ("quantize-static", "set-precision"))
-    assert not rounds_alone("int8", ("quantize-static", "to-tflite")), "its ranges come from samples"
-    assert not rounds_alone("int8", ("prune-channels", "quantize-hybrid", "to-tflite"))
+    assert changes_by_noise("fp32", ()) == 2.8, "the model itself in another runtime"
+    assert changes_by_noise("int8", ("quantize-hybrid", "to-tflite")) == 4.5, "ranges hang on how far values reach"
+    assert not changes_by_noise("fp32", ("optimize-graph", "prune-channels"))
+    assert not changes_by_noise("bf16", ("quantize-static", "set-precision"))
+    assert not changes_by_noise("int8", ("quantize-static", "to-tflite")), "its ranges come from samples"
+    assert not changes_by_noise("int8", ("prune-channels", "quantize-hybrid", "to-tflite"))
 
 
 @pytest.mark.parametrize("name", ["fp32", "openvino-fp32", "openvino-bf16", "litert-int8-dynamic"])
 def test_recipes_that_only_round_are_known_as_such(name: str) -> None:
     recipe = find_recipe(name)
-    assert rounds_alone(recipe.precision, [step.name for step in recipe.steps])
+    assert changes_by_noise(recipe.precision, [step.name for step in recipe.steps])
 
 
 def test_samples_and_the_profile_s_own_noise_come_first() -> None:
     real = dataclasses.replace(GENERATED, generated=False)
     budgets = Budgets(min_agreement=Fraction(0.95), min_sqnr=Decibel(45))
-    own, by_agreement = judge(budgets, file_size=1, accuracy=real, measurement=None, rounds=True)[::-1]
+    own, by_agreement = judge(budgets, file_size=1, accuracy=real, measurement=None, rounds=2.8)[::-1]
     assert (by_agreement.budget, by_agreement.outcome, own.limit) == ("min-agreement", "missed", 45)
-    (stricter,) = judge(budgets, file_size=1, accuracy=GENERATED, measurement=None, rounds=True)
+    (stricter,) = judge(budgets, file_size=1, accuracy=GENERATED, measurement=None, rounds=2.8)
     assert (stricter.budget, stricter.limit, stricter.outcome) == ("min-sqnr", 45, "missed")
     regression = dataclasses.replace(GENERATED, agreement=None)
     cosine = Budgets(min_agreement=Fraction(0.95), min_cosine=0.99)
-    (alone,) = judge(cosine, file_size=1, accuracy=regression, measurement=None, rounds=True)
+    (alone,) = judge(cosine, file_size=1, accuracy=regression, measurement=None, rounds=2.8)
     assert alone.budget == "min-cosine", "what has no classes is judged as ever"
 
 

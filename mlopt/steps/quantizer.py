@@ -39,7 +39,8 @@ def prepared(source: Artifact, *, optimize: bool) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="mlopt-quantize-") as scratch:
         path = source.main
         if optimize:
-            path = _optimized(path, Path(scratch) / "optimized.onnx")
+            with third_party("ONNX Runtime", source):
+                path = _optimized(path, Path(scratch) / "optimized.onnx")
         model = onnx.load(str(path))
         del model.graph.value_info[:]
         name_nodes(model.graph)

@@ -116,9 +116,9 @@ class _Writer:
     def _write(self, node: Any) -> None:
         if node.output[0] in self.constants:
             return
-        if node.op_type == _IN_EACH_QUERY:
-            return
         plain = Node(node.name or node.output[0], node.op_type, tuple(node.input), node.output[0], attributes_of(node))
+        if node.op_type == _IN_EACH_QUERY and self._undone(node):
+            return
         if node.domain not in ("", "ai.onnx") or any(name in self.readers for name in node.output[1:]):
             plain.refuse("LiteRT has no such operator" if node.domain else "more than its first output is read")
         if node.op_type == _QUANTIZE:
@@ -130,6 +130,14 @@ class _Writer:
         else:
             plain.refuse("there is no operator for it")
 
+    def _undone(self, node: Any) -> bool:
+        """Whether all that reads what each query rounds for itself makes numbers of it again, by the same grid."""
+        reading = [reader for name in node.output for reader in self.readers.get(name, ())]
+        return all(
+            reader is not None and reader.op_type == _DEQUANTIZE and list(reader.input) == list(node.output)
+            for reader in reading
+        )
+
     def _quantize(self, node: Node) -> None:
         read, grid = self.graph.value(node, node.inputs[0]), self._grid(node)
         if read.grid != grid:
@@ -139,6 +147,8 @@ class _Writer:
     def _dequantize(self, node: Node) -> None:
         maker = self.makers.get(node.inputs[0])
         if maker is not None and maker.op_type == _IN_EACH_QUERY:
+            if None in self.readers.get(node.output, ()):
+                node.refuse("what each query rounds for itself is an output")
             self.graph.values[node.output] = self.graph.value(node, maker.input[0])
             self.hybrid.add(node.output)
             return

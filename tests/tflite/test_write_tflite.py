@@ -240,3 +240,19 @@ def test_a_node_that_cannot_be_written_is_named(tmp_path: Path, model: Callable[
         pass
     assert refused.value.where == str(path)
     assert refused.value.next
+
+
+@pytest.mark.parametrize(
+    ("shape", "taken"), [((3,), True), ((1, 3), True), ((1,), True), ((2, 3), False), ((2, 1), False)]
+)
+def test_what_a_product_adds_is_the_same_for_every_sample(tmp_path: Path, shape: tuple[int, ...], taken: bool) -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, size]) for name, size in (("x", 4), ("y", 3))]
+    held = [nets.weights("w", 4, 3), nets.weights("c", *shape)]
+    node = helper.make_node("Gemm", ["x", "w", "c"], ["y"], name="product")
+    graph = helper.make_graph([node], "net", ends[:1], ends[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if taken:
+        agree(tmp_path, model)
+        return
+    with pytest.raises(UnsupportedModel, match=r"'product'.*from sample to sample"):
+        write_tflite(nets.save(model, tmp_path / "model.onnx"))
