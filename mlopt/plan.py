@@ -22,7 +22,7 @@ from mlopt.intervals import NO_CHANGES, Allowed
 from mlopt.recipe import Recipe, StepSpec
 from mlopt.report.report import LeftOut
 from mlopt.request import Server
-from mlopt.rounding import changes_by_noise, least_sqnr
+from mlopt.rounding import HYBRID_CHANGES, least_sqnr
 from mlopt.step import Step, installed, other_python
 from mlopt.target import HOST, NEWEST_OPSET, Target
 from mlopt.units import format_percent, format_points
@@ -291,8 +291,7 @@ def _step(
     if options.get("compute_capabilities") == "auto":
         options["compute_capabilities"] = (target.gpu.compute_capability,) if target.gpu else ()
     if options.get("least_sqnr") == "auto":
-        changes = changes_by_noise(recipe.precision, [one.name for one in recipe.steps])
-        least = least_sqnr(_AGREEMENT if allowed.agreement is None else allowed.agreement, changes) if changes else 0.0
+        least = least_sqnr(_AGREEMENT if allowed.agreement is None else allowed.agreement, HYBRID_CHANGES)
         options["least_sqnr"] = round(max(least, allowed.sqnr or 0.0) + _SPARE, 1)
     if "calibration" in fields:
         options["calibration"] = calibration

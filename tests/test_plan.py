@@ -236,6 +236,29 @@ def test_widths_are_multiples_of_what_the_target_computes_at_a_time(conv: Signat
     assert multiples == {"x86-64-avx2": 8, "x86-64-avx512-vnni": 16, "rpi5": 8}
 
 
+@pytest.mark.litert
+@pytest.mark.parametrize(
+    ("allowed", "least"),
+    [
+        (Allowed(100, agreement=0.95), 39.6),
+        (Allowed(100, agreement=0.99), 53.6),
+        (Allowed(100, drop=0.01), 39.6),  # of agreement that profile says nothing
+        (Allowed(100, agreement=0.95, sqnr=45.0), 45.5),
+        (Allowed(100, agreement=1.0), float("inf")),
+    ],
+)
+def test_noise_that_the_profile_leaves_room_for_is_told_whatever_else_a_recipe_does(
+    conv: Signature, board: Target, allowed: Allowed, least: float
+) -> None:
+    shipped = find_recipe("litert-int8-dynamic")
+    rounded = dataclasses.replace(shipped, name="own", steps=(StepSpec("optimize-graph", {}), *shipped.steps))
+    for recipe in (shipped, rounded):
+        (step,) = (
+            one for one in plan(conv, board, [recipe], None, allowed).candidates[1].steps if "hybrid" in one.name
+        )
+        assert options_of(step)["least_sqnr"] == least
+
+
 def test_a_slip_in_an_option_is_found_before_anything_runs(conv: Signature, board: Target) -> None:
     slip = dataclasses.replace(FP32, steps=(StepSpec("optimize-graph", {"levl": "basic"}),))
     with pytest.raises(ConfigInvalid, match="Did you mean 'level'"):

@@ -99,9 +99,10 @@ class QuantizeHybrid:
             each = [Sensitivity(group, trials.alone(group, self.probes)) for group in groups]
             mix = Search(each, allowed, trials.noise, trials.noise, lambda _: None).run(everything)
         if mix is None:
+            asked = f"{self.least_sqnr:.1f}" if math.isfinite(self.least_sqnr) else "every answer for certain"
             raise BudgetInfeasible(
                 f"In int8 its products leave {everything.sqnr:.1f} dB of signal to noise, and no mix that is worth "
-                f"making keeps {self.least_sqnr:.1f}.",
+                f"making keeps {asked}.",
                 where=str(source.main),
                 next="give samples, by which ranges are observed: --samples",
             )

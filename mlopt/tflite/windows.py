@@ -167,7 +167,7 @@ def bias_of(graph: Graph, node: Node, read: Value, count: int, *, times: float =
     import numpy as np
 
     named = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else ""
-    if named and graph.shape(node, named)[:-1].count(1) != len(graph.shape(node, named)[:-1]):
+    if named and any(size != 1 for size in graph.shape(node, named)[:-1]):
         node.refuse("what it adds differs from sample to sample")
     values = graph.floats(node, named).reshape(-1) * np.float32(times) if named else np.zeros(count, np.float32)
     values = np.broadcast_to(values, (count,)).astype(np.float32)
